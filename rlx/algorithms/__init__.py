@@ -1,0 +1,1 @@
+"""Algorithms: rewards to advantages to loss, on tensors alone."""

@@ -1,0 +1,121 @@
+"""What an algorithm is, and the pieces that several share.
+
+A loss is returned as a sum over the batch already divided by the denominator of the whole optimizer step, so that
+splitting a batch into micro-batches leaves the sum of losses, and the gradient, unchanged.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlx.batches import PolicyOutput, RolloutBatch
+from rlx.errors import ConfigError
+from rlx.types import Outcome, Verdict
+
+
+class Normalization(str, Enum):
+    """How a per-token loss becomes one number (papers differ; the sheets of the algorithms say which)."""
+
+    token = "token"
+    """Sum over sampled tokens / number of sampled tokens of the step (DAPO)."""
+    sequence = "sequence"
+    """Mean over rows of each row's mean (GRPO as published)."""
+    constant = "constant"
+    """Sum over sampled tokens / (rows * most tokens a completion may have) (Dr. GRPO)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """Sizes of the whole optimizer step that a micro-batch is part of."""
+
+    rows: int
+    """Rows with at least one sampled token."""
+    tokens: float
+    """Sampled tokens."""
+    max_tokens: int
+    """Most tokens one completion may have."""
+
+    @classmethod
+    def of(cls, batch: RolloutBatch, max_tokens: int) -> "Totals":
+        mask = batch.loss_mask
+        return cls(rows=int((mask.sum(-1) > 0).sum()), tokens=float(mask.sum()), max_tokens=max_tokens)
+
+
+class Algorithm(Protocol):
+    """From rollouts to a loss."""
+
+    needs: frozenset[str]
+    """What the stage must supply: "reference" (log-probabilities of the starting policy), "values"."""
+
+    def select(self, batch: RolloutBatch) -> RolloutBatch:
+        """The rows worth training on."""
+        ...
+
+    def advantages(self, batch: RolloutBatch) -> Tensor:
+        """[B, T] float32, 0 where the loss mask is 0."""
+        ...
+
+    def losses(
+        self, out: PolicyOutput, batch: RolloutBatch, advantages: Tensor, totals: Totals
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Named scalar losses, to be summed and differentiated; and detached sums for metrics ([] each)."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True)
+class AlgorithmConfig:
+    """Fields that every algorithm has."""
+
+    group_size: int = 8
+    """Samples per prompt (G)."""
+    epochs: int = 1
+    """Passes over each rollout."""
+    minibatches: int = 1
+    """Optimizer steps per pass."""
+    rewards: dict[str, float] = field(default_factory=lambda: {"correct": 1.0})
+    """Worth of each verdict; verdicts not named are worth 0."""
+
+    def __post_init__(self) -> None:
+        if self.group_size < 1 or self.epochs < 1 or self.minibatches < 1:
+            raise ConfigError(
+                f"algorithm.group_size={self.group_size}, epochs={self.epochs} and minibatches={self.minibatches} "
+                "must be at least 1"
+            )
+        unknown = set(self.rewards) - {outcome.value for outcome in Outcome}
+        if unknown:
+            known = ", ".join(outcome.value for outcome in Outcome)
+            raise ConfigError(f"algorithm.rewards names {', '.join(sorted(unknown))}; verdicts are {known}")
+
+    def reward(self, verdict: Verdict) -> float:
+        return self.rewards.get(verdict.outcome.value, 0.0)
+
+    def build(self) -> Algorithm:
+        raise NotImplementedError
+
+
+def group_mean(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Per row: the mean of `values` [B] over its group, and the group's size; `group` is [B] int64."""
+    numbers, inverse = group.unique(return_inverse=True)
+    count = values.new_zeros(len(numbers)).index_add_(0, inverse, torch.ones_like(values))
+    total = torch.zeros_like(count).index_add_(0, inverse, values)
+    return (total / count)[inverse], count[inverse]
+
+
+def group_std(values: Tensor, group: Tensor) -> Tensor:
+    """Per row: the standard deviation of its group with Bessel's correction, 0 for groups of one."""
+    mean, count = group_mean(values, group)
+    spread, _ = group_mean((values - mean) ** 2, group)
+    return (spread * count / (count - 1).clamp(min=1)).sqrt()
+
+
+def reduce(per_token: Tensor, mask: Tensor, normalization: Normalization, totals: Totals) -> Tensor:
+    """This micro-batch's share [] of the step's loss, from a per-token loss [B, T] and mask [B, T]."""
+    masked = per_token * mask
+    if normalization is Normalization.token:
+        return masked.sum() / max(totals.tokens, 1.0)
+    if normalization is Normalization.constant:
+        return masked.sum() / max(totals.rows * totals.max_tokens, 1)
+    return (masked.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / max(totals.rows, 1)

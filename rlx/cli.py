@@ -1,0 +1,178 @@
+"""The door: `rlx <overrides>`. Hydra composes, this file checks and hands a typed `Config` to its stage.
+
+Past `carry_out` nothing knows Hydra. A wrong input is one line and exit code 2; a run that stopped on request ends
+with 75, one that failed with 1.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from rlx.errors import ConfigError, RlxError, Stopped
+from rlx.signals import stop
+
+OWN = frozenset(
+    {"seed", "runs_dir", "rerun", "init_from", "stage", "hydra", "scale", "experiment", "checkpoint", "at", "schema"}
+)
+"""Keys of the command line that no stage needs to use."""
+
+
+def main() -> None:
+    """Console entry point."""
+    stop.install()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        _hydra_main()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        sys.exit(_report(error))
+
+
+def _hydra_main() -> None:
+    import hydra
+
+    from rlx.store import register
+
+    register()
+    hydra.main(version_base="1.3", config_path="pkg://rlx.conf", config_name="config")(_job)()
+
+
+def _job(composed: Any) -> None:
+    """What Hydra calls with the composed config, once or for each job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+
+    choices = {name: str(value) for name, value in HydraConfig.get().runtime.choices.items()}
+    try:
+        config, context = _enter(composed, list(HydraConfig.get().overrides.task), choices)
+        assert config.stage is not None
+        config.stage.carry_out(config, context)
+    except BaseException as error:
+        sys.exit(_report(error))
+
+
+def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tuple[Any, Any]:
+    """The typed config and its context, checked.
+
+    Raises:
+        ConfigError: anything that cannot be run.
+    """
+    from omegaconf import OmegaConf
+
+    from rlx.stages.base import Context
+
+    config = _typed(composed)
+    context = Context(
+        overrides=overrides,
+        config_text=OmegaConf.to_yaml(composed, resolve=True),
+        compose=_compose,
+        stop=stop,
+        choices=choices,
+        flags=_flags(sys.argv[1:]),
+    )
+    _check(config, context)
+    return config, context
+
+
+def _compose(overrides: Sequence[str]) -> tuple[Any, Any]:
+    """Compose and check another command, as if it had been typed."""
+    from hydra import compose
+
+    from rlx.explain import explain
+
+    overrides = list(overrides)
+    try:
+        composed = compose("config", overrides=overrides, return_hydra_config=True)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        raise ConfigError(f"{line} (in: rlx {' '.join(overrides)})") from error
+    choices = {name: str(value) for name, value in composed.hydra.runtime.choices.items()}
+    del composed["hydra"]
+    return _enter(composed, overrides, choices)
+
+
+def _typed(composed: Any) -> Any:
+    """Dataclasses from the composed config; cross-field checks run here."""
+    from omegaconf import OmegaConf, open_dict
+
+    from rlx.explain import unknown_key
+
+    unknown_key(composed)
+    with open_dict(composed):
+        composed.pop("scale", None)
+    return OmegaConf.to_object(composed)
+
+
+def _check(config: Any, context: Any) -> None:
+    """What a stage needs is there, and nothing was asked for that it does not use."""
+    from rlx.options import discover, option_of
+    from rlx.stages.base import check_required
+
+    if config.stage is None:
+        raise ConfigError(f"no stage; choose stage={'|'.join(discover('stage'))}, as in: rlx stage=pretrain task=countdown")
+    stage = config.stage
+    name = option_of(stage).name
+    check_required(config, sorted(stage.requires))
+    for key in _typed_groups(context.overrides):
+        if key not in OWN and key not in stage.uses:
+            used = ", ".join(sorted(stage.uses))
+            raise ConfigError(f"stage={name} does not use {key}; leave {key} out (it uses {used})")
+    for group in ("algorithm", "merge", "study"):
+        if group not in stage.uses and getattr(config, group) is not None:
+            raise ConfigError(f"stage={name} does not use {group}; leave it out, or set {group}=null")
+    from rlx.runs.references import is_pasteable
+
+    if not is_pasteable(config.runs_dir):
+        raise ConfigError(f"runs_dir={config.runs_dir!r} has characters that a command line would need to quote")
+
+
+def _typed_groups(overrides: Sequence[str]) -> list[str]:
+    """First part of each override's key: `model` of model=moe, +model.d=3, model@x=moe."""
+    keys = (text.lstrip("+~").partition("=")[0] for text in overrides)
+    return [key.replace("@", ".").replace("/", ".").split(".")[0] for key in keys]
+
+
+def _flags(arguments: Sequence[str]) -> list[str]:
+    """Options of Hydra that a repeated command needs too."""
+    kept = []
+    for number, argument in enumerate(arguments):
+        if argument in ("--config-dir", "-cd") and number + 1 < len(arguments):
+            kept += ["--config-dir", arguments[number + 1]]
+        elif argument.startswith("--config-dir="):
+            kept.append(argument)
+    return kept
+
+
+def _report(error: BaseException) -> int:
+    """Say what happened in one line where it is the user's to mend; returns the exit code."""
+    from rlx.explain import explain
+
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, Stopped):
+        print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        return Stopped.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
+    if isinstance(error, RlxError):
+        print(f"rlx: {_one_line(str(error))}", file=sys.stderr, flush=True)
+        return error.exit_code
+    line = explain(error)
+    if line is not None:
+        print(f"rlx: {line}", file=sys.stderr, flush=True)
+        return 2
+    traceback.print_exception(error)
+    return 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Text to tensors: tokenizers, corpora, order, packing. The one place that imports tokenizers and datasets."""

@@ -1,0 +1,39 @@
+"""`corpus=task`: the task's own traces, one problem a document."""
+
+from dataclasses import dataclass
+
+from rlx.data.corpora.base import CorpusConfig
+from rlx.data.documents import Document, document_of
+from rlx.data.order import Order
+from rlx.data.tokenizers.base import Tokenizer
+from rlx.errors import ConfigError
+from rlx.options import option
+from rlx.tasks.base import Task
+from rlx.types import Split
+
+
+@option("corpus", "task")
+@dataclass(kw_only=True, slots=True)
+class TaskCorpusConfig(CorpusConfig):
+    """Prompts and solutions of `task=`."""
+
+    def build(
+        self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
+    ) -> "TaskCorpus":
+        if task is None:
+            raise ConfigError("corpus=task needs a task; add task=countdown (or another)")
+        return TaskCorpus(task, tokenizer, split=split, whole=whole, key=key)
+
+
+class TaskCorpus:
+    """Documents of a task's split, in the order that `key` names; held-out splits in their own order."""
+
+    def __init__(
+        self, task: Task, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
+    ) -> None:
+        self.task, self.tokenizer, self.split, self.whole = task, tokenizer, split, whole
+        self.order = Order(task.size(split), *key) if split is Split.train else None
+
+    def document(self, position: int) -> Document:
+        index = position if self.order is None else self.order[position]
+        return document_of(self.task.example(self.split, index), self.tokenizer, whole=self.whole)

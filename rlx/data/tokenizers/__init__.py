@@ -1,0 +1,1 @@
+"""Tokenizers: all are `tokenizers` objects, saved as tokenizer.json."""

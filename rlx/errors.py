@@ -1,0 +1,34 @@
+"""Errors that are the user's to mend: one line saying what was expected, what came, what to do.
+
+`rlx.cli` prints the line and exits with `exit_code`; no traceback is shown for these.
+"""
+
+
+class RlxError(Exception):
+    """A mistake in what was asked for, told in one line."""
+
+    exit_code = 2
+
+
+class ConfigError(RlxError):
+    """A value, key or combination of options that cannot be run."""
+
+
+class CheckpointError(RlxError):
+    """A run, checkpoint or model folder that was named but cannot be used."""
+
+
+class BusyError(RlxError):
+    """The run directory is in use by another process."""
+
+
+class RunError(RlxError):
+    """A run that started and could not go on (NaN, data that ran dry, no disk)."""
+
+    exit_code = 1
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM, SIGUSR1, Ctrl-C) and has saved what it needs to go on."""
+
+    exit_code = 75

@@ -1,0 +1,1 @@
+"""Evaluation: a model and a task to one row per problem."""

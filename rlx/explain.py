@@ -1,0 +1,179 @@
+"""Hydra's and OmegaConf's errors as one line: what was expected, what came, what to do."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from rlx.errors import ConfigError, RlxError
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that the user's input caused; None for a fault of ours."""
+    chain = _chain(error)
+    for link in chain:
+        if isinstance(link, RlxError):
+            return _flat(str(link))
+    for link in chain:
+        for rule in (_unknown_option, _unknown_key, _grammar, _missing, _bad_value, _null_group, _package):
+            line = rule(link, chain)
+            if line:
+                return line
+    return None
+
+
+def unknown_key(composed: Any) -> None:
+    """Raise for a key that no schema has: `+key=value` gets past Hydra.
+
+    Raises:
+        ConfigError: the key, where it stands, and the nearest name.
+    """
+    from omegaconf import DictConfig, OmegaConf
+
+    def walk(node: Any, path: str) -> None:
+        kind = OmegaConf.get_type(node)
+        if not is_dataclass(kind):
+            return
+        known = [f.name for f in fields(kind)]
+        for key in node:
+            if key not in known and not (path == "" and key == "hydra"):
+                raise ConfigError(f"unknown key {_join(path, str(key))}{nearest(str(key), known)}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                walk(child, _join(path, str(key)))
+
+    walk(composed, "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean width?`, or the names that there are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(sorted(known))}" if known else ""
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _unknown_option(error: BaseException, chain: list[BaseException]) -> str | None:
+    """`Could not find 'model/dence'`, with the options that there are."""
+    text = str(error)
+    match = re.search(r"Could not find '([\w/@.-]+)'", text)
+    if match is None:
+        return None
+    group, _, name = match[1].rpartition("/")
+    listed = re.search(r"Available options in '[^']*':\s*((?:\s*\S+\n?)*)", text)
+    known = re.findall(r"^\s+([\w-]+)$", listed[0], flags=re.MULTILINE) if listed else []
+    if not group:
+        return f"no config named {name}"
+    where = re.search(r"In '([^']+)'", text)
+    place = f"in {where[1]}: " if where and where[1] != "config" else ""
+    return f"{place}no {group}={name}{nearest(name, known)}"
+
+
+def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None:
+    """`Key 'widht' is not in struct` and its variants, with the file or the override."""
+    text = str(error)
+    match = re.search(r"Key '([^']+)' (?:not in|is not in struct)(?: '([^']+)')?", text)
+    if match is None:
+        match = re.search(r"Could not override '([^']+)'", text)
+    if match is None or _has_deeper(error, chain, r"Key '[^']+' (?:not in|is not in struct)"):
+        return None
+    key = match[1]
+    full = re.search(r"full_key: (\S+)", text)
+    kind = re.search(r"object_type=(\w+)", text)
+    place = _place(chain)
+    if key == "experiment" or (key == "scale" and place):
+        return f"{place}a preset must begin with the line `# @package _global_`"
+    name = (full[1] if full else key).strip("'\"")
+    return f"{place}unknown key {name}{nearest(name.split('.')[-1], _fields_of(kind[1] if kind else '', name))}"
+
+
+def _has_deeper(error: BaseException, chain: list[BaseException], pattern: str) -> bool:
+    """True when a later link of the chain says the same more closely."""
+    later = chain[chain.index(error) + 1 :]
+    return any(re.search(pattern, str(link)) for link in later)
+
+
+def _place(chain: list[BaseException]) -> str:
+    """`in experiment/mine: ` where an error names a file."""
+    for link in chain:
+        match = re.search(r"In '([^']+)':", str(link))
+        if match and match[1] != "config":
+            return f"in {match[1]}: "
+    return ""
+
+
+def _fields_of(kind: str, name: str) -> list[str]:
+    """Fields of the dataclass that an error names by its class's name."""
+    from rlx.config import CheckpointConfig, Config
+    from rlx.options import ROOMS, discover
+
+    classes = [Config, CheckpointConfig, *(found.config for group in ROOMS for found in discover(group).values())]
+    for cls in classes:
+        if cls.__name__ == kind:
+            return [f.name for f in fields(cls)]
+    return [f.name for f in fields(Config)] if "." not in name else []
+
+
+def _grammar(error: BaseException, chain: list[BaseException]) -> str | None:
+    if type(error).__name__ != "OverrideParseException":
+        return None
+    override = getattr(error, "override", None) or ""
+    hint = "an `=` inside a value needs quotes twice, as in 'key=\"a=b\"'" if str(override).count("=") > 1 else (
+        "expected key=value"
+    )  # fmt: skip
+    return f"cannot read the argument {override!r}: {hint}"
+
+
+def _missing(error: BaseException, chain: list[BaseException]) -> str | None:
+    if type(error).__name__ != "MissingMandatoryValue":
+        return None
+    match = re.search(r"full_key: (\S+)", str(error))
+    return f"{match[1] if match else 'a value'} must be given"
+
+
+def _bad_value(error: BaseException, chain: list[BaseException]) -> str | None:
+    """A value of the wrong type, or outside an enum."""
+    if type(error).__name__ not in ("ValidationError", "UnsupportedValueType", "ReadonlyConfigError"):
+        return None
+    text = str(error)
+    full = re.search(r"full_key: (\S+)", text)
+    first = text.splitlines()[0]
+    choices = re.search(r"Invalid value '(.*)', expected one of \[(.*)\]", first)
+    name = full[1] if full else "a value"
+    if choices:
+        return f"{_place(chain)}{name}={choices[1]}: expected one of {choices[2]}"
+    return f"{_place(chain)}{name}: {_flat(first)}"
+
+
+def _null_group(error: BaseException, chain: list[BaseException]) -> str | None:
+    """`algorithm.group=3` while no algorithm is chosen: OmegaConf asserts."""
+    if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
+        return "a field was set on a group that is not chosen; choose the group too, as in algorithm=grpo"
+    return None
+
+
+def _package(error: BaseException, chain: list[BaseException]) -> str | None:
+    names = ("ConfigCompositionException", "MissingConfigException", "ConfigLoadError", "HydraException")
+    if type(error).__name__ in (*names, "ConfigKeyError", "ConfigAttributeError", "InterpolationKeyError"):
+        return _flat(str(error))
+    if type(error).__name__ in ("ScannerError", "ParserError"):
+        return f"a YAML file cannot be read: {_flat(str(error))}"
+    return None

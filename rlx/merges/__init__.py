@@ -1,0 +1,1 @@
+"""Merge methods: state dicts in, one state dict out, tensor by tensor."""

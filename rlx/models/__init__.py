@@ -1,0 +1,1 @@
+"""Models: which mixers, which widths. Each is one Decoder."""

@@ -1,0 +1,1 @@
+"""Mixers, norms, rotary positions, caches, blocks. Architecture only: no loss, no optimizer."""

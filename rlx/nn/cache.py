@@ -1,0 +1,56 @@
+"""What decoding keeps per layer: preallocated, indexed by row, never concatenated.
+
+Each layer has its own tensors: one stacked tensor updated layer by layer is many times slower in a compiled step.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+class LayerCache(Protocol):
+    """State of one layer for B rows."""
+
+    def rows(self, index: Tensor) -> Self:
+        """The state of the rows in `index` ([N] int64; a row may come several times)."""
+        ...
+
+
+class KeyValueCache:
+    """Keys and values of one attention layer: slot s of a row holds its position s."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys = keys  # [B, H, S, K]
+        self.values = values  # [B, H, S, K]
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Self:
+        """Zeros of shape [B, H, S, K]."""
+        return cls(torch.zeros(*shape, dtype=dtype, device=device), torch.zeros(*shape, dtype=dtype, device=device))
+
+    def write(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+        """Put keys and values [B, H, T, K] at positions [B, T] int64 of their rows."""
+        batch = torch.arange(keys.shape[0], device=keys.device)[:, None]  # [B, 1]
+        self.keys[batch, :, positions] = keys.transpose(1, 2).to(self.keys.dtype)
+        self.values[batch, :, positions] = values.transpose(1, 2).to(self.values.dtype)
+
+    def read(self, slots: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `slots` positions, each [B, H, slots, K]."""
+        return self.keys[:, :, :slots], self.values[:, :, :slots]
+
+    def rows(self, index: Tensor) -> Self:
+        return type(self)(self.keys[index], self.values[index])
+
+
+class Cache:
+    """The state of all layers for the rows being decoded."""
+
+    def __init__(self, layers: Sequence[LayerCache], length: int) -> None:
+        self.layers = list(layers)
+        self.length = length
+        """Slots allocated per row (tokens)."""
+
+    def rows(self, index: Tensor) -> Self:
+        return type(self)([layer.rows(index) for layer in self.layers], self.length)

@@ -1,0 +1,23 @@
+"""Rotary position embedding (Su et al., arXiv 2104.09864), in the half-split layout that transformers' Llama uses."""
+
+import torch
+from torch import Tensor
+
+
+def rotary_tables(positions: Tensor, *, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin, each [B, 1, T, K] float32, for positions [B, T] int64.
+
+    Frequencies are theta^(-2i/K) for i in 0..K/2-1; both halves of a head share them.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
+    angles = positions[:, None, :, None].float() * theta**-exponents  # [B, 1, T, K/2]
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """x [B, H, T, K] turned by its positions, in x's dtype."""
+    cos, sin = rotary
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x * cos + turned * sin).to(x.dtype)

@@ -1,0 +1,79 @@
+"""`optim=muon`: Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), torch's implementation.
+
+Matrices of the blocks move by the orthogonalised momentum of their gradient, scaled so that an update has AdamW's
+root-mean-square (Liu et al., arXiv 2502.16982, section 2.2): `lr` means the same as for AdamW. Embedding, head, norms
+and biases are left to AdamW, with its own rate.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlx.errors import ConfigError
+from rlx.optim.base import OptimConfig
+from rlx.options import option
+
+
+@option("optim", "muon")
+@dataclass(kw_only=True, slots=True)
+class MuonConfig(OptimConfig):
+    """Orthogonalised momentum on the blocks' matrices, AdamW on the rest."""
+
+    momentum: float = 0.95
+    """Decay of the gradient's running mean, with Nesterov's step."""
+    adamw_lr: float = 3e-3
+    """Peak learning rate of embedding, head and norms."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's running mean."""
+    beta2: float = 0.95
+    """AdamW's decay of the squared gradient's running mean."""
+
+    def __post_init__(self) -> None:
+        OptimConfig.__post_init__(self)
+        if not self.adamw_lr > 0:
+            raise ConfigError(f"optim.adamw_lr={self.adamw_lr} must be above 0")
+
+    def build(self, model: nn.Module) -> "MuonWithAdamW":
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
+        chosen = {id(p) for p in matrices}
+        rest = [p for _, p in named if id(p) not in chosen]
+        muon = torch.optim.Muon(
+            matrices,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            nesterov=True,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        adamw = torch.optim.AdamW(
+            rest, lr=self.adamw_lr, betas=(self.beta1, self.beta2), weight_decay=0.0, fused=True
+        )
+        return MuonWithAdamW([muon, adamw])
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Several optimizers that step as one; their groups are this one's groups, so a schedule reaches them all."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
+        self.param_groups = [group for part in parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]

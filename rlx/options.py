@@ -1,0 +1,87 @@
+"""Options of the command line's groups, found by folder: there is no list to edit.
+
+`group=name` is the class decorated with `@option("group", "name")` in `rlx/<room>/<name>.py`; `ROOMS` says which
+room holds a group. Standard library only.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+ROOMS: dict[str, str] = {
+    "task": "rlx.tasks",
+    "stage": "rlx.stages",
+    "model": "rlx.models",
+    "corpus": "rlx.data.corpora",
+    "tokenizer": "rlx.data.tokenizers",
+    "algorithm": "rlx.algorithms",
+    "merge": "rlx.merges",
+    "decode": "rlx.decoding",
+    "optim": "rlx.optim",
+    "schedule": "rlx.optim.schedules",
+    "trainer": "rlx.trainers",
+    "logger": "rlx.runs.loggers",
+    "study": "rlx.studies",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One choice of a group: its config class, and a version raised when a default or a meaning changes."""
+
+    group: str
+    name: str
+    config: type
+    version: int
+
+
+_options: dict[tuple[str, str], Option] = {}
+_by_class: dict[type, Option] = {}
+C = TypeVar("C", bound=type)
+
+
+def option(group: str, name: str, *, version: int = 1) -> Callable[[C], C]:
+    """Register the decorated config class as `group=name`.
+
+    Raises:
+        ValueError: unknown group, or the name is taken by another module.
+    """
+    if group not in ROOMS:
+        raise ValueError(f"group {group!r} has no room; known: {', '.join(ROOMS)}")
+
+    def register(cls: C) -> C:
+        known = _options.get((group, name))
+        if known is not None and known.config.__qualname__ != cls.__qualname__:
+            raise ValueError(f"{group}={name} is defined twice: {known.config.__module__} and {cls.__module__}")
+        found = Option(group, name, cls, version)
+        _options[group, name] = found
+        _by_class[cls] = found
+        return cls
+
+    return register
+
+
+def discover(group: str) -> dict[str, Option]:
+    """Import the group's room and return its options by name."""
+    room = importlib.import_module(ROOMS[group])
+    for module in pkgutil.iter_modules(room.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{ROOMS[group]}.{module.name}")
+    return {name: found for (g, name), found in sorted(_options.items()) if g == group}
+
+
+def option_of(config: Any) -> Option:
+    """The option that a config object belongs to (its class, or the nearest parent that is an option)."""
+    for cls in type(config).__mro__:
+        if cls in _by_class:
+            return _by_class[cls]
+    raise KeyError(f"{type(config).__name__} is not an option")
+
+
+def recorded(default: Any) -> Any:
+    """A config field that is written to run.json but does not change results: it is left out of the run's hash."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"identity": False})
+    return field(default=default, metadata={"identity": False})

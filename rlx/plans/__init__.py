@@ -1,0 +1,1 @@
+"""Plans: lists of runs with their parents, and how they are carried out."""

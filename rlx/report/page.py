@@ -1,0 +1,185 @@
+"""One page for a plan: claims, stages, figures with the commands behind them, runs. Nothing is loaded from outside.
+
+The page is the same for the same runs, byte for byte: no clock is read. Its content policy forbids scripts and every
+load, so even a hostile label can do nothing. Files are written under a temporary name and renamed.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from rlx.report import theme, units
+from rlx.report.figures import Drawing, drawings
+from rlx.report.models import Model, read_models
+from rlx.report.read import FINISHED, Entry, Plan, as_dict, as_number, read_plan, read_runs
+from rlx.report.style import CSS
+from rlx.report.table import Table
+from rlx.report.tables import claims_table, runs_table, stage_table
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+STAGE_NOTE = """Accuracy in percent on held-out problems, with 95 % bootstrap intervals over problems, and over seeds
+where there are several. Costs are means over seeds; <em>in lineage</em> adds what every ancestor spent."""
+OPEN_RUNS = 40  # an appendix of more runs than this begins folded
+
+
+def write_report(folder: Path | str, *, out: Path | str | None = None) -> Path:
+    """Writes report.html for the plan in `folder`, and figures/*.pdf beside it; returns the page's path.
+
+    out: where the page goes, `<folder>/report.html` by default. Raises RlxError for a folder without a plan or a plan
+    without runs; runs that are missing or unfinished are shown as such.
+    """
+    plan = read_plan(folder)
+    return _write(plan, Path(out) if out is not None else Path(folder) / "report.html")
+
+
+def write_runs_report(runs: Iterable[Path | str], out: Path | str) -> Path:
+    """The same page for run directories that no plan holds. Raises RlxError for none, or a path that is not a run."""
+    out = Path(out)
+    return _write(read_runs(runs, name=out.stem), out)
+
+
+def _write(plan: Plan, out: Path) -> Path:
+    figures = list(drawings(plan))
+    (out.parent / "figures").mkdir(parents=True, exist_ok=True)
+    for drawing in figures:
+        theme.settle(drawing.figure, drawing.slug)
+        theme.save_pdf(drawing.figure, out.parent / "figures" / f"{drawing.slug}.pdf", drawing.slug)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(page(plan, figures), encoding="utf-8")
+    os.replace(partial, out)
+    return out
+
+
+def page(plan: Plan, figures: list[Drawing]) -> str:
+    """The whole page."""
+    models = read_models(plan)
+    sections = [_claims(plan), _stages(plan, models), _figures(figures), _runs(plan)]
+    title = escape(plan.name)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{title}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="eyebrow">rlx report</p>
+<h1>{title}</h1>
+<p class="lede">{escape(_lede(plan))}</p>
+</header>
+{"".join(sections)}</main>
+</body>
+</html>
+"""
+
+
+def _lede(plan: Plan) -> str:
+    """Claims, runs and cost in two or three sentences."""
+    verdicts = [str(claim.get("verdict") or "undecided") for claim in plan.claims]
+    claims = f"{_plural(len(verdicts), 'claim')}: {_tally(verdicts)}. " if verdicts else ""
+    states = _tally([entry.run.state for entry in plan.entries])
+    spent = sum(entry.run.flops or 0.0 for entry in plan.entries)
+    wall = sum(entry.run.wall or 0.0 for entry in plan.entries)
+    return f"{claims}{_plural(len(plan.entries), 'run')}: {states}. {units.flops(spent)} in {units.duration(wall)}."
+
+
+def _tally(words: list[str]) -> str:
+    """Words with their counts, in the order of their first mention."""
+    if len(words) > 1 and len(set(words)) == 1:
+        return f"all {words[0]}"
+    return ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _section(name: str, title: str, body: str) -> str:
+    return f'<section id="{name}">\n<h2>{title}</h2>\n{body}\n</section>\n'
+
+
+def _claims(plan: Plan) -> str:
+    if not plan.claims:
+        return ""
+    return _section("claims", "Claims", f'<div class="scroll claims">{claims_table(plan.claims).html()}</div>')
+
+
+def _stages(plan: Plan, models: list[Model]) -> str:
+    entries = [entry for model in models for entry in (*model.made, *model.evals)] or plan.entries
+    table = f'<div class="scroll">{stage_table(plan).html()}</div>'
+    note = f'<p class="caption">{STAGE_NOTE}{_decoding(models)}</p>'
+    return _section("stages", "Stages", f"{table}\n{note}{_commands(entries)}")
+
+
+def _decoding(models: list[Model]) -> str:
+    """How the samples were drawn, where all evaluations agree."""
+    found = {
+        (as_number(each.get("n_problems")), as_number(each.get("n_samples")), str(as_dict(each.get("decode"))))
+        for model in models
+        for each in model.finished
+    }
+    if len(found) != 1:
+        return ""
+    decode = as_dict(next(each for model in models for each in model.finished).get("decode"))
+    problems, samples, _ = found.pop()
+    settings = f" ({', '.join(f'{key} {value}' for key, value in decode.items())})" if decode else ""
+    return escape(f" {units.count(problems)} problems, {units.count(samples)} samples each{settings}.")
+
+
+def _figures(figures: list[Drawing]) -> str:
+    if not figures:
+        return ""
+    return _section("figures", "Figures", "\n".join(map(_figure, figures)))
+
+
+def _figure(drawing: Drawing) -> str:
+    title = escape(drawing.title)
+    return f"""<figure>
+<h3>{title}</h3>
+{theme.svg(drawing.figure, drawing.slug, title)}
+<figcaption class="caption">{escape(drawing.caption)}
+<a href="figures/{drawing.slug}.pdf">PDF</a></figcaption>
+{_numbers(drawing.tables)}{_commands(drawing.entries)}</figure>"""
+
+
+def _numbers(tables: Sequence[Table]) -> str:
+    """The numbers that a figure shows, folded."""
+    if not tables:
+        return ""
+    body = "".join(f'<div class="scroll">{table.html()}</div>' for table in tables)
+    return f"<details><summary>The numbers, in percent</summary>{body}</details>\n"
+
+
+def _commands(entries: list[Entry]) -> str:
+    """The commands behind a number, folded; one line a run."""
+    lines = [f"{escape(entry.command)}" for entry in entries if entry.command]
+    lines = list(dict.fromkeys(lines))
+    if not lines:
+        return ""
+    code = "\n".join(f"<code>{line}</code>" for line in lines)
+    return f'\n<details class="commands"><summary>{_plural(len(lines), "command")}</summary>\n{code}\n</details>\n'
+
+
+def _runs(plan: Plan) -> str:
+    table = f'<div class="scroll runs">{runs_table(plan).html()}</div>'
+    trouble = any(entry.run.state != FINISHED for entry in plan.entries)
+    is_open = " open" if trouble or len(plan.entries) <= OPEN_RUNS else ""
+    summary = f"<summary>{_plural(len(plan.entries), 'run')}, in the order of the plan</summary>"
+    return _section("runs", "Runs", f"<details{is_open}>{summary}{table}</details>{_environments(plan)}")
+
+
+def _environments(plan: Plan) -> str:
+    """Which software and hardware made the runs, each said once."""
+    found: dict[str, int] = {}
+    for entry in plan.entries:
+        parts = [*as_dict(entry.run.info.get("versions")).items(), *as_dict(entry.run.info.get("hardware")).items()]
+        text = ", ".join(f"{key} {value}" for key, value in parts)
+        if text:
+            found[text] = found.get(text, 0) + 1
+    lines = [f'<p class="caption">{_plural(count, "run")} with {escape(text)}</p>' for text, count in found.items()]
+    return "".join(lines)

@@ -1,0 +1,251 @@
+"""What lies in run and plan folders, read as it is: a run that is missing, torn or unfinished is a run that says so.
+
+A plan folder holds manifest.jsonl (one row a run, in display order) and perhaps claims.json; a run folder holds
+run.json, status, metrics.jsonl and, when it evaluated something, eval.json. Paths in a manifest are relative to the
+working directory; a tree that was moved is found from the plan folder, which is `<runs_dir>/plans/<name>`.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import RlxError
+
+MANIFEST, CLAIMS = "manifest.jsonl", "claims.json"
+INFO, STATUS, METRICS, EVALUATION = "run.json", "status", "metrics.jsonl", "eval.json"
+FINISHED, NOT_STARTED = "finished", "not started"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+    shown: str  # the path as the plan writes it
+    info: dict[str, Any] = field(default_factory=dict)
+    state: str = NOT_STARTED
+    reason: str = ""
+    evaluation: dict[str, Any] | None = None
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl that are whole."""
+        return [row for _, row in _json_lines(self.path / METRICS) if isinstance(row, dict)]
+
+    def last(self, key: str) -> float | None:
+        """The newest value of a metric, if it was ever logged."""
+        values = (as_number(row.get(key)) for row in reversed(self.rows))
+        return next((value for value in values if value is not None), None)
+
+    def _total(self, name: str, metric: str) -> float | None:
+        value = as_number(self.info.get(name))
+        return self.last(metric) if value is None else value
+
+    @property
+    def steps(self) -> float | None:
+        """Optimizer steps taken."""
+        return self._total("steps", "step")
+
+    @property
+    def tokens(self) -> float | None:
+        """Tokens that this run itself used."""
+        return self._total("tokens", "tokens")
+
+    @property
+    def wall(self) -> float | None:
+        """Seconds this run itself took."""
+        return self._total("wall_s", "wall")
+
+    @property
+    def flops(self) -> float | None:
+        """FLOPs this run itself spent: training, rollouts, verification and evaluation."""
+        value = as_number(as_dict(self.info.get("flops")).get("total"))
+        return self.last("flops/total") if value is None else value
+
+    @property
+    def lineage(self) -> float | None:
+        """FLOPs of this run and all its ancestors; None while the run has not ended."""
+        return as_number(as_dict(self.info.get("flops")).get("lineage"))
+
+    @property
+    def commit(self) -> str:
+        """The short commit of the code, with a + where the tree had changes."""
+        git = as_dict(self.info.get("git"))
+        return str(git.get("commit") or "")[:8] + ("+" if git.get("dirty") else "")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a plan: a run, and what the plan says about it."""
+
+    name: str
+    label: str
+    seed: int
+    stage: str
+    command: str
+    run: Run
+    of: str = ""  # the name of the run that an evaluation is of
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs in display order, and the claims made of them."""
+
+    name: str
+    folder: Path
+    entries: list[Entry]
+    claims: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def groups(self) -> dict[str, list[Entry]]:
+        """Entries by name: the seeds of each run."""
+        groups: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            groups.setdefault(entry.name, []).append(entry)
+        return groups
+
+
+def read_plan(folder: Path | str) -> Plan:
+    """The plan in `folder`. Raises RlxError when it has no manifest, no runs, or a row that names no run."""
+    folder = Path(folder)
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise RlxError(f"{folder} is not a plan: it has no {MANIFEST}; a plan is <runs_dir>/plans/<name>")
+    entries = [_entry(row, f"{manifest}:{line}", folder) for line, row in _json_lines(manifest, strict=True)]
+    if not entries:
+        raise RlxError(f"{manifest} names no runs; submit the plan first")
+    return Plan(folder.resolve().name, folder, entries, _claims(folder / CLAIMS))
+
+
+def read_runs(runs: Iterable[Path | str], name: str = "runs") -> Plan:
+    """A plan made of run directories alone; a folder of seeds stands for its runs. Raises RlxError where one is not."""
+    found = [run for path in runs for run in _seeds(Path(path))]
+    if not found:
+        raise RlxError("a report needs at least one run directory; none were given")
+    return Plan(name, Path(), [_own_entry(read_run(str(path), Path())) for path in found])
+
+
+def read_run(shown: str, near: Path) -> Run:
+    """The run at `shown`, as a plan in the folder `near` writes it. Never raises on what a run has or lacks."""
+    path = _locate(shown, near)
+    if not path.is_dir():
+        return Run(path, shown)
+    status = as_dict(_json(path / STATUS))
+    evaluation = _json(path / EVALUATION)
+    return Run(
+        path,
+        shown,
+        info=as_dict(_json(path / INFO)),
+        state=str(status.get("state") or "unknown"),
+        reason=str(status.get("reason") or ""),
+        evaluation=evaluation if isinstance(evaluation, dict) else None,
+    )
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """The value if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_number(value: Any) -> float | None:
+    """The value if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def parent_paths(run: Run) -> list[str]:
+    """The paths of the runs that this one says it started from."""
+    parents = run.info.get("parents")
+    rows = parents if isinstance(parents, list) else []
+    return [str(row.get("run") if isinstance(row, dict) else row).rstrip("/") for row in rows]
+
+
+def _entry(row: Any, where: str, folder: Path) -> Entry:
+    if not isinstance(row, dict) or not isinstance(row.get("run"), str) or not row["run"]:
+        raise RlxError(f'{where} names no run; expected {{"name": ..., "seed": ..., "run": <directory>, ...}}')
+    run = read_run(row["run"], folder)
+    name = str(row.get("name") or _group_name(run))
+    parents = row.get("parents")
+    return Entry(
+        name=name,
+        label=str(row.get("label") or name),
+        seed=_seed(row.get("seed"), run),
+        stage=str(row.get("stage") or run.info.get("stage") or ""),
+        command=str(row.get("command") or run.info.get("command") or ""),
+        run=run,
+        of=str(row.get("of") or ""),
+        parents=tuple(str(parent) for parent in parents) if isinstance(parents, list) else (),
+    )
+
+
+def _own_entry(run: Run) -> Entry:
+    """What a run says about itself, where no plan does. An evaluation is of its first parent."""
+    name, parents, stage = _group_name(run), tuple(parent_paths(run)), str(run.info.get("stage") or "")
+    of = Path(parents[0]).parent.name if stage == "eval" and parents else ""
+    return Entry(name, name, _seed(None, run), stage, str(run.info.get("command") or ""), run, of, parents)
+
+
+def _group_name(run: Run) -> str:
+    return run.path.parent.name if run.path.name.startswith("seed") else run.path.name
+
+
+def _seed(value: Any, run: Run) -> int:
+    for candidate in (value, run.info.get("seed"), run.path.name.removeprefix("seed")):
+        if isinstance(candidate, int) or (isinstance(candidate, str) and candidate.isdecimal()):
+            return int(candidate)
+    return 0
+
+
+def _seeds(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise RlxError(f"no run directory at {path}")
+    if any((path / name).exists() for name in (INFO, STATUS, METRICS, EVALUATION)):
+        return [path]
+    seeds = sorted(path.glob("seed*"), key=lambda seed: (len(seed.name), seed.name))
+    if not seeds:
+        raise RlxError(f"{path} is not a run directory: it has none of {INFO}, {STATUS}, {METRICS}")
+    return seeds
+
+
+def _locate(shown: str, near: Path) -> Path:
+    bases: Sequence[Path] = (Path(), *near.resolve().parents[2:3], near)
+    found = (base / shown for base in bases)
+    return next((path for path in found if path.exists()), Path(shown))
+
+
+def _claims(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    claims = _json(path)
+    if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
+        raise RlxError(f"{path} must be a JSON list of claims, each an object")
+    return claims
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _json_lines(path: Path, strict: bool = False) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of each line. A line that is not JSON is left out, or raises RlxError when `strict`."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except ValueError:
+            if strict:
+                raise RlxError(f"{path}:{number} is not JSON: {line[:60]!r}") from None

@@ -1,0 +1,132 @@
+"""The tables of a report: claims, stages, runs, and accuracy by difficulty."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rlx.report import units
+from rlx.report.models import Model, mean_over, read_models
+from rlx.report.read import FINISHED, Entry, Plan, Run, as_number, read_plan
+from rlx.report.table import Cell, Column, Table
+from rlx.statistics import Estimate
+
+__all__ = ["Table", "claims_table", "read_plan", "runs_table", "slice_table", "stage_table"]
+
+COSTS = (
+    Column("tokens", numeric=True),
+    Column("FLOPs", numeric=True),
+    Column("in lineage", numeric=True),
+    Column("wall", numeric=True),
+    Column("seeds", numeric=True),
+)
+
+
+def claims_table(claims: Iterable[Mapping[str, Any]]) -> Table:
+    """A row a claim: verdict, sentence, what was measured and what it had to be."""
+    columns = [Column("verdict"), Column("claim"), Column("quantity"), Column("measured", True), Column("threshold")]
+    return Table(columns, [_claim(claim) for claim in claims])
+
+
+def stage_table(plan: Plan) -> Table:
+    """A row an evaluated model: accuracy in percent with 95 % intervals over problems and seeds, and what it cost.
+
+    Costs are means over seeds. A plan without evaluations has a row a run instead, with its last losses.
+    """
+    models = read_models(plan)
+    if not models:
+        return _training_table(plan)
+    several = len({model.task for model in models}) > 1
+    ks = sorted({1, max((k for model in models for k in model.ks), default=1)})
+    metrics = ["greedy, %", *(f"pass@{k}, %" for k in ks)]
+    columns = [Column("model"), *([Column("task")] if several else []), *(Column(name, True) for name in metrics)]
+    return Table([*columns, *COSTS], [_model_row(model, ks, several) for model in models])
+
+
+def slice_table(models: list[Model], field: str) -> Table:
+    """Accuracy in percent of each model at each value of a difficulty."""
+    slices = {model.name: model.slices(field) for model in models}
+    values = list(dict.fromkeys(value for found in slices.values() for value in found))
+    columns = [Column("model"), *(Column(f"{field} {value}", True) for value in values)]
+    rows = [[Cell(model.label), *(_estimate(slices[model.name].get(value)) for value in values)] for model in models]
+    return Table(columns, rows)
+
+
+def runs_table(plan: Plan) -> Table:
+    """A row a run of the plan, whatever became of it, with the command that repeats it."""
+    numbers = ("steps", "tokens", "FLOPs", "wall")
+    columns = [Column("run"), Column("seed", True), Column("state"), *(Column(name, True) for name in numbers)]
+    return Table([*columns, Column("commit")], [_run_row(entry) for entry in plan.entries])
+
+
+def _claim(claim: Mapping[str, Any]) -> list[Cell]:
+    verdict = str(claim.get("verdict") or "undecided")
+    note, command = str(claim.get("note") or ""), str(claim.get("command") or "")
+    return [
+        Cell(verdict, badge=verdict),
+        Cell(str(claim.get("claim") or ""), note=note, code=command),
+        Cell(str(claim.get("quantity") or "")),
+        _measured(claim),
+        Cell(str(claim.get("threshold") or "")),
+    ]
+
+
+def _measured(claim: Mapping[str, Any]) -> Cell:
+    value, unit, ends = as_number(claim.get("value")), str(claim.get("unit") or ""), claim.get("interval")
+    text = f"{units.number(value)} {unit}".strip() if value is not None else units.NOTHING
+    low, high = map(as_number, ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
+    note = "" if value is None or low is None or high is None else units.ends(low, high, value)
+    return Cell(text, note=note)
+
+
+def _model_row(model: Model, ks: list[int], several: bool) -> list[Cell]:
+    label = Cell(model.label, note=_unfinished(model.made + model.evals))
+    accuracies = [_estimate(model.greedy()), *(_estimate(model.pass_at(k)) for k in ks)]
+    runs = [entry.run for entry in model.made]
+    seeds = f"{len(model.finished)}" + (f" of {len(model.evals)}" if len(model.finished) < len(model.evals) else "")
+    return [label, *([Cell(model.task)] if several else []), *accuracies, *_costs(runs), Cell(seeds)]
+
+
+def _training_table(plan: Plan) -> Table:
+    """Runs by name, with the last losses."""
+    columns = [Column("run"), Column("train loss", True), Column("val loss", True), *COSTS]
+    rows = []
+    for entries in plan.groups.values():
+        runs = [entry.run for entry in entries]
+        losses = [mean_over(runs, lambda run, key=key: run.last(key)) for key in ("train/loss", "val/loss")]
+        label = Cell(entries[0].label, note=_unfinished(entries))
+        rows.append([label, *(Cell(units.number(loss)) for loss in losses), *_costs(runs), Cell(str(len(runs)))])
+    return Table(columns, rows)
+
+
+def _costs(runs: list[Run]) -> list[Cell]:
+    return [
+        Cell(units.count(mean_over(runs, lambda run: run.tokens))),
+        Cell(units.flops(mean_over(runs, lambda run: run.flops))),
+        Cell(units.flops(mean_over(runs, lambda run: run.lineage))),
+        Cell(units.duration(mean_over(runs, lambda run: run.wall))),
+    ]
+
+
+def _unfinished(entries: list[Entry]) -> str:
+    """What became of the runs behind a row, when some have not finished."""
+    states = list(dict.fromkeys(entry.run.state for entry in entries if entry.run.state != FINISHED))
+    return f"({', '.join(states)})" if states else ""
+
+
+def _estimate(estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell(units.NOTHING)
+    return Cell(units.percent(estimate.value), note=units.interval(estimate))
+
+
+def _run_row(entry: Entry) -> list[Cell]:
+    run = entry.run
+    return [
+        Cell(entry.label, note=run.shown, code=entry.command),
+        Cell(str(entry.seed)),
+        Cell(run.state, note=run.reason if run.state != FINISHED else "", badge=run.state),
+        Cell(units.count(run.steps)),
+        Cell(units.count(run.tokens)),
+        Cell(units.flops(run.flops)),
+        Cell(units.duration(run.wall)),
+        Cell(run.commit or units.NOTHING),
+    ]

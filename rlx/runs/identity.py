@@ -1,0 +1,128 @@
+"""Where a run lies: a name made of what it is.
+
+`<runs_dir>/<task>-<model>-<stage>-<hash>/seed<n>`. The hash covers each used group's option and version and the fields
+that change results and differ from their default, so that a new field at its old meaning moves no hash. A parent
+enters by its own hash, by its reference as written, and by its seed, written `same` when it is the child's.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rlx.options import option_of
+from rlx.runs.references import Kind, parse_reference
+
+HASH_DIGITS = 10
+_NAME = re.compile(r"(?P<task>[a-z0-9_]+)-(?P<model>[a-z0-9_]+)-(?P<stage>[a-z0-9_]+)-(?P<hash>h[0-9a-f]+)")
+_SEED = re.compile(r"seed(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RunName:
+    """What the name of a run directory says."""
+
+    task: str
+    model: str
+    stage: str
+    hash: str
+    seed: int
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "RunName | None":
+        """Read `.../<task>-<model>-<stage>-<hash>/seed<n>`; None for any other path."""
+        path = Path(folder)
+        name, seed = _NAME.fullmatch(path.parent.name), _SEED.fullmatch(path.name)
+        if name is None or seed is None:
+            return None
+        return cls(name["task"], name["model"], name["stage"], name["hash"], int(seed[1]))
+
+    def path(self, runs_dir: str | Path) -> Path:
+        return Path(runs_dir) / f"{self.task}-{self.model}-{self.stage}-{self.hash}" / f"seed{self.seed}"
+
+
+def described(config: Any, *, named: bool = True) -> dict[str, Any]:
+    """A config object as its hash sees it: option and version, and the fields that differ from their defaults.
+
+    `named=False` leaves the option's name out (for groups whose choice alone changes nothing) and compares with the
+    defaults of the group's base class.
+    """
+    found = option_of(config)
+    base = _base(found.config)
+    part: dict[str, Any] = {"option": found.name, "version": found.version} if named else {}
+    part.update(changed(config, found.config if named else base))
+    return part
+
+
+def changed(config: Any, against: type) -> dict[str, Any]:
+    """Fields of a dataclass object that count and differ from the defaults of `against`."""
+    defaults = {f.name: _default(f) for f in fields(against)}
+    out = {}
+    for f in fields(config):
+        value = plain_value(getattr(config, f.name))
+        if f.metadata.get("identity", True) and value != defaults.get(f.name, MISSING):
+            out[f.name] = value
+    return out
+
+
+def plain_value(value: Any) -> Any:
+    """A config value as JSON holds it: enums by name, dataclasses and dicts by key; whole floats stay floats."""
+    if isinstance(value, Enum):
+        return value.name
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_value(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(item) for item in value]
+    return value
+
+
+def parent_identity(reference: str, seed: int) -> dict[str, Any]:
+    """How a parent enters its child's hash; nothing on the disk is read for a run of ours."""
+    parsed = parse_reference(reference)
+    if parsed.kind is Kind.random:
+        return {"random": True}
+    name = RunName.of(parsed.run)
+    if name is not None:
+        same = "same" if name.seed == seed else name.seed
+        return {"run": name.hash, "at": parsed.at or "last", "seed": same}
+    return {"content": content_hash(reference)}
+
+
+def content_hash(reference: str) -> str:
+    """A digest of a model folder's files.
+
+    Raises:
+        CheckpointError: the reference is no model folder.
+    """
+    from rlx.runs.files import MODEL_CONFIG, MODEL_TOKENIZER, MODEL_WEIGHTS
+    from rlx.runs.references import resolve
+
+    folder, digest = resolve(parse_reference(reference)), hashlib.sha256()
+    for name in (MODEL_CONFIG, MODEL_WEIGHTS, MODEL_TOKENIZER):
+        if (folder / name).is_file():
+            digest.update(name.encode())
+            with open(folder / name, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def digest(parts: Any) -> str:
+    """`h` and ten hexadecimal digits: never a number to Hydra, whatever the digits."""
+    text = json.dumps(parts, sort_keys=True, allow_nan=False)
+    return "h" + hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def _default(f: Any) -> Any:
+    if f.default is not MISSING:
+        return plain_value(f.default)
+    return plain_value(f.default_factory()) if f.default_factory is not MISSING else MISSING
+
+
+def _base(cls: type) -> type:
+    """The room's base config: the dataclass right under the options."""
+    return next(c for c in reversed(cls.__mro__) if is_dataclass(c))

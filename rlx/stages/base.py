@@ -1,0 +1,263 @@
+"""What the stages that make a run have in common: its place, its start, its directory."""
+
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlx.data.tokenizers.base import Tokenizer
+from rlx.errors import CheckpointError, ConfigError
+from rlx.options import option_of
+from rlx.runs.files import MODEL_TOKENIZER
+from rlx.runs.identity import RunName, content_hash, described, digest, parent_identity
+from rlx.runs.references import Kind, parse_reference, resolve
+from rlx.runs.run import Run, open_run, read_record
+from rlx.runs.status import State, state_of
+from rlx.signals import StopFlag
+from rlx.stages.config import StageConfig
+from rlx.tasks.base import stable_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlx.config import Config
+    from rlx.models.base import ModelConfig
+    from rlx.nn.decoder import Decoder
+
+UNNAMED = frozenset({"trainer", "logger"})
+"""Groups whose choice alone changes no result; their fields may."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Context:
+    """What the door knows besides the config."""
+
+    overrides: list[str]
+    """Overrides as typed."""
+    config_text: str
+    """The composed config, as YAML."""
+    compose: Callable[[Sequence[str]], "tuple[Config, Context]"]
+    """Composes and checks another command."""
+    stop: StopFlag
+    """Set when the process was asked to stop."""
+    choices: dict[str, str] = field(default_factory=dict)
+    """Option names chosen, by group; also of groups that only preset values, such as scale."""
+    flags: list[str] = field(default_factory=list)
+    """Options before the overrides, such as --config-dir."""
+    label: str = ""
+    """What progress lines begin with, for example the run's place in a plan."""
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this one."""
+        return shlex.join(["rlx", *self.flags, *self.overrides])
+
+    def typed(self, *groups: str) -> dict[str, str]:
+        """Overrides on these groups and their fields: dotted key to text."""
+        pairs = (text.lstrip("+~").partition("=") for text in self.overrides)
+        return {key: value for key, _, value in pairs if key.split(".")[0].split("@")[0].split("/")[0] in groups}
+
+
+@dataclass(kw_only=True, slots=True)
+class RunStageConfig(StageConfig):
+    """A stage that makes one run directory."""
+
+    def run(self, config: "Config", context: Context, run: Run) -> None:
+        """Do the work in the run's directory."""
+        raise NotImplementedError
+
+    def parents(self, config: "Config") -> list[str]:
+        """References of the models that the run starts from."""
+        return [config.init_from] if config.init_from and config.init_from != "random" else []
+
+    def carry_out(self, config: "Config", context: Context) -> None:
+        place = place_of(config, context)
+        if state_of(place) is State.finished:
+            report_finished(place)
+            return
+        parents = [parent_record(reference) for reference in self.parents(config)]
+        name = RunName.of(place)
+        assert name is not None
+        record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
+        with open_run(place, config_text=context.config_text, command=context.command, record=record) as run:
+            run.say(f"{context.label or name.stage}: {place}" + (" (going on)" if run.attempt > 1 else ""))
+            self.run(config, context, run)
+            run.save_record()
+
+
+def report_finished(place: Path) -> None:
+    """Say that a run is there, and when other code made it."""
+    from rlx.runs.provenance import git_state
+
+    line = f"finished already: {place}"
+    made, now = (read_record(place) or {}).get("git", {}).get("commit"), git_state().get("commit")
+    if made and now and made != now:
+        line += f" (made by commit {made[:10]}, this is {now[:10]}; rerun=<label> makes it anew)"
+    print(line, flush=True)
+
+
+def place_of(config: "Config", context: Context) -> Path:
+    """The run directory of a config; nothing but the names of parents is needed."""
+    stage = config.stage
+    assert isinstance(stage, RunStageConfig)
+    parents = stage.parents(config)
+    parts: dict[str, Any] = {}
+    for group in sorted(stage.uses):
+        part = getattr(config, group)
+        if part is not None and not (parents and group in ("model", "tokenizer")):
+            parts[group] = described(part, named=group not in UNNAMED)
+    parts = {group: part for group, part in parts.items() if part}
+    parts["stage"] = described(stage)
+    parts.get("merge", {}).pop("models", None)
+    parts["parents"] = [parent_identity(reference, config.seed) for reference in parents]
+    if parents and (changes := context.typed("model")):
+        parts["changes"] = changes
+    if config.rerun is not None:
+        parts["rerun"] = config.rerun
+    task = option_of(config.task).name if config.task is not None else "any"
+    name = RunName(task, _model_name(config, parents), option_of(stage).name, digest(parts), config.seed)
+    return name.path(config.runs_dir)
+
+
+def _model_name(config: "Config", parents: Sequence[str]) -> str:
+    """The model option of fresh weights, or what the first parent is called."""
+    if not parents:
+        return option_of(config.model).name
+    parsed = parse_reference(parents[0])
+    name = RunName.of(parsed.run)
+    if name is not None:
+        return name.model
+    return "hf" if parsed.kind is Kind.hf else "folder"
+
+
+def parent_record(reference: str) -> dict[str, Any]:
+    """How a parent is written in run.json: reference, run, the step found, and (not written) its own run.json.
+
+    Raises:
+        CheckpointError: the reference cannot be used.
+    """
+    parsed = parse_reference(reference)
+    folder = resolve(parsed)
+    found: dict[str, Any] = {"reference": reference, "folder": str(folder)}
+    if parsed.kind is Kind.run:
+        found["run"] = parsed.run
+        found["step"] = parse_reference(str(folder)).step
+        found["record"] = read_record(parsed.run)
+    if found.get("record") is None:
+        found["content"] = content_hash(reference)
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class Start:
+    """Where a run starts: a decoder with its weights, its config and tokenizer."""
+
+    model: "Decoder"
+    model_config: "ModelConfig"
+    tokenizer: Tokenizer
+    depth: int
+    """Number of training stages behind the weights."""
+
+    def description(self) -> dict[str, Any]:
+        """What config.json says of the model."""
+        from rlx.models.folder import describe
+
+        return describe(self.model_config, self.model.vocab_size)
+
+
+def start_of(config: "Config", context: Context, reference: str | None) -> Start:
+    """Fresh weights when `reference` is None or random, else those of the checkpoint, with its tokenizer.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ConfigError: the command line asks for another model or tokenizer than the checkpoint's.
+    """
+    import torch
+
+    if reference is None or reference == "random":
+        assert config.model is not None and config.tokenizer is not None
+        tokenizer = config.tokenizer.build()
+        torch.manual_seed(seed_for(config.seed, "weights"))
+        model = config.model.build(tokenizer.vocab_size)
+        return Start(model=model, model_config=config.model, tokenizer=tokenizer, depth=0)
+    folder = resolve(parse_reference(reference))
+    return load_start(folder, changes=_changes(config, context, folder))
+
+
+def load_start(folder: Path, *, changes: dict[str, Any] | None = None) -> Start:
+    """The model of a folder.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or not an rlx model's.
+    """
+    from rlx.models.folder import load_weights
+
+    tensors, model_config, tokenizer = read_model(folder)
+    if changes:
+        model_config = replace(model_config, **changes)
+    model = model_config.build(tokenizer.vocab_size)
+    load_weights(model, tensors, folder)
+    record = read_record(parse_reference(str(folder)).run) or {}
+    return Start(model=model, model_config=model_config, tokenizer=tokenizer, depth=int(record.get("depth", 1)))
+
+
+def read_model(folder: Path) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer]":
+    """Tensors, model config and tokenizer of a folder.
+
+    Raises:
+        CheckpointError: as `load_start`.
+    """
+    from rlx.models.folder import config_of
+    from rlx.runs.checkpoints import load_model_directory
+
+    tensors, description, tokenizer_json = load_model_directory(folder)
+    model_config, vocab_size = config_of(description, folder)
+    if tokenizer_json is None:
+        raise CheckpointError(f"{folder} has no {MODEL_TOKENIZER}")
+    tokenizer = Tokenizer.load(folder / MODEL_TOKENIZER)
+    if tokenizer.vocab_size != vocab_size:
+        raise CheckpointError(f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, the model {vocab_size}")
+    return tensors, model_config, tokenizer
+
+
+def _changes(config: "Config", context: Context, folder: Path) -> dict[str, Any]:
+    """Model fields typed on the command line that differ from the checkpoint's, where that touches no tensor."""
+    _, own, _ = read_model(folder)
+    changes = {}
+    for key in context.typed("model"):
+        if key == "model":
+            if option_of(config.model).name != option_of(own).name:
+                raise ConfigError(
+                    f"model={option_of(config.model).name} but {folder} is {option_of(own).name}; leave model= out, "
+                    "or start from fresh weights with init_from=random"
+                )
+            continue
+        name = key.split(".")[1]
+        asked, found = getattr(config.model, name), getattr(own, name, None)
+        if asked == found:
+            continue
+        if name not in own.tensor_free:
+            raise ConfigError(
+                f"{key}={asked} but {folder} has {found}, and its weights fit no other; leave {key}= out, "
+                "or start from fresh weights with init_from=random"
+            )
+        changes[name] = asked
+    if typed := context.typed("tokenizer"):
+        raise ConfigError(f"{next(iter(typed))} cannot be set with init_from: the tokenizer is the checkpoint's")
+    return changes
+
+
+def seed_for(seed: int, *purpose: object) -> int:
+    """A seed for torch's generators, of its own for every purpose of a run."""
+    return stable_hash("seed", seed, *purpose) % 2**63
+
+
+def check_required(config: "Config", names: Iterable[str]) -> None:
+    """Raise ConfigError for the first group that a stage needs and the command lacks."""
+    from rlx.options import discover
+
+    for name in names:
+        if getattr(config, name) is None:
+            stage = option_of(config.stage).name
+            raise ConfigError(f"stage={stage} needs {name}=; choose {name}={'|'.join(discover(name))}")

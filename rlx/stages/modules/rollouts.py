@@ -1,0 +1,193 @@
+"""Rollouts: prompts drawn, completed by the engine, verified, as one `RolloutBatch` an iteration."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.batches import RolloutBatch
+from rlx.config import Config
+from rlx.data.documents import prompt_ids
+from rlx.data.order import Order
+from rlx.decoding.engine import Completions, Engine
+from rlx.errors import Stopped
+from rlx.models.size import forward_flops
+from rlx.runs.run import Run
+from rlx.stages.base import Start, seed_for
+from rlx.tasks.base import stable_hash
+from rlx.types import Example, Outcome, Split, Verdict
+
+
+@dataclass(slots=True, kw_only=True)
+class Rollout:
+    """What one iteration trains on, and what it was made of."""
+
+    batch: RolloutBatch
+    examples: list[Example]
+    """One a prompt."""
+    texts: list[str]
+    """One a row."""
+    verdicts: list[Verdict]
+    """One a row."""
+    prompt_lengths: Tensor
+    """[B] int64."""
+    lengths: Tensor
+    """[B] int64, sampled tokens."""
+    version: int
+    """Steps that the sampling policy had made."""
+    seconds: dict[str, float]
+    """Time spent: generate, verify."""
+    flops: float
+    """Operations of the sampling."""
+
+
+class Sampler:
+    """Samples and verifies completions of a task's problems with the weights of the moment."""
+
+    def __init__(self, start: Start, config: Config, run: Run, stop: Callable[[], bool]) -> None:
+        assert config.task is not None and config.algorithm is not None and config.decode is not None
+        self.start, self.config, self.run = start, config, run
+        self.task, self.algorithm, self.decode = config.task.build(), config.algorithm, config.decode
+        tokenizer = start.tokenizer
+        self.engine = Engine(start.model, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, stop=stop)
+        self.order = Order(self.task.size(Split.train), config.seed, "rl", start.depth)
+
+    def training_examples(self, iteration: int, count: int) -> list[Example]:
+        """The problems of an iteration (0, 1, 2, ...)."""
+        first = iteration * count
+        return [self.task.example(Split.train, self.order[first + n]) for n in range(count)]
+
+    def held_out_examples(self, count: int) -> list[Example]:
+        """The first problems of the validation split."""
+        size = self.task.size(Split.val)
+        return [self.task.example(Split.val, n) for n in range(count if size is None else min(count, size))]
+
+    def sample(self, examples: Sequence[Example], *key: object, version: int, purpose: str = "rollout") -> Rollout:
+        """Draw a group of completions for every problem; `key` names the draw, `purpose` its entry in the ledger.
+
+        Raises:
+            Stopped: the process was asked to stop; the run's state is untouched.
+        """
+        began = time.perf_counter()
+        prompts = [prompt_ids(example, self.start.tokenizer) for example in examples]
+        base = seed_for(self.config.seed, "rollout", *key)
+        keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(prompts))]
+        completions = self.engine.complete(
+            prompts, keys=keys, samples=self.algorithm.group_size, decode=self.decode
+        )
+        generated = time.perf_counter()
+        flops = forward_flops(self.start.model, completions.passed, completions.context)
+        setattr(self.run.ledger, purpose, getattr(self.run.ledger, purpose) + flops)
+        texts, verdicts = self._verify(examples, completions)
+        seconds = {"generate": generated - began, "verify": time.perf_counter() - generated}
+        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(self.algorithm.group_size)
+        return Rollout(
+            batch=self._batch(prompts, completions, verdicts),
+            examples=list(examples),
+            texts=texts,
+            verdicts=verdicts,
+            prompt_lengths=prompt_lengths,
+            lengths=completions.lengths,
+            version=version,
+            seconds=seconds,
+            flops=flops,
+        )
+
+    def _verify(self, examples: Sequence[Example], completions: Completions) -> tuple[list[str], list[Verdict]]:
+        """Text and verdict of every row; a completion without its end mark is truncated, whatever it says."""
+        texts, verdicts = [], []
+        lengths, finished = completions.lengths.tolist(), completions.finished.tolist()
+        for row, ids in enumerate(completions.tokens.tolist()):
+            text = self.start.tokenizer.decode(ids[: lengths[row]])
+            texts.append(text)
+            if finished[row]:
+                verdicts.append(self.task.verify(examples[row // self.algorithm.group_size], text))
+            else:
+                verdicts.append(Verdict(Outcome.truncated, "no end mark"))
+        return texts, verdicts
+
+    def _batch(
+        self, prompts: Sequence[Sequence[int]], completions: Completions, verdicts: Sequence[Verdict]
+    ) -> RolloutBatch:
+        """Prompts and completions in rows of equal length; the outcome reward stands on the last sampled token."""
+        samples, device = self.algorithm.group_size, completions.tokens.device
+        given = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(samples)  # [B]
+        ends = given + completions.lengths
+        width = int(ends.max())
+        place = torch.arange(width, device=device).expand(len(given), width)  # [B, T]
+        sampled = (place >= given[:, None]) & (place < ends[:, None])
+        padded = [[*p, *[self.engine.pad_id] * (width - len(p))] for p in prompts]
+        tokens = torch.tensor(padded, device=device).repeat_interleave(samples, dim=0)
+        source = (place - given[:, None]).clamp(0, completions.tokens.shape[1] - 1)
+        tokens = torch.where(sampled, completions.tokens.gather(1, source), tokens)
+        logprobs = torch.where(sampled, completions.logprobs.gather(1, source), 0.0)
+        worth = torch.tensor([self.algorithm.reward(verdict) for verdict in verdicts], device=device)
+        rewards = torch.zeros(tokens.shape, device=device)
+        rewards[torch.arange(len(given), device=device), ends - 1] = worth
+        return RolloutBatch(
+            tokens=tokens,
+            loss_mask=sampled.float(),
+            logprobs=logprobs,
+            rewards=rewards,
+            group=torch.arange(len(prompts), device=device).repeat_interleave(samples),
+            turn=torch.zeros_like(tokens),
+            finished=completions.finished,
+        )
+
+
+class RolloutSource:
+    """One rollout an iteration, sampled when it is asked for; None when the sampling was abandoned."""
+
+    def __init__(self, sampler: Sampler, policy: Any, *, prompts: int, total: int) -> None:
+        self.sampler, self.policy, self.prompts, self.total = sampler, policy, prompts, total
+        self.made = 0
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[Rollout | None]:
+        while self.made < self.total:
+            try:
+                examples = self.sampler.training_examples(self.made, self.prompts)
+                rollout = self.sampler.sample(examples, "train", self.made, version=self.policy.position)
+            except Stopped:
+                yield None
+                return
+            self.made += 1
+            yield rollout
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"made": self.made}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.made = state["made"]
+
+
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """Reward, groups, lengths, verdicts, under the names that TRL made known."""
+    batch = rollout.batch
+    rewards = batch.returns()
+    grouped = rewards.view(-1, int((batch.group == batch.group[0]).sum()))
+    spread = grouped.std(-1, correction=1) if grouped.shape[1] > 1 else torch.zeros(len(grouped))
+    correct = torch.tensor([float(verdict.correct) for verdict in rollout.verdicts])
+    lengths = rollout.lengths.float()
+    done = batch.finished
+    row = {
+        "reward": rewards.mean().item(),
+        "reward_std": spread.mean().item(),
+        "frac_reward_zero_std": (spread < 1e-6).float().mean().item(),
+        "rewards/verifier/mean": correct.mean().item(),
+        "rewards/verifier/any_of_group": correct.view(grouped.shape).amax(-1).mean().item(),
+        "completions/mean_length": lengths.mean().item(),
+        "completions/min_length": lengths.min().item(),
+        "completions/max_length": lengths.max().item(),
+        "completions/clipped_ratio": 1.0 - done.float().mean().item(),
+        "completions/mean_terminated_length": lengths[done].mean().item() if bool(done.any()) else 0.0,
+    }
+    counts = Counter(verdict.outcome.value for verdict in rollout.verdicts)
+    row.update({f"outcomes/{o.value}": counts[o.value] / len(rollout.verdicts) for o in Outcome})
+    return row

@@ -1,0 +1,90 @@
+"""Next-token training on packed documents: pretrain and sft are this module with other masks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.batches import Batch
+from rlx.data.packing import Packer
+from rlx.decoding.logprobs import token_logprobs
+from rlx.models.size import forward_flops, training_flops
+from rlx.stages.modules.loop import StepModule
+
+
+class PackedSource:
+    """Steps of `micro_batches` batches each; what comes next is the packer's state."""
+
+    def __init__(self, packer: Packer, *, micro_batches: int, total: int) -> None:
+        self.packer, self.micro_batches, self.total = packer, micro_batches, total
+        self.made = 0
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        while self.made < self.total:
+            batches = [self.packer.next() for _ in range(self.micro_batches)]
+            self.made += 1
+            yield batches
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"made": self.made, "packer": self.packer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.made = state["made"]
+        self.packer.load_state_dict(state["packer"])
+
+
+class SupervisedModule(StepModule):
+    """Mean cross-entropy (nats) over the tokens that count, the mean taken over the whole step."""
+
+    held_out: list[Batch]
+
+    def training_step(self, batches: list[Batch], index: int) -> None:
+        optimizer: Any = self.optimizers()
+        counted = sum(batch.loss_mask.sum() for batch in batches)
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            loss = negative_log_likelihood(self.model, batch) / counted
+            self.manual_backward(loss)
+            total += loss.detach()
+        norm = self.update(optimizer)
+        sizes = [batch_size(batch) for batch in batches]
+        self.tokens = sum(tokens for tokens, _ in sizes)
+        self.run.ledger.train += sum(training_flops(self.model, *size) for size in sizes)
+        self.row = {"train/loss": total, "train/grad_norm": norm, "train/lr": self.learning_rate()}
+        self.done = True
+
+    def transfer_batch_to_device(self, batch: list[Batch], device: torch.device, dataloader_idx: int) -> list[Batch]:
+        return [part.to(device) for part in batch]
+
+    def validate(self) -> dict[str, float]:
+        total = counted = 0.0
+        for batch in self.held_out:
+            batch = batch.to(self.device)
+            with self.trainer.precision_plugin.forward_context():
+                total += negative_log_likelihood(self.model, batch).item()
+            counted += batch.loss_mask.sum().item()
+            self.run.ledger.eval += forward_flops(self.model, *batch_size(batch))
+        return {"val/loss": total / max(counted, 1.0)}
+
+    def note(self) -> str:
+        return f"loss {float(self.row['train/loss']):.3f}"
+
+
+def negative_log_likelihood(model: Any, batch: Batch) -> Tensor:
+    """Sum [] of -log p (nats) over the tokens whose loss mask is 1, each given its document so far."""
+    hidden, aux = model(batch.tokens, positions=batch.positions, documents=batch.documents)
+    logprobs = token_logprobs(model.logits(hidden), batch.tokens)
+    loss = -(logprobs * batch.loss_mask).sum()
+    for value in aux.values():
+        loss = loss + value * batch.loss_mask.sum()
+    return loss
+
+
+def batch_size(batch: Batch) -> tuple[int, int]:
+    """Tokens that are not padding, and the positions that they attend in sum."""
+    real = batch.documents >= 0
+    return int(real.sum()), int(((batch.positions + 1) * real).sum())

@@ -1,0 +1,40 @@
+"""`stage=report`: a page from run directories, or from a plan's folder; nothing is trained."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from rlx.errors import ConfigError
+from rlx.options import option
+from rlx.stages.base import Context
+from rlx.stages.config import StageConfig
+
+if TYPE_CHECKING:
+    from rlx.config import Config
+
+
+@option("stage", "report")
+@dataclass(kw_only=True, slots=True)
+class ReportConfig(StageConfig):
+    """Tables and figures in one self-contained HTML file."""
+
+    uses: ClassVar[frozenset[str]] = frozenset()
+
+    plan: str | None = None
+    """Folder of a plan or study; its report.html is made again."""
+    runs: list[str] = field(default_factory=list)
+    """Run directories to report on, where there is no plan."""
+    out: str | None = None
+    """The file; null: report.html in the plan's folder, or here."""
+
+    def carry_out(self, config: "Config", context: Context) -> None:
+        from rlx.report.page import write_report, write_runs_report
+
+        if (self.plan is None) == (not self.runs):
+            raise ConfigError("stage=report needs either stage.plan=<folder> or stage.runs=[<run>,<run>]")
+        out = Path(self.out) if self.out else None
+        if self.plan is not None:
+            path = write_report(Path(self.plan), out=out)
+        else:
+            path = write_runs_report([Path(run) for run in self.runs], out or Path("report.html"))
+        print(f"report: {path}", flush=True)

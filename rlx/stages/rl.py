@@ -1,0 +1,77 @@
+"""`stage=rl`: sample completions of the task's prompts, verify them, and improve the policy by `algorithm=`."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rlx.errors import ConfigError
+from rlx.options import option
+from rlx.runs.run import Run
+from rlx.stages.arithmetic import prepare
+from rlx.stages.base import Context, RunStageConfig, start_of
+
+if TYPE_CHECKING:
+    from rlx.config import Config
+
+
+@option("stage", "rl")
+@dataclass(kw_only=True, slots=True)
+class RlConfig(RunStageConfig):
+    """One step is one iteration: sample, verify, then epochs x minibatches of updates."""
+
+    uses: ClassVar[frozenset[str]] = frozenset(
+        {
+            "task", "model", "tokenizer", "algorithm", "decode", "optim", "schedule", "trainer", "logger"
+        }
+    )  # fmt: skip
+    requires: ClassVar[frozenset[str]] = frozenset({"task", "algorithm"})
+
+    steps: int = 200
+    """Iterations."""
+    max_flops: float | None = None
+    """Stop at the first iteration after which training and rollouts have spent so many operations; null: no limit."""
+    prompts: int = 32
+    """Prompts an iteration; each gets algorithm.group_size samples."""
+    micro_rows: int = 256
+    """Rows that go through the model at once in an update; the gradient is the same up to rounding."""
+    clip_norm: float = 1.0
+    """The gradient's norm is clipped to this."""
+    val_every: int = 50
+    """Iterations between measurements of held-out pass@1; 0: none."""
+    val_problems: int = 64
+    """Held-out problems measured each time, with group_size samples each."""
+    preflight_problems: int = 64
+    """Problems sampled before the first step to see whether there is a signal; 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts", "micro_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"stage.{name}={getattr(self, name)} must be at least 1")
+        if self.max_flops is not None and not self.max_flops > 0:
+            raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
+
+    def run(self, config: "Config", context: Context, run: Run) -> None:
+        from rlx.models.size import parameter_count
+        from rlx.stages.modules.loop import LoopConfig, fit
+        from rlx.stages.modules.policy import PolicyModule, RolloutSource, Sampler
+
+        assert config.task is not None and config.algorithm is not None and config.decode is not None
+        if config.init_from is None:
+            raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights on purpose")
+        if config.decode.truncates:
+            raise ConfigError(
+                f"decode.top_p={config.decode.top_p}, top_k={config.decode.top_k}: rl trains on the whole "
+                "distribution; leave both out (sampled and trained log-probabilities would differ)"
+            )
+        if config.decode.temperature == 0:
+            raise ConfigError("decode.temperature=0 draws the same completion for a whole group; use decode=sample")
+        prepare(config, run)
+        start = start_of(config, context, config.init_from)
+        run.save_record(
+            parameters={"total": parameter_count(start.model)}, depth=start.depth + 1, planned_steps=self.steps
+        )
+        sampler = Sampler(start, config, run, context.stop)
+        module = PolicyModule(start, config, run, sampler, total=self.steps, clip_norm=self.clip_norm)
+        source = RolloutSource(sampler, module, prompts=self.prompts, total=self.steps)
+        loop = LoopConfig(val_every=self.val_every, max_flops=self.max_flops, checkpoint=config.checkpoint)
+        fit(module, source, loop, context)
+        module.conclude()

@@ -1,0 +1,104 @@
+"""What pretrain and sft share: packed documents, a next-token loss, one code path."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rlx.errors import ConfigError
+from rlx.runs.run import Run
+from rlx.stages.arithmetic import prepare
+from rlx.stages.base import Context, RunStageConfig, Start, start_of
+
+if TYPE_CHECKING:
+    from rlx.batches import Batch
+    from rlx.config import Config
+    from rlx.data.packing import Packer
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainingConfig(RunStageConfig):
+    """Fields of the stages that train on documents."""
+
+    uses: ClassVar[frozenset[str]] = frozenset(
+        {"task", "model", "corpus", "tokenizer", "optim", "schedule", "trainer", "logger"}
+    )
+    requires: ClassVar[frozenset[str]] = frozenset({"task"})
+    whole: ClassVar[bool] = True
+    """Prompts count in the loss too."""
+
+    steps: int | None = None
+    """Optimizer steps; null: as many as max_flops pays for."""
+    max_flops: float | None = None
+    """Operations that this run may spend on training; with steps given, whichever comes first ends it."""
+    batch_tokens: int = 1024
+    """Tokens a step, padding included; a multiple of row_tokens."""
+    row_tokens: int = 128
+    """Tokens a row; the longest document must fit."""
+    micro_batches: int = 1
+    """Parts that a step's rows are computed in, to save memory; the gradient is the same up to rounding."""
+    clip_norm: float = 1.0
+    """The gradient's norm is clipped to this."""
+    val_every: int = 100
+    """Steps between measurements of the held-out loss; 0: none."""
+    val_tokens: int = 8192
+    """Tokens of held-out documents measured each time."""
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.max_flops is None:
+            raise ConfigError("stage.steps and stage.max_flops are both null; give one, such as stage.steps=1000")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"stage.steps={self.steps} must be at least 1")
+        if self.max_flops is not None and not self.max_flops > 0:
+            raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
+        unit = self.row_tokens * self.micro_batches
+        if self.row_tokens < 2 or self.micro_batches < 1 or self.batch_tokens < unit or self.batch_tokens % unit:
+            raise ConfigError(
+                f"stage.batch_tokens={self.batch_tokens} must be a multiple of row_tokens * micro_batches = {unit}; "
+                f"try {max(unit, self.batch_tokens // max(unit, 1) * unit)}"
+            )
+
+    def run(self, config: "Config", context: Context, run: Run) -> None:
+        from rlx.models.size import parameter_count
+        from rlx.stages.modules.loop import LoopConfig, fit
+        from rlx.stages.modules.supervised import PackedSource, SupervisedModule
+
+        prepare(config, run)
+        start = start_of(config, context, config.init_from)
+        total = self.total_steps(config, start)
+        run.save_record(parameters={"total": parameter_count(start.model)}, depth=start.depth + 1, planned_steps=total)
+        module = SupervisedModule(start, config, run, total=total, clip_norm=self.clip_norm)
+        module.held_out = self.held_out(config, start) if self.val_every else []
+        source = PackedSource(self.packer(config, start, "train"), micro_batches=self.micro_batches, total=total)
+        loop = LoopConfig(val_every=self.val_every, max_flops=None, checkpoint=config.checkpoint)
+        fit(module, source, loop, context)
+
+    def packer(self, config: "Config", start: Start, split: str) -> "Packer":
+        """Batches of the corpus; each training stage of a lineage walks in an order of its own."""
+        from rlx.data.packing import Packer
+        from rlx.types import Split
+
+        assert config.corpus is not None
+        task = config.task.build() if config.task is not None else None
+        key = (config.seed, type(self).__name__, start.depth)
+        corpus = config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
+        rows = self.batch_tokens // self.row_tokens // self.micro_batches
+        return Packer(corpus.document, rows=rows, length=self.row_tokens, pad_id=start.tokenizer.pad_id)
+
+    def held_out(self, config: "Config", start: Start) -> "list[Batch]":
+        """The same held-out batches at every validation."""
+        packer = self.packer(config, start, "val")
+        batch_size = self.batch_tokens // self.micro_batches
+        return [packer.next() for _ in range(max(1, self.val_tokens // batch_size))]
+
+    def total_steps(self, config: "Config", start: Start) -> int:
+        """Steps of the run: `steps`, or what `max_flops` pays for, by the cost of a typical batch."""
+        if self.max_flops is None:
+            assert self.steps is not None
+            return self.steps
+        from rlx.models.size import training_flops
+        from rlx.stages.modules.supervised import batch_size
+
+        packer = self.packer(config, start, "train")
+        costs = [training_flops(start.model, *batch_size(packer.next())) * self.micro_batches for _ in range(8)]
+        paid = max(1, math.ceil(self.max_flops / (sum(costs) / len(costs))))
+        return paid if self.steps is None else min(paid, self.steps)

@@ -1,0 +1,128 @@
+"""What a study is: runs by name, per scale, and claims about their results."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import ConfigError
+from rlx.report.models import Model, read_models
+from rlx.report.read import FINISHED, Plan, Run, read_plan
+from rlx.statistics import Estimate, paired_difference
+
+
+@dataclass(kw_only=True, slots=True)
+class StudyRun:
+    """One run of a study, as it would be typed; `{name}` in an override stands for the run of that name."""
+
+    label: str = ""
+    """How tables call it; empty: its name."""
+    overrides: list[str] = field(default_factory=list)
+    """Overrides of `rlx`, at every scale."""
+    at: dict[str, list[str]] = field(default_factory=dict)
+    """Overrides by scale, after the others."""
+    of: str | None = None
+    """For an evaluation: the run that it evaluates."""
+
+
+@dataclass(kw_only=True, slots=True)
+class StudyConfig:
+    """Fields that every study has."""
+
+    common: list[str] = field(default_factory=list)
+    """Overrides of every run."""
+    common_at: dict[str, list[str]] = field(default_factory=dict)
+    """Overrides of every run, by scale."""
+    runs: dict[str, StudyRun] = field(default_factory=dict)
+    """The runs, in an order in which parents come first."""
+
+    def __post_init__(self) -> None:
+        for name, run in self.runs.items():
+            if not name.isidentifier() or name != name.lower():
+                raise ConfigError(f"study.runs.{name}: a run's name is lower-case letters, digits and underscores")
+            if run.of is not None and run.of not in self.runs:
+                raise ConfigError(f"study.runs.{name}.of={run.of}: no such run; there are {', '.join(self.runs)}")
+
+    def claims(self, results: "Results") -> list["Claim"]:
+        """What the study says of its results."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True, slots=True)
+class Claim:
+    """A sentence and what was measured for it; one row of claims.json."""
+
+    claim: str
+    quantity: str
+    threshold: str
+    verdict: str
+    """holds, fails or undecided."""
+    value: float | None = None
+    unit: str = ""
+    interval: list[float] | None = None
+    note: str = ""
+    command: str = ""
+
+
+def at_least(estimate: Estimate, threshold: float) -> str:
+    """holds when the whole interval is at or above the threshold, fails when it is below, else undecided."""
+    if estimate.low >= threshold:
+        return "holds"
+    return "fails" if estimate.high < threshold else "undecided"
+
+
+class Results:
+    """What a study's runs found, read from their directories."""
+
+    def __init__(self, folder: Path) -> None:
+        self.plan: Plan = read_plan(folder)
+        self.models: dict[str, Model] = {model.name: model for model in read_models(self.plan)}
+
+    def runs(self, name: str) -> list[Run]:
+        """The finished runs of a name, a seed each."""
+        return [entry.run for entry in self.plan.groups.get(name, []) if entry.run.state == FINISHED]
+
+    def difference(self, first: str, second: str) -> Estimate | None:
+        """Sampled pass@1 of one model minus another's on the same problems and seeds; None while one is missing."""
+        found = [self.models[name].scores if name in self.models else None for name in (first, second)]
+        arms = [scores.correct / scores.n for scores in found if scores is not None]
+        if len(arms) < 2 or arms[0].shape != arms[1].shape:
+            return None
+        return paired_difference(arms[0], arms[1])
+
+    def series(self, name: str, metric: str) -> list[list[tuple[int, float]]]:
+        """(step, value) of a metric in each finished run of a name."""
+        return [
+            [(row["step"], row[metric]) for row in run.rows if isinstance(row.get(metric), int | float)]
+            for run in self.runs(name)
+        ]
+
+
+def difference_claim(
+    results: Results, sentence: str, first: str, second: str, *, threshold: float, command: str
+) -> Claim:
+    """A claim that one model's sampled pass@1 exceeds another's by a threshold (a share, shown in points)."""
+    found = results.difference(first, second)
+    quantity = f"pass@1 of {first} minus {second}, same problems"
+    told = f"≥ {100 * threshold:g} points" if threshold else "≥ 0 points"
+    if found is None:
+        return undecided(sentence, quantity, told, "runs are missing", command)
+    return Claim(
+        claim=sentence,
+        quantity=quantity,
+        threshold=told,
+        verdict=at_least(found, threshold),
+        value=100 * float(found.value),
+        unit="points",
+        interval=[100 * float(found.low), 100 * float(found.high)],
+        command=command,
+    )
+
+
+def undecided(sentence: str, quantity: str, threshold: str, note: str, command: str) -> Claim:
+    """A claim that nothing was measured for."""
+    return Claim(claim=sentence, quantity=quantity, threshold=threshold, verdict="undecided", note=note, command=command)
+
+
+def rows(claims: list[Claim]) -> list[dict[str, Any]]:
+    """claims.json."""
+    return [asdict(claim) for claim in claims]

@@ -1,0 +1,1 @@
+"""Tasks: examples, prompts, verifiers. No torch here, so that a verifier runs anywhere."""

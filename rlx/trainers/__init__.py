@@ -1,0 +1,1 @@
+"""Where and in what precision a run computes."""

@@ -1,0 +1,34 @@
+"""Fields that every trainer has."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rlx.errors import ConfigError
+from rlx.options import recorded
+
+
+class Precision(str, Enum):
+    """Arithmetic of matrix products; weights and optimizer state are float32 either way."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    """Device, precision, threads."""
+
+    precision: Precision = Precision.fp32
+    """fp32, or bf16 by autocast."""
+    accelerator: str = recorded("cpu")
+    """Lightning's name of the device kind."""
+    devices: int = recorded(1)
+    """Devices used by one run."""
+    threads: int | None = recorded(None)
+    """Threads of CPU arithmetic; null: as many as the process may use. Sums change in their last bits with it."""
+
+    def __post_init__(self) -> None:
+        if self.devices != 1:
+            raise ConfigError(f"trainer.devices={self.devices}: one device a run; start more runs with -m")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"trainer.threads={self.threads} must be at least 1; null takes what there is")

@@ -1,0 +1,52 @@
+"""The nouns that every room shares; standard library only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Split(str, Enum):
+    """Which part of a task: disjoint by a hash of the canonical instance, never by seed."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class Outcome(str, Enum):
+    """What a verifier found; what each is worth is the algorithm's config."""
+
+    correct = "correct"
+    wrong = "wrong"
+    illegal = "illegal"
+    malformed = "malformed"
+    truncated = "truncated"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verifier's finding for one completion."""
+
+    outcome: Outcome
+    detail: str = ""
+
+    @property
+    def correct(self) -> bool:
+        return self.outcome is Outcome.correct
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One problem: a pure function of (task config, split, index)."""
+
+    id: str
+    """Name of the example: equal ids are equal problems."""
+    prompt: str
+    """Text given to the model."""
+    solution: str
+    """A completion that verifies, in the task's trace format; the end-of-text mark is not in it."""
+    truth: Any = None
+    """What the verifier needs (numbers and target, grid, ...)."""
+    difficulty: Mapping[str, int | float | str] = field(default_factory=dict)
+    """Named fields that become the slices of an evaluation."""

@@ -1,0 +1,139 @@
+"""What every task promises, run over all options found, in each of their traces."""
+
+from dataclasses import fields
+from enum import Enum
+from itertools import product
+from typing import Any
+
+import pytest
+
+from rlx.options import discover
+from rlx.tasks.base import Task
+from rlx.types import Example, Outcome, Split, Verdict
+
+SETTINGS: dict[str, dict[str, Any]] = {}
+"""Values that a task needs to be built here, where its defaults do not do."""
+COUNT = 24
+"""Examples read per split."""
+
+HOSTILE = {
+    "empty": "",
+    "blank": " \n\t\r ",
+    "junk": "the answer, I think, is: banana #### ~~ \\boxed{}",
+    "power": "9**9**9**9",
+    "import": "__import__('os').system('echo hi')",
+    "unicode digits": "\u0661\u0663+\u0661\u0669=\u0663\u0662,\uff11\uff12,\u00b2",
+    "nul": "\x00\x00 1\x002",
+    "surrogate": "\ud800 1+1=2",
+    "brackets": "[" * 100_000,
+    "closed brackets": "(" * 50_000 + ")" * 50_000,
+    "long number": "9" * 1_000_000,
+    "long equation": "1+1=2," * 200_000,
+    "long blanks": " " * 1_000_000,
+    "long lines": "\n" * 1_000_000,
+    "negative zero": "-0/-0=-0",
+    "floats": "1e999,nan,inf,-inf,0x10,1_000",
+    "template": "{0.__class__.__mro__} %s%n ${x}",
+}
+
+
+def variants() -> list[Any]:
+    """(config class, settings) for every task and every choice of its Enum fields."""
+    found: list[Any] = []
+    for name, option in discover("task").items():
+        kinds = {f.name: type(f.default) for f in fields(option.config) if isinstance(f.default, Enum)}
+        for choice in product(*kinds.values()):
+            label = "-".join([name, *(member.name for member in choice)])
+            settings = {**SETTINGS.get(name, {}), **dict(zip(kinds, choice, strict=True))}
+            found.append(pytest.param((option.config, settings), id=label))
+    return found
+
+
+@pytest.fixture(params=variants())
+def variant(request: pytest.FixtureRequest) -> tuple[type, dict[str, Any]]:
+    return request.param
+
+
+@pytest.fixture
+def task(variant: tuple[type, dict[str, Any]]) -> Task:
+    return build(variant)
+
+
+def build(variant: tuple[type, dict[str, Any]], **changes: Any) -> Task:
+    config, settings = variant
+    return config(**{**settings, **changes}).build()
+
+
+def read(task: Task, split: Split, count: int = COUNT) -> list[Example]:
+    size = task.size(split)
+    return [task.example(split, index) for index in range(count if size is None else min(count, size))]
+
+
+def with_last(text: str, wanted: Any) -> str | None:
+    """`text` with its last wanted character made another of its kind; None where there is none."""
+    place = next((place for place in reversed(range(len(text))) if wanted(text[place])), None)
+    if place is None:
+        return None
+    other = str((int(text[place]) + 1) % 10) if text[place].isdigit() else "x" if text[place] != "x" else "y"
+    return text[:place] + other + text[place + 1 :]
+
+
+@pytest.mark.parametrize("split", list(Split), ids=lambda split: split.value)
+def test_same_arguments_give_the_same_example(variant: tuple[type, dict[str, Any]], split: Split) -> None:
+    first = read(build(variant), split)
+    again = build(variant)
+    assert [again.example(split, index) for index in reversed(range(len(first)))] == first[::-1]
+
+
+def test_sizes_are_kept(task: Task) -> None:
+    for split in Split:
+        size = task.size(split)
+        assert size is None or size > 0
+        for outside in (-1, size):
+            if outside is not None:
+                with pytest.raises(IndexError):
+                    task.example(split, outside)
+
+
+def test_splits_are_disjoint_whatever_the_seed(variant: tuple[type, dict[str, Any]]) -> None:
+    seen: dict[str, Split] = {}
+    for seed in (0, 1):
+        for split in Split:
+            for example in read(build(variant, seed=seed), split):
+                assert seen.setdefault(example.id, split) is split, example.id
+
+
+def test_own_solution_verifies(task: Task) -> None:
+    for split in Split:
+        for example in read(task, split):
+            assert task.verify(example, example.solution) == Verdict(Outcome.correct), example.id
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_is_a_verdict(task: Task, text: str) -> None:
+    example = task.example(Split.train, 0)
+    assert not task.verify(example, text).correct
+
+
+def test_long_text_around_a_solution_is_a_verdict(task: Task) -> None:
+    example = task.example(Split.train, 0)
+    for text in (example.solution * 5_000, "[" * 100_000 + example.solution, example.solution + "9" * 1_000_000):
+        verdict = task.verify(example, text)
+        assert isinstance(verdict, Verdict)
+        assert len(verdict.detail) < 1_000
+
+
+def test_near_miss_fails(task: Task) -> None:
+    for example in read(task, Split.train):
+        for wanted in (str.isdigit, str.isalnum):
+            missed = with_last(example.solution, wanted)
+            assert missed is None or not task.verify(example, missed).correct, missed
+        assert not task.verify(example, example.solution.rstrip()[:-1]).correct
+
+
+def test_difficulty_makes_slices(task: Task) -> None:
+    """Fields of an evaluation's slices: the same names everywhere, and few values each."""
+    examples = read(task, Split.train)
+    assert len({tuple(example.difficulty) for example in examples}) == 1
+    for example in examples:
+        assert all(isinstance(value, int | float | str) for value in example.difficulty.values())

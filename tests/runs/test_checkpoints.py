@@ -1,0 +1,320 @@
+import enum
+import errno
+import json
+import os
+import pickle
+import random
+from collections import OrderedDict, defaultdict
+
+import pytest
+import torch
+
+from rlx.errors import CheckpointError, ConfigError, RunError
+from rlx.runs import checkpoints
+from rlx.runs.checkpoints import (
+    Keep,
+    best_step,
+    checkpoint_path,
+    latest,
+    list_checkpoints,
+    load_model_directory,
+    load_trainer_state,
+    log_steps,
+    new_checkpoint,
+    prune,
+    save_model_directory,
+    save_trainer_state,
+    write_best,
+)
+
+
+def make(run, *steps):
+    for step in steps:
+        folder = checkpoint_path(run, step)
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).write_text("{}")
+
+
+def there(run) -> list[int]:
+    return [step for step, _ in list_checkpoints(run)]
+
+
+def test_names_have_six_digits_and_grow(tmp_path):
+    assert [checkpoints.checkpoint_name(step) for step in (0, 100, 1_234_567)] == [
+        "step-000000",
+        "step-000100",
+        "step-1234567",
+    ]
+    assert checkpoints.step_of("step-000100") == 100
+    assert [checkpoints.step_of(name) for name in ("step-100", "step-0000100", ".tmp-step-000100-1", "last")] == [
+        None
+    ] * 4
+
+
+def test_only_whole_checkpoints_are_listed_in_the_order_of_steps(tmp_path):
+    assert there(tmp_path) == [] and latest(tmp_path) is None
+    make(tmp_path, 1_000_000, 999_999, 20)
+    (tmp_path / "checkpoints" / ".tmp-step-000030-1").mkdir()
+    checkpoint_path(tmp_path, 40).mkdir()
+    (checkpoint_path(tmp_path, 40) / "config.json").write_text("{}")
+    assert there(tmp_path) == [20, 999_999, 1_000_000]
+    assert latest(tmp_path) == (1_000_000, checkpoint_path(tmp_path, 1_000_000))
+
+
+def test_new_checkpoint_is_atomic_keeps_a_whole_one_and_replaces_half_a_one(tmp_path):
+    def write(text):
+        with new_checkpoint(tmp_path, 5) as folder:
+            for name in ("config.json", "model.safetensors"):
+                (folder / name).write_text(text)
+
+    half = checkpoint_path(tmp_path, 5)
+    half.mkdir(parents=True)
+    (half / "config.json").write_text("half")
+    write("first")
+    write("second")
+    assert (half / "config.json").read_text() == "first"
+    assert os.listdir(tmp_path / "checkpoints") == ["step-000005"]
+
+
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        ("last:2", Keep(last=2)),
+        ("log:15", Keep(log=15)),
+        ("all", Keep(all=True)),
+        ("last:1,log:15", Keep(last=1, log=15)),
+        ("log:15+last:1", Keep(last=1, log=15)),
+    ],
+)
+def test_keep_is_parsed(text, keep):
+    assert Keep.parse(text) == keep
+
+
+@pytest.mark.parametrize("text", ["", "last", "last:0", "last:-1", "log:x", "every:5", "last:1,last:2", "last:1,"])
+def test_a_wrong_keep_is_one_line(text):
+    with pytest.raises(ConfigError, match="last:<n>") as error:
+        Keep.parse(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("total", "n"), [(1, 1), (10, 3), (100, 15), (20, 20), (21, 20), (5, 9), (10**6, 15), (7, 0)])
+def test_log_steps_are_distinct_rising_and_end_at_the_total(total, n):
+    steps = log_steps(total, n)
+    assert len(steps) == min(n, total) and steps == sorted(set(steps))
+    assert n == 0 or steps[-1] == total
+    assert n < 2 or steps[0] == 1
+
+
+def test_log_steps_are_evenly_spaced_in_the_logarithm():
+    assert log_steps(10_000, 5) == [1, 10, 100, 1000, 10_000]
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [("last:2", [90, 100]), ("all", list(range(0, 101, 10))), ("last:1", [100]), ("last:1,log:3", [10, 100])],
+)
+def test_prune_keeps_what_it_should(tmp_path, keep, left):
+    make(tmp_path, *range(0, 101, 10))
+    gone = prune(tmp_path, Keep.parse(keep), total=100)
+    assert there(tmp_path) == left
+    assert sorted(gone + left) == list(range(0, 101, 10))
+    assert len(os.listdir(tmp_path / "checkpoints")) == len(left)
+
+
+@pytest.mark.parametrize("every", [1, 2, 7])
+def test_planned_checkpoints_stay_whatever_the_history(tmp_path, every):
+    keep = Keep.parse("log:4")
+    for step in range(1, 31):
+        make(tmp_path, step)
+        if step % every == 0:
+            prune(tmp_path, keep, total=30)
+        assert there(tmp_path)[-1] == step
+    prune(tmp_path, keep, total=30)
+    assert there(tmp_path) == log_steps(30, 4)
+
+
+def test_prune_spares_the_best(tmp_path):
+    make(tmp_path, 1, 2, 3)
+    write_best(tmp_path, 1, "val/loss", float("nan"))
+    prune(tmp_path, Keep(last=1))
+    assert there(tmp_path) == [1, 3]
+    (tmp_path / "best.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"best\.json"):
+        best_step(tmp_path)
+
+
+def test_prune_needs_the_length_for_planned_steps(tmp_path):
+    with pytest.raises(ValueError, match="length"):
+        prune(tmp_path, Keep(log=3))
+
+
+def model_tensors() -> dict[str, torch.Tensor]:
+    return {
+        "a": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+        "b": torch.arange(6).reshape(2, 3).t(),
+        "c": torch.ones(2, dtype=torch.bfloat16),
+        "none": torch.empty(0, 3),
+        "scalar": torch.tensor(2.0, requires_grad=True),
+    }
+
+
+@pytest.mark.parametrize("tokenizer", [None, '{"model": "é"}'])
+def test_a_model_directory_comes_back(tmp_path, tokenizer):
+    config = {"d_model": 64, "limit": [0.0, float("inf")], "name": "é"}
+    save_model_directory(tmp_path / "m", model_tensors(), config, tokenizer)
+    tensors, read, text = load_model_directory(tmp_path / "m")
+    assert read == config and text == tokenizer
+    assert set(tensors) == set(model_tensors())
+    for name, tensor in model_tensors().items():
+        assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor)
+
+
+def test_tensors_that_share_memory_are_refused_and_slices_are_not(tmp_path):
+    weight = torch.randn(4, 4)
+    with pytest.raises(ValueError, match="embed and head share memory"):
+        save_model_directory(tmp_path, {"embed": weight, "head": weight}, {}, None)
+    with pytest.raises(ValueError, match="share memory"):
+        save_model_directory(tmp_path, {"embed": weight, "head": weight[1:2]}, {}, None)
+    with pytest.raises(ValueError, match="meta"):
+        save_model_directory(tmp_path, {"embed": weight.to("meta")}, {}, None)
+    save_model_directory(tmp_path, {"q": weight[:2], "k": weight[2:]}, {}, None)
+    assert torch.equal(load_model_directory(tmp_path)[0]["k"], weight[2:])
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(tmp_path, name):
+    save_model_directory(tmp_path, model_tensors(), {}, None)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing"):
+        load_model_directory(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99], ids=["empty", "half", "nearly whole"])
+def test_a_truncated_file_is_one_line_with_its_name(tmp_path, name, share):
+    save_model_directory(tmp_path, model_tensors(), {"a": 1}, '{"b": 1}')
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data.rstrip()[: int(share * len(data.rstrip()))])
+    with pytest.raises(CheckpointError, match=name) as error:
+        load_model_directory(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "advice"), [("pytorch_model.bin", "pickled"), ("model.safetensors.index.json", "several files")]
+)
+def test_weights_in_another_form_are_explained(tmp_path, other, advice):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / other).write_text("{}")
+    with pytest.raises(CheckpointError, match=advice):
+        load_model_directory(tmp_path)
+
+
+def trainer_state() -> dict:
+    return {
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2), "step": torch.tensor(3.0)}}, "lr": (0.9, 0.95)},
+        "random": random.Random(0).getstate(),
+        "generator": torch.Generator().get_state(),
+        "ordered": OrderedDict(a=[1, None, True, "x", b"bytes"]),
+        "set": {1, 2},
+        "wide": 2**100,
+        "parameter": torch.nn.Parameter(torch.zeros(1)),
+    }
+
+
+def test_a_trainer_state_comes_back(tmp_path):
+    save_trainer_state(tmp_path, trainer_state())
+    assert (tmp_path / "trainer" / "state.pt").is_file()
+    read = load_trainer_state(tmp_path)
+    assert list(read) == list(trainer_state())
+    for name in ("random", "ordered", "set", "wide"):
+        assert read[name] == trainer_state()[name]
+    assert torch.equal(read["optimizer"]["state"][0]["exp_avg"], torch.ones(2))
+
+
+class Colour(enum.Enum):
+    red = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (defaultdict(int), r"state\['a'\] is a defaultdict"),
+        ([{"b": Colour.red}], r"state\['a'\]\[0\]\['b'\] is a Colour"),
+        ({(1, Colour.red): 1}, r"state\['a'\]: key .*\[1\] is a Colour"),
+        (os.stat_result(range(10)), "stat_result"),
+        (torch.float32, "dtype"),
+    ],
+    ids=["defaultdict", "enum", "key", "named tuple", "dtype"],
+)
+def test_what_weights_only_refuses_is_named_when_saving(tmp_path, value, where):
+    with pytest.raises(TypeError, match=where):
+        save_trainer_state(tmp_path, {"a": value})
+    assert not (tmp_path / "trainer").exists()
+
+
+def test_numpy_scalars_are_refused(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    with pytest.raises(TypeError, match="float64"):
+        save_trainer_state(tmp_path, {"a": numpy.float64(1.0)})
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path):
+    (tmp_path / "trainer").mkdir()
+    torch.save({"a": Evil()}, tmp_path / "trainer" / "state.pt")
+    with pytest.raises(CheckpointError, match=r"state\.pt.*plain values$"):
+        load_trainer_state(tmp_path)
+    (tmp_path / "trainer" / "state.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(CheckpointError, match=r"state\.pt"):
+        load_trainer_state(tmp_path)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.1, 0.5, 0.99])
+def test_a_missing_or_truncated_state_is_one_line(tmp_path, share):
+    save_trainer_state(tmp_path, trainer_state())
+    path = tmp_path / "trainer" / "state.pt"
+    data = path.read_bytes()
+    path.unlink()
+    if share is not None:
+        path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CheckpointError, match=r"state\.pt") as error:
+        load_trainer_state(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("elements", [10, 1_000_000])
+def test_a_full_disk_while_saving_the_state_is_one_line(tmp_path, elements):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "state.pt").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"state\.pt: the disk is full"):
+        save_trainer_state(tmp_path, {"a": torch.zeros(elements)})
+
+
+def test_a_full_disk_while_saving_the_weights_is_one_line(tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(RunError, match=r"model\.safetensors: the disk is full"):
+        save_model_directory(tmp_path, model_tensors(), {}, None)
+
+
+def test_a_full_disk_inside_a_checkpoint_leaves_the_earlier_ones(tmp_path):
+    make(tmp_path, 1)
+    with pytest.raises(RunError, match="full"), new_checkpoint(tmp_path, 2):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path / "checkpoints") == ["step-000001"]
+
+
+def test_config_json_is_written_for_people(tmp_path):
+    save_model_directory(tmp_path, {}, {"a": 1}, None)
+    assert (tmp_path / "config.json").read_text() == json.dumps({"a": 1}, indent=2) + "\n"

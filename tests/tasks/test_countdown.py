@@ -1,0 +1,434 @@
+"""Countdown against an independent brute force, the papers' numbers and the faults known elsewhere."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cache
+from random import Random
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlx.errors import ConfigError
+from rlx.tasks.countdown import (
+    BLOCK,
+    Countdown,
+    CountdownConfig,
+    Trace,
+    draw_block,
+    first_solutions,
+    moves_of,
+    paths,
+    split_targets,
+    steps_of,
+)
+from rlx.types import Example, Outcome, Split
+
+BOTH = list(Trace)
+DIRECT_59 = """\
+Current State: 59:[55, 8, 13, 19], Operations: []
+Exploring Operation: 13+19=32, Resulting Numbers: [55, 8, 32]
+Generated Node #2: [55, 8, 32] from Operation: 13+19=32
+Current State: 59:[55, 8, 32], Operations: ['13+19=32']
+Exploring Operation: 32/8=4, Resulting Numbers: [55, 4]
+Generated Node #3: [55, 4] from Operation: 32/8=4
+Current State: 59:[55, 4], Operations: ['13+19=32', '32/8=4']
+Exploring Operation: 55+4=59, Resulting Numbers: [59]
+59,59 equal: Goal Reached"""
+
+
+def countdown(trace: Trace = Trace.operations, **fields: Any) -> Countdown:
+    return CountdownConfig(trace=trace, **fields).build()
+
+
+def problem(target: int, *inputs: int) -> Example:
+    return Example(id="", prompt="", solution="", truth=(target, inputs))
+
+
+def outcome(text: str, target: int, *inputs: int, trace: Trace = Trace.operations) -> Outcome:
+    return countdown(trace).verify(problem(target, *inputs), text).outcome
+
+
+def ids(task: Countdown, split: Split, count: int) -> list[str]:
+    return [task.example(split, index).id for index in range(count)]
+
+
+# An independent search: expression trees over subsets, in fractions
+
+
+@cache
+def trees(numbers: tuple[int, ...]) -> dict[int, tuple[str, ...]]:
+    """Every natural value of an expression over all `numbers`, with operations that make it."""
+    if len(numbers) == 1:
+        return {numbers[0]: ()}
+    values: dict[int, tuple[str, ...]] = {}
+    for mask in range(1, 2 ** len(numbers) - 1):
+        left = tuple(number for place, number in enumerate(numbers) if mask >> place & 1)
+        right = tuple(number for place, number in enumerate(numbers) if not mask >> place & 1)
+        for a, made_a in trees(left).items():
+            for b, made_b in trees(right).items():
+                for sign, value in (("+", Fraction(a + b)), ("*", Fraction(a * b)), ("-", Fraction(a - b))):
+                    if value >= 0:
+                        values.setdefault(int(value), (*made_a, *made_b, f"{a}{sign}{b}={value}"))
+                if b and Fraction(a, b).denominator == 1:
+                    values.setdefault(a // b, (*made_a, *made_b, f"{a}/{b}={a // b}"))
+    return values
+
+
+def walk(numbers: list[int], target: int, done: list[str]) -> Iterator[list[str]]:
+    """All solutions in depth-first successor order, as Stream of Search defines it."""
+    if numbers == [target]:
+        yield done
+    for i in range(len(numbers)):
+        for j in range(i + 1, len(numbers)):
+            a, b = numbers[i], numbers[j]
+            high, low = max(a, b), min(a, b)
+            children = [(f"{a}+{b}", a + b), (f"{a}*{b}", a * b), (f"{high}-{low}", high - low)]
+            if low and high % low == 0:
+                children.append((f"{high}/{low}", high // low))
+            rest = [number for place, number in enumerate(numbers) if place not in (i, j)]
+            for text, value in children:
+                yield from walk([*rest, value], target, [*done, f"{text}={value}"])
+
+
+def draws(count: int, numbers: int, largest: int = 99, seed: int = 0) -> Iterator[tuple[int, tuple[int, ...]]]:
+    random = Random(seed)
+    for _ in range(count):
+        yield random.randint(10, 100), tuple(random.randint(1, largest) for _ in range(numbers))
+
+
+@pytest.mark.parametrize(("numbers", "count"), [(3, 300), (4, 40), (5, 2)])
+def test_solvable_exactly_when_brute_force_says_so(numbers: int, count: int) -> None:
+    cases = [*draws(count, numbers), *draws(count, numbers, largest=6, seed=1)]
+    ranks = first_solutions(np.array([target for target, _ in cases]), np.array([inputs for _, inputs in cases]))
+    assert [rank >= 0 for rank in ranks.tolist()] == [target in trees(inputs) for target, inputs in cases]
+    assert {True, False} == set((ranks >= 0).tolist()) or numbers == 5
+
+
+@pytest.mark.parametrize("trace", BOTH, ids=lambda trace: trace.name)
+@pytest.mark.parametrize(("numbers", "count"), [(3, 60), (4, 60), (5, 10)])
+def test_solution_is_the_first_in_successor_order(numbers: int, count: int, trace: Trace) -> None:
+    task = countdown(trace, numbers=numbers)
+    for index in range(count):
+        example = task.example(Split.train, index)
+        target, inputs = example.truth
+        expected = next(walk(list(inputs), target, []))
+        assert re.findall(r"Exploring Operation: ([^,]+),", example.solution) == expected or (
+            trace is Trace.operations and example.solution.split(",") == expected
+        )
+
+
+def test_every_brute_force_solution_verifies() -> None:
+    task = countdown()
+    for _, inputs in draws(6, 3):
+        for value in (value for value in trees(inputs) if value > 0):
+            for operations in walk(list(inputs), value, []):
+                assert task.verify(problem(value, *inputs), ",".join(operations)).correct
+                assert not task.verify(problem(value + 1, *inputs), ",".join(operations)).correct
+    for _, inputs in draws(3, 4):
+        for value, operations in trees(inputs).items():
+            assert task.verify(problem(value, *inputs), ",".join(operations)).correct
+
+
+def test_search_is_exact_with_the_largest_numbers() -> None:
+    for numbers in (4, 8):
+        task = countdown(numbers=numbers, max_number=1000)
+        for index in range(16):
+            example = task.example(Split.train, index)
+            assert task.verify(example, example.solution).correct
+
+
+# The papers' numbers and texts
+
+
+def test_mean_direct_trace_is_as_long_as_in_the_paper() -> None:
+    """212 tokens there, counting words, single digits and single marks, and no white space."""
+    task = countdown(Trace.direct)
+    examples = [task.example(Split.train, index) for index in range(400)]
+    lengths = [len(re.findall(r"[A-Za-z]+|\d|[^\sA-Za-z\d]", e.prompt + e.solution)) for e in examples]
+    assert 205 <= mean(lengths) <= 220
+
+
+def test_worked_example_verifies() -> None:
+    solution = DIRECT_59.split("\n", 1)[1]
+    assert outcome(solution, 59, 55, 8, 13, 19, trace=Trace.direct) is Outcome.correct
+    assert outcome("13+19=32,32/8=4,55+4=59", 59, 55, 8, 13, 19) is Outcome.correct
+
+
+def test_direct_trace_is_written_as_in_the_source() -> None:
+    inputs = (55, 8, 13, 19)
+    wanted = ["13+19=32", "32/8=4", "55+4=59"]
+    rank = next(rank for rank in range(paths(4)) if moves_of(rank, 4) == [(2, 3, "+"), (1, 2, "/"), (0, 1, "+")])
+    steps = steps_of(inputs, rank)
+    assert [str(step.operation) for step in steps] == wanted
+    writer = countdown(Trace.direct).trace
+    assert writer.prompt(59, inputs) + writer.solution(59, steps) == DIRECT_59
+
+
+def test_default_holds_out_nine_targets() -> None:
+    space = countdown().space
+    held_out, others = split_targets(space, Split.test), split_targets(space, Split.train)
+    assert (len(held_out), len(others)) == (9, 82)
+    assert sorted(held_out + others) == list(range(10, 101))
+    assert held_out == split_targets(countdown(seed=5).space, Split.test)
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("19+13=32,32/8=4,4+55=59", Outcome.correct),
+        ("13+19=32,32/8=4,55+4=59 \n", Outcome.correct),
+        ("13+19=32,32/8=4", Outcome.wrong),
+        ("13+19=32,32/8=4,55-4=51", Outcome.wrong),
+        ("13+19=32,32/8=4,55+4=58", Outcome.illegal),
+        ("13+19=33,32/8=4,55+4=59", Outcome.illegal),
+        ("55+4=59", Outcome.illegal),
+        ("13+13=26,26+8=34,55+4=59", Outcome.illegal),
+        ("13+19=32,13+19=32,32/8=4,55+4=59", Outcome.illegal),
+        ("13+19=32,32/8=4,55+4=59,59+0=59", Outcome.illegal),
+        ("8-13=5,55+5=60", Outcome.illegal),
+        ("19/8=2,55+4=59", Outcome.illegal),
+        ("13+19=32,32/8=4,55+4=59,", Outcome.malformed),
+        ("13+19=32, 32/8=4, 55+4=59", Outcome.malformed),
+        (" 13+19=32,32/8=4,55+4=59", Outcome.malformed),
+        ("013+19=32,32/8=4,55+4=59", Outcome.malformed),
+        ("13+19=32,32/8=4,55+4=59\n59", Outcome.malformed),
+        ("13+19=32\n,32/8=4,55+4=59", Outcome.malformed),
+        ("\uff11\uff13+19=32,32/8=4,55+4=59", Outcome.malformed),
+        ("1\uff13+19=32,32/8=4,55+4=59", Outcome.malformed),
+        ("13+19=32,32//8=4,55+4=59", Outcome.malformed),
+        ("8**2=64", Outcome.malformed),
+        ("8-13=-5", Outcome.malformed),
+        ("59", Outcome.malformed),
+        ("13+19=32,32/8=4,55+4=59" + " " * 10_000, Outcome.malformed),
+    ],
+)
+def test_outcomes_of_operations(text: str, expected: Outcome) -> None:
+    assert outcome(text, 59, 55, 8, 13, 19) is expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("59,59 equal", "58,58 equal", Outcome.wrong),
+        ("55+4=59, Resulting", "55-4=51, Resulting", Outcome.wrong),
+        ("55+4=59, Resulting", "55+4=58, Resulting", Outcome.illegal),
+        ("['13+19=32', '32/8=4']", "['32/8=4']", Outcome.illegal),
+        ("['13+19=32', '32/8=4']", "['13+19=32', '32/8=4', '32/8=4']", Outcome.illegal),
+        ("['13+19=32', '32/8=4']", "['13+19=32', '32/8=5']", Outcome.illegal),
+        ("59,59 equal: Goal Reached", "", Outcome.malformed),
+        ("59,59 equal: Goal Reached", "59,59 unequal: No Solution", Outcome.malformed),
+        ("59,59 equal: Goal Reached", "59,59 equal: Goal Reached\n59,59 equal: Goal Reached", Outcome.malformed),
+        ("Exploring Operation: 13", "Exploring  Operation: 13", Outcome.malformed),
+        ("Node #3", "Node #\u0663", Outcome.malformed),
+    ],
+)
+def test_outcomes_of_direct(old: str, new: str, expected: Outcome) -> None:
+    solution = DIRECT_59.split("\n", 1)[1]
+    assert old in solution
+    assert outcome(solution.replace(old, new), 59, 55, 8, 13, 19, trace=Trace.direct) is expected
+
+
+def test_direct_that_uses_one_operation_only_is_wrong() -> None:
+    text = "Exploring Operation: 55+8=63, Resulting Numbers: [63]\n63,63 equal: Goal Reached"
+    assert outcome(text, 63, 55, 8, 13, trace=Trace.direct) is Outcome.wrong
+
+
+def test_duplicates_are_counted() -> None:
+    assert outcome("7*7=49,49-3=46", 46, 7, 7, 3) is Outcome.correct
+    assert outcome("7*7=49,49-3=46", 46, 7, 8, 3) is Outcome.illegal
+    assert outcome("7*7=49,49-7=42", 42, 7, 7, 3) is Outcome.illegal
+    assert outcome("5-5=0,7/0=0", 7, 5, 5, 7) is Outcome.illegal
+    assert outcome("5-5=0,7+0=7", 7, 5, 5, 7) is Outcome.correct
+    assert outcome("5-5=0,0/7=0,0+9=9", 9, 5, 5, 7, 9) is Outcome.correct
+
+
+def test_operands_are_removed_by_place() -> None:
+    """Removal by value would drop both sevens of 7, 3, 7."""
+    rank = next(rank for rank in range(paths(3)) if moves_of(rank, 3) == [(0, 1, "+"), (0, 1, "*")])
+    assert [step.numbers for step in steps_of((7, 3, 7), rank)] == [[7, 10], [70]]
+
+
+@pytest.mark.parametrize("trace", BOTH, ids=lambda trace: trace.name)
+@pytest.mark.parametrize("numbers", [3, 5, 8])
+def test_longer_text_is_not_parsed(trace: Trace, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = countdown(trace, numbers=numbers)
+    example = task.example(Split.train, 0)
+    read: list[int] = []
+    monkeypatch.setattr(task.trace, "parse", lambda text: read.append(len(text)))
+    for size in (100, 10_000, 100_000, 1_000_000):
+        assert task.verify(example, "9" * size).outcome is Outcome.malformed
+    assert max(read) <= 20_000
+    assert len(example.solution) * 2 < 20_000
+
+
+def test_truth_may_come_from_json() -> None:
+    example = Example(id="", prompt="", solution="", truth=[59, [55, 8, 13, 19]])
+    assert countdown().verify(example, "13+19=32,32/8=4,55+4=59").correct
+
+
+# Which examples there are
+
+
+@pytest.mark.parametrize("trace", BOTH, ids=lambda trace: trace.name)
+@pytest.mark.parametrize("numbers", [3, 4, 6, 8])
+def test_examples_are_in_range_and_verify(trace: Trace, numbers: int) -> None:
+    task = countdown(trace, numbers=numbers)
+    for index in range(BLOCK // 2):
+        example = task.example(Split.train, index)
+        target, inputs = example.truth
+        assert 10 <= target <= 100
+        assert len(inputs) == numbers
+        assert all(1 <= number <= 99 for number in inputs)
+        assert example.id == f"countdown/{target}:{','.join(map(str, sorted(inputs)))}"
+        assert task.verify(example, example.solution).correct
+
+
+def test_traces_have_the_same_problems() -> None:
+    assert ids(countdown(Trace.direct), Split.train, 20) == ids(countdown(Trace.operations), Split.train, 20)
+
+
+def test_examples_are_the_same_in_every_process() -> None:
+    code = (
+        "from rlx.tasks.countdown import CountdownConfig; from rlx.types import Split; t = CountdownConfig().build();"
+        "print([t.example(Split.train, i).id for i in (0, 1, 200)])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    task = countdown()
+    assert run.stdout.strip() == str([task.example(Split.train, index).id for index in (0, 1, 200)])
+
+
+def test_first_examples_are_pinned() -> None:
+    """A change here changes every result: raise the option's version with it."""
+    assert ids(countdown(), Split.train, 2) == ["countdown/28:9,26,58,76", "countdown/61:11,16,25,66"]
+    assert ids(countdown(), Split.test, 2) == ["countdown/91:34,59,68,75", "countdown/69:6,29,32,67"]
+
+
+def test_reading_order_does_not_matter() -> None:
+    places = [300, 5, 129, 0, 5]
+    apart = [countdown().example(Split.train, place) for place in places]
+    draw_block.cache_clear()
+    task = pickle.loads(pickle.dumps(countdown()))
+    assert [task.example(Split.train, place) for place in places] == apart
+
+
+def test_neighbouring_seeds_share_no_examples() -> None:
+    """Elsewhere example i of seed s is example i + 1 of seed s - 1."""
+    streams = [set(ids(countdown(seed=seed), Split.train, 2 * BLOCK)) for seed in (0, 1, 2)]
+    shared = [len(a & b) for a, b in ((streams[0], streams[1]), (streams[1], streams[2]), (streams[0], streams[2]))]
+    assert max(shared) <= 1
+
+
+@pytest.mark.parametrize(("numbers", "largest"), [(3, 9), (3, 99), (4, 6)])
+def test_splits_are_disjoint_across_seeds(numbers: int, largest: int) -> None:
+    """Small spaces, where a leak could not hide: most of their instances are drawn."""
+    seen: dict[Split, set[str]] = {split: set() for split in Split}
+    for seed in (0, 1, 7):
+        task = countdown(numbers=numbers, max_number=largest, seed=seed)
+        for split in Split:
+            seen[split] |= set(ids(task, split, 3 * BLOCK))
+    train, val, test = seen[Split.train], seen[Split.val], seen[Split.test]
+    assert train and val and test
+    assert not (train & val or train & test or val & test)
+    held_out = {str(target) for target in split_targets(task.space, Split.test)}
+    assert not {name.split("/")[1].split(":")[0] for name in train | val} & held_out
+    assert {name.split("/")[1].split(":")[0] for name in test} <= held_out
+
+
+def test_held_out_examples_do_not_move_with_the_seed() -> None:
+    for split in (Split.val, Split.test):
+        assert ids(countdown(seed=0), split, 20) == ids(countdown(seed=9), split, 20)
+
+
+def test_targets_are_uniform() -> None:
+    """Each of 82 targets is expected 25 times in 2048 draws (16 blocks), give or take 5."""
+    task = countdown(numbers=3)
+    counts: dict[int, int] = {}
+    for index in range(16 * BLOCK):
+        target = task.example(Split.train, index).truth[0]
+        counts[target] = counts.get(target, 0) + 1
+    assert len(counts) == 82
+    assert 6 <= min(counts.values()) <= max(counts.values()) <= 52
+
+
+def test_difficulty() -> None:
+    task = countdown()
+    examples = [task.example(Split.train, index) for index in range(2 * BLOCK)]
+    assert {example.difficulty["numbers"] for example in examples} == {4}
+    assert {example.difficulty["target"] for example in examples} == {"10-32", "33-55", "56-78", "79-100"}
+    for example in examples:
+        low, high = map(int, str(example.difficulty["target"]).split("-"))
+        assert low <= example.truth[0] <= high
+        assert example.difficulty["multiplicative"] == len(re.findall(r"[*/]", example.solution))
+
+
+@pytest.mark.parametrize("trace", BOTH, ids=lambda trace: trace.name)
+def test_words_spell_every_text(trace: Trace) -> None:
+    task = countdown(trace)
+    words = set(task.words())
+    for index in range(50):
+        example = task.example(Split.train, index)
+        assert set(re.findall(r"[A-Za-z]+|[^A-Za-z]", example.prompt + example.solution)) <= words
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"numbers": 2},
+        {"numbers": 9},
+        {"max_number": 0},
+        {"max_number": 1001},
+        {"min_target": 0},
+        {"min_target": 100},
+        {"max_target": 200_000},
+        {"held_out_targets": 0.0},
+        {"held_out_targets": 1.0},
+        {"test_examples": 0},
+        {"train_examples": -1},
+    ],
+    ids=str,
+)
+def test_bad_settings_are_one_line(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^task.*; try task\.") as caught:
+        CountdownConfig(**fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_setting_without_problems_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlx.tasks.countdown.MAX_TRIES", 40_000)
+    for numbers, largest in ((3, 2), (5, 1)):
+        task = countdown(min_target=50, max_target=60, numbers=numbers, max_number=largest)
+        with pytest.raises(ConfigError, match=r"raise task\.max_number"):
+            task.example(Split.train, 0)
+
+
+def test_sizes() -> None:
+    task = countdown(train_examples=5, val_examples=6, test_examples=7)
+    assert [task.size(split) for split in (Split.train, Split.val, Split.test)] == [5, 6, 7]
+    assert countdown().size(Split.train) is None
+    for split, outside in ((Split.train, 5), (Split.test, 7), (Split.val, -1)):
+        with pytest.raises(IndexError):
+            task.example(split, outside)
+
+
+def test_small_ranges_keep_a_target_for_each_side() -> None:
+    for share in (0.01, 0.99):
+        config = CountdownConfig(min_target=10, max_target=11, held_out_targets=share)
+        sizes: Sequence[int] = [len(split_targets(config.build().space, split)) for split in Split]
+        assert sizes == [1, 1, 1]
