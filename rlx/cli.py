@@ -79,6 +79,7 @@ def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tupl
 def _compose(overrides: Sequence[str]) -> tuple[Any, Any]:
     """Compose and check another command, as if it had been typed."""
     from hydra import compose
+    from omegaconf import open_dict
 
     from rlx.explain import explain
 
@@ -91,7 +92,8 @@ def _compose(overrides: Sequence[str]) -> tuple[Any, Any]:
             raise
         raise ConfigError(f"{line} (in: rlx {' '.join(overrides)})") from error
     choices = {name: str(value) for name, value in composed.hydra.runtime.choices.items()}
-    del composed["hydra"]
+    with open_dict(composed):
+        del composed["hydra"]
     return _enter(composed, overrides, choices)
 
 

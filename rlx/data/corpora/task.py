@@ -26,14 +26,15 @@ class TaskCorpusConfig(CorpusConfig):
 
 
 class TaskCorpus:
-    """Documents of a task's split, in the order that `key` names; held-out splits in their own order."""
+    """Documents of a task's split, in the order that `key` names; held-out splits in their own order, round and round."""
 
     def __init__(
         self, task: Task, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
     ) -> None:
         self.task, self.tokenizer, self.split, self.whole = task, tokenizer, split, whole
-        self.order = Order(task.size(split), *key) if split is Split.train else None
+        self.size = task.size(split)
+        self.order = Order(self.size, *key) if split is Split.train else None
 
     def document(self, position: int) -> Document:
-        index = position if self.order is None else self.order[position]
+        index = position % (self.size or position + 1) if self.order is None else self.order[position]
         return document_of(self.task.example(self.split, index), self.tokenizer, whole=self.whole)
