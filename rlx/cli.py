@@ -99,13 +99,11 @@ def _compose(overrides: Sequence[str]) -> tuple[Any, Any]:
 
 def _typed(composed: Any) -> Any:
     """Dataclasses from the composed config; cross-field checks run here."""
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import OmegaConf
 
     from rlx.explain import unknown_key
 
     unknown_key(composed)
-    with open_dict(composed):
-        composed.pop("scale", None)
     return OmegaConf.to_object(composed)
 
 

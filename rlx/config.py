@@ -9,6 +9,7 @@ from rlx.algorithms.base import AlgorithmConfig
 from rlx.data.corpora.base import CorpusConfig
 from rlx.data.tokenizers.base import TokenizerConfig
 from rlx.decoding.base import DecodeConfig
+from rlx.errors import ConfigError
 from rlx.merges.base import MergeConfig
 from rlx.models.base import ModelConfig
 from rlx.optim.base import OptimConfig
@@ -33,6 +34,8 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         Keep.parse(self.keep)
+        if self.every < 1:
+            raise ConfigError(f"checkpoint.every={self.every} must be at least 1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,3 +78,7 @@ class Config:
     """A plan of runs with claims."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are made and which stay."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must be at least 0")

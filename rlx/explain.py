@@ -15,8 +15,8 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, RlxError):
             return _flat(str(link))
-    for link in chain:
-        for rule in (_unknown_option, _unknown_key, _grammar, _missing, _bad_value, _null_group, _package):
+    for rule in (_unknown_option, _unknown_key, _grammar, _missing, _bad_value, _null_group, _package):
+        for link in chain:
             line = rule(link, chain)
             if line:
                 return line
@@ -92,8 +92,6 @@ def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None
     text = str(error)
     match = re.search(r"Key '([^']+)' (?:not in|is not in struct)(?: '([^']+)')?", text)
     if match is None:
-        match = re.search(r"Could not override '([^']+)'", text)
-    if match is None or _has_deeper(error, chain, r"Key '[^']+' (?:not in|is not in struct)"):
         return None
     key = match[1]
     full = re.search(r"full_key: (\S+)", text)
@@ -103,12 +101,6 @@ def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None
         return f"{place}a preset must begin with the line `# @package _global_`"
     name = (full[1] if full else key).strip("'\"")
     return f"{place}unknown key {name}{nearest(name.split('.')[-1], _fields_of(kind[1] if kind else '', name))}"
-
-
-def _has_deeper(error: BaseException, chain: list[BaseException], pattern: str) -> bool:
-    """True when a later link of the chain says the same more closely."""
-    later = chain[chain.index(error) + 1 :]
-    return any(re.search(pattern, str(link)) for link in later)
 
 
 def _place(chain: list[BaseException]) -> str:
@@ -171,7 +163,7 @@ def _null_group(error: BaseException, chain: list[BaseException]) -> str | None:
 
 
 def _package(error: BaseException, chain: list[BaseException]) -> str | None:
-    names = ("ConfigCompositionException", "MissingConfigException", "ConfigLoadError", "HydraException")
+    names = ("ConfigCompositionException", "MissingConfigException", "ConfigLoadError", "SearchPathException", "HydraException")
     if type(error).__name__ in (*names, "ConfigKeyError", "ConfigAttributeError", "InterpolationKeyError"):
         return _flat(str(error))
     if type(error).__name__ in ("ScannerError", "ParserError"):

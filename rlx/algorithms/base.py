@@ -6,7 +6,7 @@ splitting a batch into micro-batches leaves the sum of losses, and the gradient,
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -98,7 +98,10 @@ class AlgorithmConfig:
 
 def group_mean(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """Per row: the mean of `values` [B] over its group, and the group's size; `group` is [B] int64."""
-    numbers, inverse = group.unique(return_inverse=True)
+    numbers, inverse = cast(
+        "tuple[Tensor, Tensor]",
+        torch.unique(group, return_inverse=True),  # pyright: ignore[reportUnknownMemberType]
+    )
     count = values.new_zeros(len(numbers)).index_add_(0, inverse, torch.ones_like(values))
     total = torch.zeros_like(count).index_add_(0, inverse, values)
     return (total / count)[inverse], count[inverse]

@@ -57,6 +57,11 @@ class GrpoConfig(AlgorithmConfig):
                 f"algorithm.clip_low={self.clip_low} must be in [0, 1) and clip_high={self.clip_high} at least 0"
             )
 
+        if self.std_eps < 0 or self.kl_coefficient < 0:
+            raise ConfigError(
+                f"algorithm.std_eps={self.std_eps} and kl_coefficient={self.kl_coefficient} must be at least 0"
+            )
+
     def build(self) -> "Grpo":
         return Grpo(self)
 

@@ -10,7 +10,7 @@ from rlx.options import recorded
 class DecodeConfig:
     """Fields that every way of decoding has."""
 
-    max_tokens: int = 64
+    max_tokens: int = 512
     """Most tokens drawn for one completion, the end mark included."""
     temperature: float = 1.0
     """Logits are divided by it before the softmax; 0 takes the most likely token."""

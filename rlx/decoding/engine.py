@@ -53,9 +53,7 @@ class Engine:
         stop: polled between decode steps; True abandons the call with `Stopped`.
     """
 
-    def __init__(
-        self, model: Decoder, *, end_id: int, pad_id: int, stop: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, model: Decoder, *, end_id: int, pad_id: int, stop: Callable[[], bool] = lambda: False) -> None:
         self.model, self.end_id, self.pad_id, self.stop = model, end_id, pad_id, stop
 
     @torch.no_grad()
@@ -67,6 +65,8 @@ class Engine:
         Raises:
             Stopped: `stop` became true; nothing was changed.
         """
+        if not prompts:
+            return _empty(0, decode.max_tokens, self.pad_id, self.model.embed.weight.device)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -171,7 +171,7 @@ def draw(logits: Tensor, uniform: Tensor, decode: DecodeConfig) -> tuple[Tensor,
         tokens = logs.argmax(-1)
     else:
         cumulative = restrict(logs, decode).double().exp().cumsum(-1)  # [N, V]
-        point = uniform[:, None] * cumulative[:, -1:]
+        point = uniform[:, None] * cumulative[:, -1:]  # below the total, so a token of weight 0 is never drawn
         tokens = torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logs.shape[-1] - 1)
     return tokens, logs.gather(1, tokens[:, None]).squeeze(1)
 

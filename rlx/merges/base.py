@@ -37,7 +37,7 @@ class MergeMethod(Protocol):
 class MergeConfig:
     """Fields that every merge has."""
 
-    models: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list[str])
     """References of the parents, at least two."""
 
     def build(self) -> MergeMethod:

@@ -1,6 +1,6 @@
 """One layer: a token mixer and a channel mixer, each behind its norm and added to the residual stream."""
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,12 @@ class TokenMixer(Protocol):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + channel(norm(x))."""
 
+    mixer: TokenMixer
+
     def __init__(self, *, mixer: nn.Module, channel: nn.Module, d_model: int, norm_eps: float) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(d_model, eps=norm_eps)
-        self.mixer = mixer
+        self.mixer = cast(TokenMixer, mixer)
         self.channel_norm = RMSNorm(d_model, eps=norm_eps)
         self.channel = channel
 

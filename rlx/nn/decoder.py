@@ -1,6 +1,8 @@
 """The decoder that every model is: embedding, blocks of (token mixer, channel mixer), norm, head."""
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from rlx.nn.rows import Rows, cache_mask, document_mask
 class Decoder(nn.Module):
     """Tokens [B, T] to final hidden states [B, T, D]; `logits` is the head."""
 
+    blocks: Sequence[Block]
+
     def __init__(
         self,
         blocks: list[Block],
@@ -30,7 +34,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.vocab_size, self.rotary, self.init_std, self.tied = vocab_size, rotary, init_std, tie_embeddings
         self.embed = nn.Embedding(vocab_size, d_model)
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
         self.norm = RMSNorm(d_model, eps=norm_eps)
         self.head = nn.Linear(d_model, vocab_size, bias=False)
         self.reset_parameters()

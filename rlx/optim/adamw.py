@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from rlx.errors import ConfigError
 from rlx.optim.base import OptimConfig, decay_groups
 from rlx.options import option
 
@@ -20,6 +21,12 @@ class AdamWConfig(OptimConfig):
     """Decay of the squared gradient's running mean."""
     eps: float = 1e-8
     """Added to the root of the squared mean."""
+
+    def __post_init__(self) -> None:
+        OptimConfig.__post_init__(self)
+        self.check_shares("beta1", "beta2")
+        if self.eps < 0:
+            raise ConfigError(f"optim.eps={self.eps} must be at least 0")
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
         groups = decay_groups(model.parameters(), self.weight_decay)

@@ -24,6 +24,16 @@ class OptimConfig:
         if self.weight_decay < 0:
             raise ConfigError(f"optim.weight_decay={self.weight_decay} must be at least 0")
 
+    def check_shares(self, *names: str) -> None:
+        """Fields that are the decay of a running mean.
+
+        Raises:
+            ConfigError: one is not in [0, 1).
+        """
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name}={getattr(self, name)} must be in [0, 1)")
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         raise NotImplementedError
 

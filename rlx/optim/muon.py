@@ -33,6 +33,7 @@ class MuonConfig(OptimConfig):
 
     def __post_init__(self) -> None:
         OptimConfig.__post_init__(self)
+        self.check_shares("momentum", "beta1", "beta2")
         if not self.adamw_lr > 0:
             raise ConfigError(f"optim.adamw_lr={self.adamw_lr} must be above 0")
 
@@ -49,9 +50,7 @@ class MuonConfig(OptimConfig):
             nesterov=True,
             adjust_lr_fn="match_rms_adamw",
         )
-        adamw = torch.optim.AdamW(
-            rest, lr=self.adamw_lr, betas=(self.beta1, self.beta2), weight_decay=0.0, fused=True
-        )
+        adamw = torch.optim.AdamW(rest, lr=self.adamw_lr, betas=(self.beta1, self.beta2), weight_decay=0.0, fused=True)
         return MuonWithAdamW([muon, adamw])
 
 

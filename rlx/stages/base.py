@@ -67,16 +67,22 @@ class RunStageConfig(StageConfig):
         """Do the work in the run's directory."""
         raise NotImplementedError
 
+    def check(self, config: "Config") -> None:
+        """Raise ConfigError for what this stage cannot do; called before anything is written."""
+
     def parents(self, config: "Config") -> list[str]:
         """References of the models that the run starts from."""
         return [config.init_from] if config.init_from and config.init_from != "random" else []
 
     def carry_out(self, config: "Config", context: Context) -> None:
+        self.check(config)
         place = place_of(config, context)
         if state_of(place) is State.finished:
             report_finished(place)
             return
         parents = [parent_record(reference) for reference in self.parents(config)]
+        if config.init_from is not None and parents:
+            changes_of(config, context, Path(parents[0]["folder"]))
         name = RunName.of(place)
         assert name is not None
         record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
@@ -182,7 +188,7 @@ def start_of(config: "Config", context: Context, reference: str | None) -> Start
         model = config.model.build(tokenizer.vocab_size)
         return Start(model=model, model_config=config.model, tokenizer=tokenizer, depth=0)
     folder = resolve(parse_reference(reference))
-    return load_start(folder, changes=_changes(config, context, folder))
+    return load_start(folder, changes=changes_of(config, context, folder))
 
 
 def load_start(folder: Path, *, changes: dict[str, Any] | None = None) -> Start:
@@ -221,7 +227,7 @@ def read_model(folder: Path) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer
     return tensors, model_config, tokenizer
 
 
-def _changes(config: "Config", context: Context, folder: Path) -> dict[str, Any]:
+def changes_of(config: "Config", context: Context, folder: Path) -> dict[str, Any]:
     """Model fields typed on the command line that differ from the checkpoint's, where that touches no tensor."""
     _, own, _ = read_model(folder)
     changes = {}

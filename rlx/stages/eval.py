@@ -34,16 +34,19 @@ class EvalConfig(RunStageConfig):
         if self.problems < 1 or self.samples < 1:
             raise ConfigError(f"stage.problems={self.problems} and stage.samples={self.samples} must be at least 1")
 
+    def check(self, config: "Config") -> None:
+        assert config.decode is not None
+        if config.init_from is None:
+            raise ConfigError("stage=eval needs a model: init_from=<run>, or init_from=random for fresh weights")
+        if config.decode.temperature == 0:
+            raise ConfigError("decode.temperature=0: eval draws samples and adds the greedy completion itself")
+
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.evaluation.evaluate import Evaluator, summarize
         from rlx.models.size import forward_flops, parameter_count
         from rlx.runs.progress import Progress
 
         assert config.task is not None and config.decode is not None
-        if config.init_from is None:
-            raise ConfigError("stage=eval needs a model: init_from=<run>, or init_from=random for fresh weights")
-        if config.decode.temperature == 0:
-            raise ConfigError("decode.temperature=0: eval draws samples and adds the greedy completion itself")
         prepare(config, run)
         start = start_of(config, context, config.init_from)
         task = config.task.build()

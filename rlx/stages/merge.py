@@ -36,7 +36,7 @@ class MergeStageConfig(RunStageConfig):
 
     val_tokens: int = 8192
     """Tokens of held-out documents that the losses are measured on."""
-    row_tokens: int = 128
+    row_tokens: int = 640
     """Tokens a row; the longest document must fit."""
 
     def parents(self, config: "Config") -> list[str]:

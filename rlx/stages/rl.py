@@ -49,12 +49,8 @@ class RlConfig(RunStageConfig):
         if self.max_flops is not None and not self.max_flops > 0:
             raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
 
-    def run(self, config: "Config", context: Context, run: Run) -> None:
-        from rlx.models.size import parameter_count
-        from rlx.stages.modules.loop import LoopConfig, fit
-        from rlx.stages.modules.policy import PolicyModule, RolloutSource, Sampler
-
-        assert config.task is not None and config.algorithm is not None and config.decode is not None
+    def check(self, config: "Config") -> None:
+        assert config.algorithm is not None and config.decode is not None
         if config.init_from is None:
             raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights on purpose")
         if config.decode.truncates:
@@ -64,6 +60,12 @@ class RlConfig(RunStageConfig):
             )
         if config.decode.temperature == 0:
             raise ConfigError("decode.temperature=0 draws the same completion for a whole group; use decode=sample")
+
+    def run(self, config: "Config", context: Context, run: Run) -> None:
+        from rlx.models.size import parameter_count
+        from rlx.stages.modules.loop import LoopConfig, fit
+        from rlx.stages.modules.policy import PolicyModule, RolloutSource, Sampler
+
         prepare(config, run)
         start = start_of(config, context, config.init_from)
         run.save_record(

@@ -53,6 +53,9 @@ def expand(config: "Config", context: Context) -> tuple[list[PlannedRun], dict[s
     """The study's runs at its scale and seed, and what carries each out (given a label)."""
     study, scale = config.study, context.choices.get("scale", "cpu")
     assert study is not None
+    known = sorted({name for run in study.runs.values() for name in run.at})
+    if known and scale not in known:
+        raise ConfigError(f"study={option_of(study).name} has no scale={scale}; it has {', '.join(known)}")
     passed = [text for text in context.overrides if re.split(r"[.=]", text.lstrip("+"))[0] in PASSED_ON]
     common = [*study.common, *study.common_at.get(scale, []), f"scale={scale}", f"seed={config.seed}", *passed]
     places: dict[str, str] = {}

@@ -30,9 +30,9 @@ class TrainingConfig(RunStageConfig):
     """Optimizer steps; null: as many as max_flops pays for."""
     max_flops: float | None = None
     """Operations that this run may spend on training; with steps given, whichever comes first ends it."""
-    batch_tokens: int = 1024
+    batch_tokens: int = 5120
     """Tokens a step, padding included; a multiple of row_tokens."""
-    row_tokens: int = 128
+    row_tokens: int = 640
     """Tokens a row; the longest document must fit."""
     micro_batches: int = 1
     """Parts that a step's rows are computed in, to save memory; the gradient is the same up to rounding."""

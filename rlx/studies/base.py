@@ -100,17 +100,20 @@ class Results:
 def difference_claim(
     results: Results, sentence: str, first: str, second: str, *, threshold: float, command: str
 ) -> Claim:
-    """A claim that one model's sampled pass@1 exceeds another's by a threshold (a share, shown in points)."""
+    """A claim that one model's sampled pass@1 exceeds another's: by a threshold (a share, shown in points), or at all.
+
+    With threshold 0 the whole interval must lie above 0.
+    """
     found = results.difference(first, second)
     quantity = f"pass@1 of {first} minus {second}, same problems"
-    told = f"≥ {100 * threshold:g} points" if threshold else "≥ 0 points"
+    told = f"≥ {100 * threshold:g} points" if threshold else "> 0 points"
     if found is None:
         return undecided(sentence, quantity, told, "runs are missing", command)
     return Claim(
         claim=sentence,
         quantity=quantity,
         threshold=told,
-        verdict=at_least(found, threshold),
+        verdict=at_least(found, threshold or 1e-9),
         value=100 * float(found.value),
         unit="points",
         interval=[100 * float(found.low), 100 * float(found.high)],

@@ -26,7 +26,7 @@ class QuickstartConfig(StudyConfig):
     def claims(self, results: Results) -> list[Claim]:
         gain = "RL beats its SFT parent by at least 10 points of sampled pass@1 on held-out targets"
         control = "RL beats continuing SFT for the same FLOPs"
-        merge = "The mean of the SFT and RL weights is at least as good as the SFT parent"
+        merge = "The mean of the SFT and RL weights beats the SFT parent"
         command = "rlx stage=study study=quickstart"
         return [
             difference_claim(results, gain, "rl", "sft", threshold=GAIN, command=command),

@@ -91,14 +91,14 @@ def test_nothing_is_loaded_from_tensors_that_do_not_fit(config: DenseConfig) -> 
     ids=lambda change: json.dumps(change),
 )
 def test_bad_config_is_one_line(config: DenseConfig, change: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="some/folder: config.json") as error:
+    with pytest.raises(CheckpointError, match=r"some/folder: config\.json") as error:
         config_of({**describe(config, VOCAB), **change}, "some/folder")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("description", [{}, [], None, "dense"], ids=["empty", "list", "null", "text"])
 def test_other_json_is_one_line(description: Any) -> None:
-    with pytest.raises(CheckpointError, match="some/folder: config.json"):
+    with pytest.raises(CheckpointError, match=r"some/folder: config\.json"):
         config_of(description, "some/folder")
 
 

@@ -26,7 +26,7 @@ def by_hand(config: DenseConfig) -> int:
     return config.n_layers * layer + width + VOCAB * width * (1 if config.tie_embeddings else 2)
 
 
-@pytest.fixture(params=SETTINGS.values(), ids=SETTINGS)
+@pytest.fixture(params=SETTINGS.values(), ids=list(SETTINGS))
 def config(request: pytest.FixtureRequest) -> DenseConfig:
     return DenseConfig(d_model=64, n_layers=3, **request.param)
 

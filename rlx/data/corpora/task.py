@@ -26,11 +26,9 @@ class TaskCorpusConfig(CorpusConfig):
 
 
 class TaskCorpus:
-    """Documents of a task's split, in the order that `key` names; held-out splits in their own order, round and round."""
+    """Documents of a task's split, in the order that `key` names; held-out splits in their own, round and round."""
 
-    def __init__(
-        self, task: Task, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
-    ) -> None:
+    def __init__(self, task: Task, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]) -> None:
         self.task, self.tokenizer, self.split, self.whole = task, tokenizer, split, whole
         self.size = task.size(split)
         self.order = Order(self.size, *key) if split is Split.train else None
