@@ -7,7 +7,8 @@ room holds a group. Standard library only.
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from typing import Any, TypeVar
 
 ROOMS: dict[str, str] = {
@@ -85,3 +86,16 @@ def recorded(default: Any) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata={"identity": False})
     return field(default=default, metadata={"identity": False})
+
+
+def plain_value(value: Any) -> Any:
+    """A config value as JSON holds it: enums by name, dataclasses and dicts by key; whole floats stay floats."""
+    if isinstance(value, Enum):
+        return value.name
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_value(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(item) for item in value]
+    return value

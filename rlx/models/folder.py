@@ -11,8 +11,7 @@ from torch import Tensor
 from rlx.errors import CheckpointError, RlxError
 from rlx.models.base import ModelConfig, check_positive
 from rlx.nn.decoder import Decoder
-from rlx.options import discover, option_of
-from rlx.runs.identity import plain_value
+from rlx.options import discover, option_of, plain_value
 
 FORMAT = 1
 """Raised when the meaning of config.json or of a tensor's name changes."""

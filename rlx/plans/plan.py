@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rlx.errors import BusyError, ConfigError
-from rlx.runs.files import write_text
+from rlx.runs.files import MANIFEST, write_text
 from rlx.runs.lease import Lease
 from rlx.runs.references import format_reference
 
-MANIFEST = "manifest.jsonl"
 PATIENCE_S = 60.0
 """Seconds to wait for another process that writes the same plan's folder."""
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)\}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlx.errors import RlxError
 from rlx.report.page import write_report, write_runs_report
-from rlx.report.read import MANIFEST
+from rlx.runs.files import MANIFEST
 
 
 def main(arguments: list[str]) -> int:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import RlxError
+from rlx.runs.files import EVAL, MANIFEST, METRICS, RUN, STATUS
 
-MANIFEST, CLAIMS = "manifest.jsonl", "claims.json"
-INFO, STATUS, METRICS, EVALUATION = "run.json", "status", "metrics.jsonl", "eval.json"
+CLAIMS = "claims.json"
 FINISHED, NOT_STARTED = "finished", "not started"
 
 
@@ -136,11 +136,11 @@ def read_run(shown: str, near: Path) -> Run:
     if not path.is_dir():
         return Run(path, shown)
     status = as_dict(_json(path / STATUS))
-    evaluation = _json(path / EVALUATION)
+    evaluation = _json(path / EVAL)
     return Run(
         path,
         shown,
-        info=as_dict(_json(path / INFO)),
+        info=as_dict(_json(path / RUN)),
         state=str(status.get("state") or "unknown"),
         reason=str(status.get("reason") or ""),
         evaluation=evaluation if isinstance(evaluation, dict) else None,
@@ -205,11 +205,11 @@ def _seed(value: Any, run: Run) -> int:
 def _seeds(path: Path) -> list[Path]:
     if not path.is_dir():
         raise RlxError(f"no run directory at {path}")
-    if any((path / name).exists() for name in (INFO, STATUS, METRICS, EVALUATION)):
+    if any((path / name).exists() for name in (RUN, STATUS, METRICS, EVAL)):
         return [path]
     seeds = sorted(path.glob("seed*"), key=lambda seed: (len(seed.name), seed.name))
     if not seeds:
-        raise RlxError(f"{path} is not a run directory: it has none of {INFO}, {STATUS}, {METRICS}")
+        raise RlxError(f"{path} is not a run directory: it has none of {RUN}, {STATUS}, {METRICS}")
     return seeds
 
 

@@ -9,11 +9,10 @@ import hashlib
 import json
 import re
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rlx.options import option_of
+from rlx.options import option_of, plain_value
 from rlx.runs.references import Kind, parse_reference
 
 HASH_DIGITS = 10
@@ -66,19 +65,6 @@ def changed(config: Any, against: type) -> dict[str, Any]:
         if f.metadata.get("identity", True) and value != defaults.get(f.name, MISSING):
             out[f.name] = value
     return out
-
-
-def plain_value(value: Any) -> Any:
-    """A config value as JSON holds it: enums by name, dataclasses and dicts by key; whole floats stay floats."""
-    if isinstance(value, Enum):
-        return value.name
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain_value(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_value(item) for item in value]
-    return value
 
 
 def parent_identity(reference: str, seed: int) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run) -> float:
 
 def check_alike(folders: Sequence[Path]) -> None:
     """Raise ConfigError unless all folders hold the same architecture and the same tokenizer."""
-    from rlx.runs.identity import plain_value
+    from rlx.options import plain_value
 
     _, first, _ = read_model(folders[0])
     text = (folders[0] / MODEL_TOKENIZER).read_text()
