@@ -113,7 +113,8 @@ def _check(config: Any, context: Any) -> None:
     from rlx.stages.base import check_required
 
     if config.stage is None:
-        raise ConfigError(f"no stage; choose stage={'|'.join(discover('stage'))}, as in: rlx stage=pretrain task=countdown")
+        stages = "|".join(discover("stage"))
+        raise ConfigError(f"no stage; choose stage={stages}, as in: rlx stage=pretrain task=countdown")
     stage = config.stage
     name = option_of(stage).name
     check_required(config, sorted(stage.requires))

@@ -163,8 +163,9 @@ def _null_group(error: BaseException, chain: list[BaseException]) -> str | None:
 
 
 def _package(error: BaseException, chain: list[BaseException]) -> str | None:
-    names = ("ConfigCompositionException", "MissingConfigException", "ConfigLoadError", "SearchPathException", "HydraException")
-    if type(error).__name__ in (*names, "ConfigKeyError", "ConfigAttributeError", "InterpolationKeyError"):
+    composing = ("ConfigCompositionException", "MissingConfigException", "ConfigLoadError", "SearchPathException")
+    reading = ("HydraException", "ConfigKeyError", "ConfigAttributeError", "InterpolationKeyError")
+    if type(error).__name__ in composing + reading:
         return _flat(str(error))
     if type(error).__name__ in ("ScannerError", "ParserError"):
         return f"a YAML file cannot be read: {_flat(str(error))}"

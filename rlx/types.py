@@ -48,5 +48,5 @@ class Example:
     """A completion that verifies, in the task's trace format; the end-of-text mark is not in it."""
     truth: Any = None
     """What the verifier needs (numbers and target, grid, ...)."""
-    difficulty: Mapping[str, int | float | str] = field(default_factory=dict)
+    difficulty: Mapping[str, int | float | str] = field(default_factory=dict[str, int | float | str])
     """Named fields that become the slices of an evaluation."""

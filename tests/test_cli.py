@@ -15,7 +15,7 @@ WRONG = {
     "key misspelt": (["stage=pretrain", "task=countdown", "model.d_modle=3"], "model.d_modle", "did you mean d_model"),
     "root key misspelt": (["stage=pretrain", "task=countdown", "sede=3"], "sede", "did you mean seed"),
     "added key": (["stage=pretrain", "task=countdown", "+modle.width=3"], "modle", "did you mean model"),
-    "added inner key": (["stage=pretrain", "task=countdown", "+model.n_head=3"], "model.n_head", "did you mean n_heads"),
+    "added inner key": (["stage=pretrain", "task=countdown", "+model.n_head=3"], "model.n_head", "you mean n_heads"),
     "field of no group": (["stage=rl", "task=countdown", "algorithm.group=3"], "not chosen", "algorithm=grpo"),
     "unused group": (["stage=pretrain", "task=countdown", "algorithm=grpo"], "does not use algorithm", "leave"),
     "unused field": (["stage=eval", "task=countdown", "optim.lr=1"], "does not use optim", "leave"),
@@ -28,7 +28,7 @@ WRONG = {
     "no such run": (["stage=sft", "task=countdown", "init_from=runs/nope"], "runs/nope", "not there"),
     "rl from nowhere": (["stage=rl", "task=countdown", "algorithm=grpo"], "init_from", "random"),
     "eval of nothing": (["stage=eval", "task=countdown"], "init_from", "random"),
-    "rl greedy": (["stage=rl", "task=countdown", "algorithm=grpo", "init_from=random", "decode=greedy"], "=0", "sample"),
+    "rl greedy": (["stage=rl", "task=countdown", "algorithm=grpo", "init_from=random", "decode=greedy"], "=0", "use"),
     "rl top-p": (
         ["stage=rl", "task=countdown", "algorithm=grpo", "init_from=random", "decode.top_p=0.9"], "top_p", "leave"
     ),

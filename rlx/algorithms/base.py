@@ -49,6 +49,8 @@ class Algorithm(Protocol):
 
     needs: frozenset[str]
     """What the stage must supply: "reference" (log-probabilities of the starting policy), "values"."""
+    silent_at_zero: bool
+    """A row whose advantages are all 0 adds nothing to the gradient, so the stage may leave it out of the update."""
 
     def select(self, batch: RolloutBatch) -> RolloutBatch:
         """The rows worth training on."""

@@ -72,6 +72,7 @@ class Grpo:
     def __init__(self, config: GrpoConfig) -> None:
         self.config = config
         self.needs = frozenset({"reference"} if config.kl_coefficient else ())
+        self.silent_at_zero = not (config.kl_coefficient or config.entropy_coefficient)
 
     def select(self, batch: RolloutBatch) -> RolloutBatch:
         return batch

@@ -4,7 +4,7 @@ import math
 
 from rlx.statistics import Estimate
 
-NOTHING = "–"  # noqa: RUF001 - an en dash stands for a number that is not there
+NOTHING = "–"
 FLOP_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 

@@ -30,9 +30,10 @@ class Progress:
         self.began = self.shown = time.monotonic()
         self.width = 0
 
-    def update(self, done: int, note: str = "") -> None:
-        """Show that `done` steps are done; cheap when nothing is due on the screen."""
+    def update(self, done: int, note: str = "", *, total: int | None = None) -> None:
+        """Show that `done` steps are done; cheap when nothing is due on the screen. `total` corrects the total."""
         now = time.monotonic()
+        self.total = max(total or self.total, done)
         if now - self.shown < (REDRAW_S if self.live else QUIET_S) and done < self.total:
             return
         self.shown = now

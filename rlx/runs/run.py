@@ -21,8 +21,8 @@ from rlx.runs.files import (
     write_json,
     write_text,
 )
-from rlx.runs.ledger import Ledger, lineage
 from rlx.runs.lease import Lease
+from rlx.runs.ledger import Ledger, lineage
 from rlx.runs.metrics import MetricsLog
 from rlx.runs.provenance import git_state, hardware, versions
 from rlx.runs.status import State, write_status

@@ -70,6 +70,10 @@ class RunStageConfig(StageConfig):
     def check(self, config: "Config") -> None:
         """Raise ConfigError for what this stage cannot do; called before anything is written."""
 
+    def also_from(self) -> dict[str, str]:
+        """Runs that the result depends on besides the parents: field name to reference."""
+        return {}
+
     def parents(self, config: "Config") -> list[str]:
         """References of the models that the run starts from."""
         return [config.init_from] if config.init_from and config.init_from != "random" else []
@@ -117,6 +121,8 @@ def place_of(config: "Config", context: Context) -> Path:
     parts["stage"] = described(stage)
     parts.get("merge", {}).pop("models", None)
     parts["parents"] = [parent_identity(reference, config.seed) for reference in parents]
+    for name, reference in stage.also_from().items():
+        parts[name] = parent_identity(reference, config.seed)
     if parents and (changes := context.typed("model")):
         parts["changes"] = changes
     if config.rerun is not None:

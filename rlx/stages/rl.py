@@ -52,7 +52,7 @@ class RlConfig(RunStageConfig):
     def check(self, config: "Config") -> None:
         assert config.algorithm is not None and config.decode is not None
         if config.init_from is None:
-            raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights on purpose")
+            raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights")
         if config.decode.truncates:
             raise ConfigError(
                 f"decode.top_p={config.decode.top_p}, top_k={config.decode.top_k}: rl trains on the whole "

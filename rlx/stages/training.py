@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
-from rlx.runs.run import Run
+from rlx.options import recorded
+from rlx.runs.references import parse_reference
+from rlx.runs.run import Run, read_record
+from rlx.runs.status import State, state_of
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig, Start, start_of
 
@@ -30,6 +33,8 @@ class TrainingConfig(RunStageConfig):
     """Optimizer steps; null: as many as max_flops pays for."""
     max_flops: float | None = None
     """Operations that this run may spend on training; with steps given, whichever comes first ends it."""
+    match_flops: str | None = recorded(None)
+    """A finished run: train for as many operations as its training and rollouts took, in place of max_flops."""
     batch_tokens: int = 5120
     """Tokens a step, padding included; a multiple of row_tokens."""
     row_tokens: int = 640
@@ -44,8 +49,10 @@ class TrainingConfig(RunStageConfig):
     """Tokens of held-out documents measured each time."""
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.max_flops is None:
-            raise ConfigError("stage.steps and stage.max_flops are both null; give one, such as stage.steps=1000")
+        if self.steps is None and self.max_flops is None and self.match_flops is None:
+            raise ConfigError("stage.steps, max_flops and match_flops are all null; give one, such as stage.steps=1000")
+        if self.max_flops is not None and self.match_flops is not None:
+            raise ConfigError("stage.max_flops and stage.match_flops are both given; leave one out")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"stage.steps={self.steps} must be at least 1")
         if self.max_flops is not None and not self.max_flops > 0:
@@ -90,9 +97,25 @@ class TrainingConfig(RunStageConfig):
         batch_size = self.batch_tokens // self.micro_batches
         return [packer.next() for _ in range(max(1, self.val_tokens // batch_size))]
 
+    def check(self, config: "Config") -> None:
+        self.budget()
+
+    def also_from(self) -> dict[str, str]:
+        return {"match_flops": self.match_flops} if self.match_flops else {}
+
+    def budget(self) -> float | None:
+        """Operations that the run may spend on training; None when its steps are given alone."""
+        if self.match_flops is None:
+            return self.max_flops
+        record = read_record(parse_reference(self.match_flops).run)
+        if record is None or state_of(self.match_flops) is not State.finished:
+            raise ConfigError(f"stage.match_flops={self.match_flops} must be a finished run")
+        return record["flops"]["train"] + record["flops"]["rollout"]
+
     def total_steps(self, config: "Config", start: Start) -> int:
-        """Steps of the run: `steps`, or what `max_flops` pays for, by the cost of a typical batch."""
-        if self.max_flops is None:
+        """Steps of the run: `steps`, or what the budget pays for, by the cost of typical batches."""
+        budget = self.budget()
+        if budget is None:
             assert self.steps is not None
             return self.steps
         from rlx.models.size import training_flops
@@ -100,5 +123,5 @@ class TrainingConfig(RunStageConfig):
 
         packer = self.packer(config, start, "train")
         costs = [training_flops(start.model, *batch_size(packer.next())) * self.micro_batches for _ in range(8)]
-        paid = max(1, math.ceil(self.max_flops / (sum(costs) / len(costs))))
+        paid = max(1, math.ceil(budget / (sum(costs) / len(costs))))
         return paid if self.steps is None else min(paid, self.steps)

@@ -123,7 +123,9 @@ def difference_claim(
 
 def undecided(sentence: str, quantity: str, threshold: str, note: str, command: str) -> Claim:
     """A claim that nothing was measured for."""
-    return Claim(claim=sentence, quantity=quantity, threshold=threshold, verdict="undecided", note=note, command=command)
+    return Claim(
+        claim=sentence, quantity=quantity, threshold=threshold, verdict="undecided", note=note, command=command
+    )  # fmt: skip
 
 
 def rows(claims: list[Claim]) -> list[dict[str, Any]]:

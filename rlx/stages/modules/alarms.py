@@ -52,7 +52,7 @@ class Alarms:
         """Sentences for what this row shows; the caller says each once."""
         self.rewards.append(row["reward"])
         self.dead = self.dead + 1 if row["frac_reward_zero_std"] >= 1.0 else 0
-        if self.entropy is None:
+        if self.entropy is None and row["entropy"] > 0:
             self.entropy = row["entropy"]
         checks = (self._collapsed, self._dead, self._entropy, self._clipped, self._gap)
         return [sentence for check in checks if (sentence := check(row))]
@@ -81,7 +81,7 @@ class Alarms:
         )
 
     def _entropy(self, row: dict[str, Any]) -> str:
-        if self.entropy and row["entropy"] < 0.1 * self.entropy:
+        if self.entropy and 0 < row["entropy"] < 0.1 * self.entropy:
             return (
                 "entropy fell below a tenth of its start: samples of a group are nearly equal and exploration ends; "
                 "a lower optim.lr, algorithm.entropy_coefficient or algorithm.kl_coefficient hold it up"

@@ -11,6 +11,7 @@
 """
 
 import logging
+import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -22,20 +23,19 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from rlx.config import CheckpointConfig, Config
 from rlx.errors import RunError, Stopped
 from rlx.models.folder import load_weights, weights_of
-from rlx.nn.decoder import Decoder
 from rlx.runs.checkpoints import (
     Keep,
     checkpoint_path,
+    list_checkpoints,
     load_model_directory,
     load_trainer_state,
     new_checkpoint,
-    list_checkpoints,
     prune,
     save_model_directory,
     save_trainer_state,
@@ -163,7 +163,7 @@ class LoopConfig:
     val_every: int
     """Steps between validations; 0: none."""
     max_flops: float | None
-    """Stop when the run has spent so many operations."""
+    """Stop when training and rollouts have spent so many operations."""
     checkpoint: CheckpointConfig
 
 
@@ -248,7 +248,7 @@ class RunCallback(pl.Callback):
         module.position = self.step
         row: dict[str, Any] = {"step": self.step, "tokens": self.tokens}
         row.update({name: value.item() if isinstance(value, Tensor) else value for name, value in module.row.items()})
-        spent = self.run.ledger.total
+        spent = self.run.ledger.train + self.run.ledger.rollout
         self.complete = self.loop.max_flops is not None and spent >= self.loop.max_flops
         last = self.complete or self.step >= module.total
         if self.loop.val_every and (self.step % self.loop.val_every == 0 or last or self.step == 1):
@@ -260,7 +260,8 @@ class RunCallback(pl.Callback):
                 self.said.append(sentence)
                 self.run.say(f"  alarm: {sentence}")
         if self.progress is not None:
-            self.progress.update(self.step, module.note())
+            paid = module.total if self.loop.max_flops is None else math.ceil(self.step * self.loop.max_flops / spent)
+            self.progress.update(self.step, module.note(), total=min(module.total, paid))
 
     def _validated(self, module: StepModule) -> dict[str, float]:
         module.model.eval()
@@ -366,7 +367,8 @@ def _trainer(config: TrainerConfig, callback: RunCallback, io: ModelDirectoryIO,
 
 def generators_state() -> dict[str, Any]:
     """State of torch's, Python's and numpy's global generators, as `weights_only` loading takes it."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    assert not isinstance(keys, str)
     return {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

@@ -33,13 +33,16 @@ class PolicyModule(StepModule):
     """Epochs x minibatches of updates on each rollout.
 
     The gap between recorded and recomputed log-probabilities is measured before the first update of an iteration,
-    where both come from the same weights.
+    where both come from the same weights. Rows without an advantage are left out of the update where the algorithm
+    allows it; entropy and the gap are then means over the rows trained on.
     """
 
     def __init__(self, start: Start, config: Any, run: Any, sampler: Sampler, *, total: int, clip_norm: float) -> None:
         super().__init__(start, config, run, total=total, clip_norm=clip_norm)
         self.sampler = sampler
+        self.stage, self.settings, self.decode = config.stage, config.algorithm, config.decode
         self.algorithm = config.algorithm.build()
+        self.precision = config.trainer.precision
         self.watch = Alarms(config.optim.lr)
         self._reference = self._load_reference()
 
@@ -58,7 +61,7 @@ class PolicyModule(StepModule):
     def on_train_start(self) -> None:
         for model in self._reference:
             model.to(self.device)
-        count = self.config.stage.preflight_problems
+        count = self.stage.preflight_problems
         if self.position == 0 and count:
             examples = self.sampler.held_out_examples(count)
             try:
@@ -66,7 +69,7 @@ class PolicyModule(StepModule):
             except Stopped:
                 return
             found = rollout_metrics(rollout)
-            for sentence in preflight(found, self.config.algorithm.group_size):
+            for sentence in preflight(found, self.settings.group_size):
                 self.run.say(f"  {sentence}")
             self.run.save_record(preflight=found)
 
@@ -99,13 +102,12 @@ class PolicyModule(StepModule):
 
     def _train(self, batch: RolloutBatch, advantages: Tensor) -> dict[str, float]:
         """All updates of the iteration, and their metrics."""
-        algorithm, figures = self.config.algorithm, []
+        algorithm, figures = self.settings, []
         for epoch in range(algorithm.epochs):
             order = self._order(len(batch.tokens), epoch)
             for number, rows in enumerate(order.chunk(algorithm.minibatches)):
                 first = epoch == 0 and number == 0
                 figures.append(self._update(batch.rows(rows), advantages[rows], measure_gap=first))
-        self.run.ledger.train += TRAINING_PASSES * algorithm.epochs * forward_flops(self.model, *_size(batch))
         names = dict.fromkeys(name for figure in figures for name in figure)
         means = {}
         for name in names:
@@ -115,7 +117,7 @@ class PolicyModule(StepModule):
 
     def _order(self, rows: int, epoch: int) -> Tensor:
         """Rows in the order of the minibatches: as sampled when there is one, else shuffled."""
-        if self.config.algorithm.minibatches == 1:
+        if self.settings.minibatches == 1:
             return torch.arange(rows)
         generator = torch.Generator().manual_seed(seed_for(self.config.seed, "minibatches", self.position, epoch))
         return torch.randperm(rows, generator=generator)
@@ -123,8 +125,13 @@ class PolicyModule(StepModule):
     def _update(self, batch: RolloutBatch, advantages: Tensor, *, measure_gap: bool) -> dict[str, float]:
         """One optimizer step on a minibatch, computed in parts of `micro_rows` rows."""
         optimizer: Any = self.optimizers()
-        totals = Totals.of(batch, self.config.decode.max_tokens)
-        found: dict[str, float] = {}
+        totals = Totals.of(batch, self.decode.max_tokens)
+        if self.algorithm.silent_at_zero:
+            heard = advantages.any(-1).nonzero().squeeze(1)
+            batch, advantages = batch.rows(heard), advantages[heard]
+        self.run.ledger.train += TRAINING_PASSES * forward_flops(self.model, *_size(batch))
+        sampled = max(float(batch.loss_mask.sum()), 1.0)
+        found: dict[str, float] = {"train/loss": 0.0, "entropy": 0.0}
         gaps = []
         for rows in self._parts(len(batch.tokens)):
             part = batch.rows(rows)
@@ -134,23 +141,24 @@ class PolicyModule(StepModule):
             if not torch.isfinite(loss):
                 raise RunError(f"the loss at iteration {self.position + 1} is {loss.item()}: the run has diverged")
             self.manual_backward(loss)
-            metrics = {**metrics, "train/loss": loss, "entropy": _share(out.entropy, part.loss_mask, totals)}
+            metrics = {**metrics, "train/loss": loss, "entropy": _share(out.entropy, part.loss_mask, sampled)}
             for name, value in metrics.items():
                 found[name] = found.get(name, 0.0) + float(value.detach())
             gaps.append(((out.logprobs.detach() - part.logprobs) * part.loss_mask).abs())
         found["train/grad_norm"] = self.update(optimizer).item()
         if measure_gap:
-            found.update(self._gap(torch.cat(gaps), totals))
+            found.update(self._gap(gaps, sampled))
         return found
 
-    def _gap(self, gap: Tensor, totals: Totals) -> dict[str, float]:
+    def _gap(self, gaps: list[Tensor], sampled: float) -> dict[str, float]:
         """How far recorded log-probabilities are from the trainer's, on the policy's own samples.
 
         Raises:
             RunError: in float32 on a CPU the mean gap is above 1e-5.
         """
-        mean, largest = (gap.sum() / max(totals.tokens, 1.0)).item(), gap.max().item()
-        precise = self.config.trainer.precision is Precision.fp32 and self.device.type == "cpu"
+        mean = sum(gap.sum().item() for gap in gaps) / sampled
+        largest = max((gap.max().item() for gap in gaps), default=0.0)
+        precise = self.precision is Precision.fp32 and self.device.type == "cpu"
         if precise and mean > GAP_FP32:
             raise RunError(
                 f"sampled and trained log-probabilities differ by {mean:.2e} nats on average (float32 should be below "
@@ -160,17 +168,18 @@ class PolicyModule(StepModule):
 
     def _look(self, model: Decoder, batch: RolloutBatch) -> PolicyOutput:
         hidden, _ = model(batch.tokens)
-        temperature = self.config.decode.temperature
+        temperature = self.decode.temperature
         logprobs, entropy = token_logprobs_and_entropy(model.logits(hidden), batch.tokens, temperature)
         return PolicyOutput(logprobs=logprobs, entropy=entropy)
 
     def _parts(self, rows: int) -> tuple[Tensor, ...]:
-        return torch.arange(rows).split(self.config.stage.micro_rows)
+        """Row numbers in parts that go through the model at once."""
+        return torch.arange(rows).split(self.stage.micro_rows) if rows else ()
 
     def _log_samples(self, rollout: Rollout) -> None:
         if (self.position + 1) % SAMPLES_EVERY and self.position:
             return
-        rewards, samples = rollout.batch.returns().tolist(), self.config.algorithm.group_size
+        rewards, samples = rollout.batch.returns().tolist(), self.settings.group_size
         for number in range(min(SAMPLES_LOGGED, len(rollout.examples))):
             example, row = rollout.examples[number], number * samples
             verdict = rollout.verdicts[row]
@@ -187,7 +196,7 @@ class PolicyModule(StepModule):
             )
 
     def validate(self) -> dict[str, float]:
-        examples = self.sampler.held_out_examples(self.config.stage.val_problems)
+        examples = self.sampler.held_out_examples(self.stage.val_problems)
         try:
             rollout = self.sampler.sample(examples, "val", version=self.position, purpose="eval")
         except Stopped:
@@ -212,8 +221,8 @@ class PolicyModule(StepModule):
         rewards = [row["reward"] for row in MetricsLog.read(self.run.path / METRICS)]
         window = max(1, min(WINDOW, len(rewards) // 2))
         before, after = sum(rewards[:window]) / window, sum(rewards[-window:]) / window
-        stage, algorithm = self.config.stage, self.config.algorithm
-        sentence = conclusion(before, after, window * stage.prompts * algorithm.group_size)
+        samples = window * self.stage.prompts * self.settings.group_size
+        sentence = conclusion(before, after, samples)
         self.run.say(f"  {sentence}")
         self.run.save_record(conclusion=sentence)
 
@@ -225,7 +234,7 @@ def _size(batch: RolloutBatch) -> tuple[int, int]:
     return int(lengths.sum()), int((lengths * (lengths + 1) // 2).sum())
 
 
-def _share(entropy: Tensor | None, mask: Tensor, totals: Totals) -> Tensor:
-    """This part's share of the mean entropy over sampled tokens."""
+def _share(entropy: Tensor | None, mask: Tensor, sampled: float) -> Tensor:
+    """This part's share of the mean entropy over the `sampled` tokens trained on."""
     assert entropy is not None
-    return (entropy.detach() * mask).sum() / max(totals.tokens, 1.0)
+    return (entropy.detach() * mask).sum() / sampled

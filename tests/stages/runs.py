@@ -1,0 +1,45 @@
+"""Commands of the smallest runs, and what is compared between two of them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from tests.conftest import COUNTDOWN, SMALL, without_clock
+
+PRETRAIN = (*COUNTDOWN, *SMALL, "stage=pretrain", "stage.steps=12", "stage.val_every=4", "checkpoint.every=3")
+
+
+def sft(start: Path | str, *more: str) -> list[str]:
+    return [*COUNTDOWN, *SMALL, "stage=sft", f"init_from={start}", "stage.steps=12", "stage.val_every=4",
+            "checkpoint.every=3", *more]  # fmt: skip
+
+
+def rl(start: Path | str, *more: str) -> list[str]:
+    return [*COUNTDOWN, "trainer.threads=1", "stage=rl", "algorithm=grpo", f"init_from={start}", "decode.max_tokens=12",
+            "stage.steps=6", "stage.prompts=4", "algorithm.group_size=4", "stage.val_every=2", "stage.val_problems=4",
+            "stage.preflight_problems=4", "checkpoint.every=2",
+            "algorithm.rewards={truncated:1,malformed:0.5}", *more]  # fmt: skip
+
+
+def place(out: str) -> Path:
+    """The run directory that a command's first line names."""
+    line = out.splitlines()[0]
+    return Path(line.replace("(going on)", "").split(": ", 1)[1].strip())
+
+
+def digest(run: Path) -> dict[str, str]:
+    """sha256 of the weights of every checkpoint that stayed."""
+    files = sorted(run.glob("checkpoints/step-*/model.safetensors"))
+    return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def rows(run: Path) -> list[dict]:
+    return without_clock([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+
+
+def record(run: Path) -> dict:
+    return json.loads((run / "run.json").read_text())
+
+
+def status(run: Path) -> dict:
+    return json.loads((run / "status").read_text())
