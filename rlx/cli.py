@@ -17,18 +17,24 @@ OWN = frozenset(
     {"seed", "runs_dir", "rerun", "init_from", "stage", "hydra", "scale", "experiment", "checkpoint", "at", "schema"}
 )
 """Keys of the command line that no stage needs to use."""
+_failed: dict[str, int] = {}
+"""Runs of a sweep that failed, with their exit codes; the others go on."""
 
 
 def main() -> None:
     """Console entry point."""
     stop.install()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    _failed.clear()
     try:
         _hydra_main()
     except SystemExit:
         raise
     except BaseException as error:
         sys.exit(_report(error))
+    if _failed:
+        print(f"rlx: {len(_failed)} runs of the sweep failed: {', '.join(_failed)}", file=sys.stderr, flush=True)
+        sys.exit(max(_failed.values()))
 
 
 def _hydra_main() -> None:
@@ -43,6 +49,7 @@ def _hydra_main() -> None:
 def _job(composed: Any) -> None:
     """What Hydra calls with the composed config, once or for each job of a sweep."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     choices = {name: str(value) for name, value in HydraConfig.get().runtime.choices.items()}
     try:
@@ -50,7 +57,10 @@ def _job(composed: Any) -> None:
         assert config.stage is not None
         config.stage.carry_out(config, context)
     except BaseException as error:
-        sys.exit(_report(error))
+        code = _report(error)
+        if HydraConfig.get().mode is not RunMode.MULTIRUN or isinstance(error, Stopped | KeyboardInterrupt):
+            sys.exit(code)
+        _failed[HydraConfig.get().job.override_dirname] = code
 
 
 def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tuple[Any, Any]:

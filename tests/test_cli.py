@@ -93,3 +93,13 @@ def test_help_names_the_groups(rlx):
     assert done.code == 0
     for group in ("stage:", "task:", "model:", "algorithm:"):
         assert group in done.out
+
+
+def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(rlx):
+    small = (*COUNTDOWN, "stage=pretrain", "stage.steps=2", "stage.val_every=0", "trainer.threads=1")
+    done = rlx("-m", *small, "seed=0,1", "stage.row_tokens=16,640")
+    assert done.code == 2
+    assert "2 runs of the sweep failed" in done.err and done.err.count("does not fit") == 2
+    finished = [path.parent for path in Path("runs").glob("*/seed*/status") if '"finished"' in path.read_text()]
+    assert sorted(path.name for path in finished) == ["seed0", "seed1"]
+    assert sorted(path.name for path in Path().iterdir()) == ["runs"]

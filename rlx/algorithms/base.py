@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
-from rlx.types import Outcome, Verdict
+from rlx.types import Verdict
 
 
 class Normalization(str, Enum):
@@ -68,6 +68,17 @@ class Algorithm(Protocol):
 
 
 @dataclass(kw_only=True, slots=True)
+class Rewards:
+    """What a verdict is worth, by its name."""
+
+    correct: float = 1.0
+    wrong: float = 0.0
+    illegal: float = 0.0
+    malformed: float = 0.0
+    truncated: float = 0.0
+
+
+@dataclass(kw_only=True, slots=True)
 class AlgorithmConfig:
     """Fields that every algorithm has."""
 
@@ -77,8 +88,8 @@ class AlgorithmConfig:
     """Passes over each rollout."""
     minibatches: int = 1
     """Optimizer steps per pass."""
-    rewards: dict[str, float] = field(default_factory=lambda: {"correct": 1.0})
-    """Worth of each verdict; verdicts not named are worth 0."""
+    rewards: Rewards = field(default_factory=Rewards)
+    """Worth of each verdict."""
 
     def __post_init__(self) -> None:
         if self.group_size < 1 or self.epochs < 1 or self.minibatches < 1:
@@ -86,13 +97,9 @@ class AlgorithmConfig:
                 f"algorithm.group_size={self.group_size}, epochs={self.epochs} and minibatches={self.minibatches} "
                 "must be at least 1"
             )
-        unknown = set(self.rewards) - {outcome.value for outcome in Outcome}
-        if unknown:
-            known = ", ".join(outcome.value for outcome in Outcome)
-            raise ConfigError(f"algorithm.rewards names {', '.join(sorted(unknown))}; verdicts are {known}")
 
     def reward(self, verdict: Verdict) -> float:
-        return self.rewards.get(verdict.outcome.value, 0.0)
+        return getattr(self.rewards, verdict.outcome.value)
 
     def build(self) -> Algorithm:
         raise NotImplementedError

@@ -11,7 +11,7 @@ from rlx.options import option, option_of
 from rlx.plans.local import carry_out
 from rlx.plans.plan import PlannedRun, alone, fill, save_manifest
 from rlx.runs.files import write_json
-from rlx.runs.identity import described, digest
+from rlx.runs.identity import digest
 from rlx.runs.status import State, state_of
 from rlx.stages.base import Context, place_of
 from rlx.stages.config import StageConfig
@@ -100,8 +100,7 @@ def plan_folder(config: "Config", context: Context, runs: list[PlannedRun]) -> P
         raise ConfigError("the study has no runs; study.runs is empty")
     places = sorted(Path(run.run).parent.name for run in runs)
     scale = context.choices.get("scale", "cpu")
-    key = digest([described(config.study), places])
-    return Path(config.runs_dir) / "plans" / f"{option_of(config.study).name}-{scale}-{key}"
+    return Path(config.runs_dir) / "plans" / f"{option_of(config.study).name}-{scale}-{digest(places)}"
 
 
 def conclude(config: "Config", folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlx.algorithms.base import Algorithm, AlgorithmConfig, Totals
+from rlx.algorithms.base import Algorithm, AlgorithmConfig, Rewards, Totals
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import discover
@@ -255,7 +255,7 @@ def test_the_best_arm_is_found(config: AlgorithmConfig, request: pytest.FixtureR
 def test_verdicts_are_worth_what_the_config_says(config: AlgorithmConfig) -> None:
     assert config.reward(Verdict(Outcome.correct)) == 1.0
     assert all(config.reward(Verdict(outcome)) == 0.0 for outcome in Outcome if outcome is not Outcome.correct)
-    own = replace(config, rewards={"correct": 2.0, "malformed": -0.5, "truncated": -1.0})
+    own = replace(config, rewards=Rewards(correct=2.0, malformed=-0.5, truncated=-1.0))
     worth = [own.reward(Verdict(outcome)) for outcome in Outcome]
     assert dict(zip(Outcome, worth, strict=True)) == {
         Outcome.correct: 2.0,
@@ -269,12 +269,11 @@ def test_verdicts_are_worth_what_the_config_says(config: AlgorithmConfig) -> Non
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"rewards": {"corect": 1.0}}, "algorithm.rewards names corect; verdicts are correct, wrong, illegal"),
         ({"group_size": 0}, "algorithm.group_size=0"),
         ({"epochs": 0}, "epochs=0"),
         ({"minibatches": 0}, "minibatches=0"),
     ],
-    ids=["verdict", "group size", "epochs", "minibatches"],
+    ids=["group size", "epochs", "minibatches"],
 )
 def test_wrong_settings_are_one_line(config: AlgorithmConfig, values: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:

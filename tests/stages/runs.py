@@ -18,7 +18,7 @@ def rl(start: Path | str, *more: str) -> list[str]:
     return [*COUNTDOWN, "trainer.threads=1", "stage=rl", "algorithm=grpo", f"init_from={start}", "decode.max_tokens=12",
             "stage.steps=6", "stage.prompts=4", "algorithm.group_size=4", "stage.val_every=2", "stage.val_problems=4",
             "stage.preflight_problems=4", "checkpoint.every=2",
-            "algorithm.rewards={truncated:1,malformed:0.5}", *more]  # fmt: skip
+            "algorithm.rewards.truncated=1", "algorithm.rewards.malformed=0.5", *more]  # fmt: skip
 
 
 def place(out: str) -> Path:

@@ -1,0 +1,36 @@
+"""stage=merge: the mean of two runs, its loss beside theirs."""
+
+from safetensors.torch import load_file
+
+from tests.conftest import COUNTDOWN
+from tests.stages.runs import PRETRAIN, place, record, rows, sft
+
+MERGE = (*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", "stage.val_tokens=640")
+
+
+def weights(run):
+    return load_file(sorted(run.glob("checkpoints/*/model.safetensors"))[-1])
+
+
+def test_merge_of_two_runs(rlx):
+    start = place(rlx(*PRETRAIN).out)
+    tuned = place(rlx(*sft(start)).out)
+    done = rlx(*MERGE, f"merge.models=[{start},{tuned}]", "merge.weights=[1,3]")
+    assert done.code == 0, done.err
+    run = place(done.out)
+    first, second, result = weights(start), weights(tuned), weights(run)
+    for name, tensor in result.items():
+        assert (tensor - (0.25 * first[name] + 0.75 * second[name])).abs().max() < 1e-6
+    (row,) = rows(run)
+    parents = [row["merge/parent_0/val_loss"], row["merge/parent_1/val_loss"]]
+    assert abs(row["merge/barrier"] - (row["val/loss"] - sum(parents) / 2)) < 1e-12
+    lineage = record(run)["lineage"]
+    assert set(lineage) == {str(start), str(tuned), str(run)}
+    assert rlx(*sft(run)).code == 0
+
+
+def test_models_that_do_not_fit_are_one_line(rlx):
+    start = place(rlx(*PRETRAIN).out)
+    wide = place(rlx(*PRETRAIN, "model.d_model=48").out)
+    done = rlx(*MERGE, f"merge.models=[{start},{wide}]")
+    assert done.code == 2 and "d_model" in done.err and len(done.err.strip().splitlines()) == 1

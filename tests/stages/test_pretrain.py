@@ -1,0 +1,76 @@
+"""stage=pretrain, alone."""
+
+import json
+import shlex
+from pathlib import Path
+
+from tests.conftest import COUNTDOWN, SMALL
+from tests.stages.runs import PRETRAIN, digest, place, record, rows, status
+
+
+def test_pretrain_leaves_a_run_that_explains_itself(rlx):
+    done = rlx(*PRETRAIN)
+    assert done.code == 0, done.err
+    run = place(done.out)
+    assert run.parent.name.startswith("countdown-dense-pretrain-h") and run.name == "seed0"
+    assert status(run)["state"] == "finished"
+    found = rows(run)
+    assert [row["step"] for row in found] == list(range(1, 13))
+    assert [row["step"] for row in found if "val/loss" in row] == [1, 4, 8, 12]
+    assert found[-1]["train/loss"] < found[0]["train/loss"] < 5.0
+    assert found[-1]["flops/total"] == found[-1]["flops/train"] + found[-1]["flops/eval"] > 0
+    made = record(run)
+    assert made["parameters"]["total"] > 0 and made["versions"]["torch"] and made["parents"] == []
+    assert made["flops"]["lineage"] == made["flops"]["total"]
+    assert list(digest(run)) == ["step-000009", "step-000012"]
+    folder = run / "checkpoints/step-000012"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "tokenizer.json", "trainer"}
+
+
+def test_the_command_in_overrides_repeats_the_run(rlx):
+    run = place(rlx(*PRETRAIN).out)
+    words = shlex.split((run / "overrides.txt").read_text())
+    assert words[0] == "rlx"
+    assert "finished already" in rlx(*words[1:]).out
+    again = place(rlx(*words[1:], "rerun=again").out)
+    assert again != run and rows(again) == rows(run) and digest(again) == digest(run)
+
+
+def test_what_changes_no_result_changes_no_place_and_what_does_changes_it(rlx):
+    run = place(rlx(*PRETRAIN).out)
+    for same in ("checkpoint.keep=all", "trainer.threads=1", "logger=local"):
+        assert "finished already" in rlx(*PRETRAIN, same).out
+    other = place(rlx(*PRETRAIN, "optim.lr=2e-3").out)
+    seeded = place(rlx(*PRETRAIN, "seed=1").out)
+    assert other.parent != run.parent and seeded.parent == run.parent and seeded.name == "seed1"
+    assert digest(seeded) != digest(run)
+
+
+def test_two_micro_batches_make_the_same_step(rlx):
+    whole = rows(place(rlx(*PRETRAIN, "stage.steps=2").out))
+    halves = rows(place(rlx(*PRETRAIN, "stage.steps=2", "stage.micro_batches=2").out))
+    assert abs(whole[0]["train/loss"] - halves[0]["train/loss"]) < 0.1
+
+
+def test_a_budget_of_operations_ends_the_run(rlx):
+    per_step = rows(place(rlx(*PRETRAIN).out))[-1]["flops/train"] / 12
+    run = place(rlx(*PRETRAIN, "stage.steps=null", f"stage.max_flops={5.5 * per_step}").out)
+    assert len(rows(run)) in (5, 6, 7)
+
+
+def test_a_document_longer_than_a_row_is_one_line(rlx):
+    done = rlx(*COUNTDOWN, *SMALL, "stage=pretrain", "stage.row_tokens=16", "stage.steps=2")
+    assert done.code == 2 and "row_tokens=16" in done.err and len(done.err.strip().splitlines()) == 1
+
+
+def test_the_defaults_train_on_the_default_task(rlx):
+    done = rlx("stage=pretrain", "task=countdown", "scale=smoke", "stage.steps=1", "stage.val_every=0")
+    assert done.code == 0, done.err
+    assert json.loads((place(done.out) / "metrics.jsonl").read_text())["step"] == 1
+    assert not list(Path().glob("multirun*")) and not list(Path().glob("outputs*"))
+
+
+def test_a_diverging_run_says_so_and_fails(rlx):
+    done = rlx(*PRETRAIN, "optim=adamw", "optim.lr=1e30", "stage.clip_norm=1e30")
+    assert done.code == 1 and "diverged" in done.err and "optim.lr" in done.err
+    assert status(place(done.out))["state"] == "failed"

@@ -1,0 +1,56 @@
+"""stage=sft: on from a run, its model and tokenizer, prompts masked."""
+
+from tests.conftest import COUNTDOWN, SMALL
+from tests.stages.runs import PRETRAIN, place, record, rows, sft
+
+
+def test_sft_goes_on_from_a_run_and_from_a_step_of_it(rlx):
+    start = place(rlx(*PRETRAIN, "checkpoint.keep=all").out)
+    last = place(rlx(*sft(start)).out)
+    assert record(last)["parents"][0]["step"] == 12
+    assert record(last)["flops"]["lineage"] == record(last)["flops"]["total"] + record(start)["flops"]["total"]
+    early = place(rlx(*sft(f"{start}@3")).out)
+    assert record(early)["parents"][0]["step"] == 3 and early.parent != last.parent
+    folder = place(rlx(*sft(start / "checkpoints/step-000003")).out)
+    assert folder == early
+    assert last.parent.name.startswith("countdown-dense-sft-")
+
+
+def test_the_model_is_the_checkpoints_whatever_the_scale_says(rlx):
+    start = place(rlx(*PRETRAIN, "model.d_model=48").out)
+    run = place(rlx(*sft(start)).out)
+    assert record(run)["parameters"] == record(start)["parameters"]
+
+
+def test_another_model_than_the_checkpoints_is_one_line_and_nothing_written(rlx):
+    start = place(rlx(*PRETRAIN).out)
+    done = rlx(*sft(start, "model.d_model=64"))
+    assert done.code == 2 and "model.d_model=64" in done.err and len(done.err.strip().splitlines()) == 1
+    assert len(list(start.parents[1].iterdir())) == 1
+    assert rlx(*sft(start, "model.d_model=32")).code == 0
+    assert "tokenizer" in rlx(*sft(start, "tokenizer=char")).err
+
+
+def test_only_solutions_count(rlx):
+    start = place(rlx(*PRETRAIN).out)
+    masked = rows(place(rlx(*sft(start, "stage.steps=1")).out))
+    whole = [*COUNTDOWN, *SMALL, "stage=pretrain", f"init_from={start}", "stage.steps=1"]
+    assert rows(place(rlx(*whole).out))[0]["train/loss"] != masked[0]["train/loss"]
+
+
+def test_matched_operations(rlx):
+    start = place(rlx(*PRETRAIN).out)
+    first = place(rlx(*sft(start)).out)
+    second = place(rlx(*sft(first, "stage.steps=null", f"stage.match_flops={first}")).out)
+    spent = [record(run)["flops"]["train"] for run in (first, second)]
+    assert abs(spent[1] / spent[0] - 1) < 0.1
+    done = rlx(*sft(first, "stage.steps=null", "stage.match_flops=runs/none"))
+    assert done.code == 2 and "match_flops" in done.err
+
+
+def test_an_unfinished_parent_is_refused_unless_a_step_is_named(rlx):
+    start = place(rlx(*PRETRAIN, "checkpoint.keep=all").out)
+    (start / "status").write_text('{"state": "stopped"}')
+    done = rlx(*sft(start))
+    assert done.code == 2 and "not finished" in done.err and "@12" in done.err
+    assert rlx(*sft(f"{start}@12")).code == 0

@@ -1,0 +1,51 @@
+"""stage=study: the quickstart at its smallest, whole; and again without running anything."""
+
+import json
+from pathlib import Path
+
+from tests.conftest import only
+
+QUICKSTART = ("stage=study", "study=quickstart", "scale=smoke", "trainer.threads=1")
+
+
+def test_quickstart_runs_reports_and_is_found_again(rlx):
+    done = rlx(*QUICKSTART)
+    assert done.code == 0, done.err + done.out
+    folder = only("runs/plans/quickstart-smoke-*")
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows][:5] == ["pretrain", "sft", "rl", "sft_more", "merge"] and len(rows) == 10
+    assert all(json.loads((Path(row["run"]) / "status").read_text())["state"] == "finished" for row in rows)
+    claims = json.loads((folder / "claims.json").read_text())
+    assert {claim["verdict"] for claim in claims} <= {"holds", "fails", "undecided"}
+    page = (folder / "report.html").read_text()
+    assert all(claim["claim"].split()[0] in page for claim in claims)
+    for label in ("pretrained", "SFT", "SFT, then RL", "SFT continued", "mean of SFT and RL"):
+        assert label in done.out
+    assert "left" in done.out and str(folder / "report.html") in done.out
+
+    again = rlx(*QUICKSTART)
+    assert again.code == 0 and again.out.count("finished already") == 10
+
+    spent = {row["name"]: json.loads((Path(row["run"]) / "run.json").read_text())["flops"] for row in rows}
+    rl = spent["rl"]["train"] + spent["rl"]["rollout"]
+    assert abs(spent["sft_more"]["train"] / rl - 1) < 0.5  # a step of the smoke scale is a large part of it
+
+
+def test_seeds_share_a_folder_and_a_dry_plan_writes_nothing(rlx):
+    done = rlx(*QUICKSTART, "stage.dry=true", "seed=1")
+    assert done.code == 0 and "absent" in done.out and not Path("runs").exists()
+
+
+def test_a_run_that_fails_blocks_its_children_alone(rlx):
+    bad = "[stage=rl,algorithm=grpo,'init_from={sft}',optim.lr=1e30,decode.max_tokens=8,algorithm.rewards.truncated=1]"
+    done = rlx(*QUICKSTART, f"study.runs.rl.overrides={bad}", "study.runs.rl.at.smoke=[stage.steps=4,stage.prompts=2]")
+    assert done.code == 1, done.out
+    (line,) = done.err.strip().splitlines()
+    assert "did not finish" in line
+    folder = only("runs/plans/*")
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    states = {row["name"]: Path(row["run"], "status") for row in rows}
+    found = {name: json.loads(path.read_text())["state"] for name, path in states.items() if path.exists()}
+    assert found["rl"] == "failed" and found["sft"] == found["eval_sft"] == "finished"
+    assert "merge" not in found and "eval_rl" not in found and "blocked" in done.out
+    assert "undecided" in done.out and (folder / "report.html").exists()
