@@ -17,7 +17,7 @@ from torch import Tensor
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.logprobs import log_softmax
 from rlx.decoding.uniforms import sample_keys, uniforms
-from rlx.errors import Stopped
+from rlx.errors import RunError, Stopped
 from rlx.nn.cache import Cache
 from rlx.nn.decoder import Decoder
 
@@ -64,6 +64,7 @@ class Engine:
 
         Raises:
             Stopped: `stop` became true; nothing was changed.
+            RunError: the model gives NaN.
         """
         if not prompts:
             return _empty(0, decode.max_tokens, self.pad_id, self.model.embed.weight.device)
@@ -77,7 +78,10 @@ class Engine:
             ]
         finally:
             self.model.train(was_training)
-        return _join(waves)
+        out = _join(waves)
+        if not torch.isfinite(out.logprobs).all():
+            raise RunError("the model's probabilities are not finite (NaN): its weights have diverged")
+        return out
 
     def _wave(
         self, prompts: Sequence[Sequence[int]], keys: Sequence[int], samples: int, decode: DecodeConfig

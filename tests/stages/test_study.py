@@ -37,8 +37,13 @@ def test_seeds_share_a_folder_and_a_dry_plan_writes_nothing(rlx):
 
 
 def test_a_run_that_fails_blocks_its_children_alone(rlx):
-    bad = "[stage=rl,algorithm=grpo,'init_from={sft}',optim.lr=1e30,decode.max_tokens=8,algorithm.rewards.truncated=1]"
-    done = rlx(*QUICKSTART, f"study.runs.rl.overrides={bad}", "study.runs.rl.at.smoke=[stage.steps=4,stage.prompts=2]")
+    folder = Path("my_conf/experiment")
+    folder.mkdir(parents=True)
+    (folder / "bad.yaml").write_text(
+        "# @package _global_\nstudy:\n  runs:\n    rl:\n      at:\n"
+        "        smoke: [optim.lr=1e30, decode.max_tokens=8, algorithm.rewards.truncated=1]\n"
+    )
+    done = rlx("--config-dir", "my_conf", *QUICKSTART, "experiment=bad")
     assert done.code == 1, done.out
     (line,) = done.err.strip().splitlines()
     assert "did not finish" in line
