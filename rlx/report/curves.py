@@ -26,6 +26,7 @@ RL_PANELS = {
     "kl": "KL to the reference, nats",
     "completions/mean_length": "completion length, tokens",
     "completions/clipped_ratio": "completions cut off",
+    "val/pass@1": "held-out pass@1",
     "val/loss": "validation loss",
 }
 FROM_ZERO = {"reward_std", "frac_reward_zero_std", "entropy", "completions/clipped_ratio"}
@@ -45,8 +46,8 @@ def loss_figure(plan: Plan, stage: str, looks: dict[str, theme.Look]) -> "Figure
     """Losses of every run of a stage, against its own steps and against FLOPs with those of its ancestors."""
     groups = {name: entries for name, entries in plan.groups.items() if entries[0].stage == stage}
     groups = {name: entries for name, entries in groups.items() if _has(entries, "train/loss", "val/loss")}
-    if not groups:
-        return None
+    if not any(len(entry.run.rows) > 1 for entries in groups.values() for entry in entries):
+        return None  # a merge has one row: no curve
     figure, (left, right) = theme.new_figure(3.3, 1, 2, sharey=True)
     for name, entries in groups.items():
         for axes, x in ((left, "step"), (right, "flops/total")):
