@@ -14,10 +14,12 @@ Where sources differ, or leave a choice, this file does:
    5 to 8 it walks the first `REDUCTIONS` ways down to 4 numbers in the same order (passing over results above
    `REDUCED_LIMIT`) and is exhaustive from there; inputs not solved by then are redrawn. So long
    solutions nearly always begin by adding neighbours (all of 500 with 8 numbers): their depth is in the last 4.
+   `solution=random` writes any of the solutions instead, fixed by the problem: a policy fine-tuned on it spreads over
+   all ways to a target.
 4. `test` holds the targets that rank first by a fixed hash, `val` the other targets' instances for which
    `is_held_out` is true, `train` the rest. Upstream shuffles targets by seed; here neither set moves with a seed, or a
    model trained under one seed would meet another seed's test targets. `task.seed` picks the train stream only.
-5. The problems do not depend on `trace`, so arms with different traces meet the same ones.
+5. The problems do not depend on `trace` or `solution`, so arms that differ in them meet the same ones.
 6. `direct` is verified by Stream of Search's rule: the operations of the last printed state and the final one are
    replayed; the number lists in between only have to be lists. Upstream takes the first goal line and ignores what
    follows; here each completion must match its format to the end, white space at the end aside.
@@ -86,6 +88,13 @@ class Trace(Enum):
     operations = "operations"
 
 
+class Choice(Enum):
+    """Which solution is written where there are several."""
+
+    first = "first"
+    random = "random"
+
+
 @option("task", "countdown")
 @dataclass(kw_only=True, slots=True)
 class CountdownConfig(TaskConfig):
@@ -103,6 +112,8 @@ class CountdownConfig(TaskConfig):
     """Share of the targets that only `test` has (rounded down, at least one target)."""
     trace: Trace = Trace.direct
     """Format of prompts and solutions: direct (sentences of Stream of Search) or operations (short)."""
+    solution: Choice = Choice.first
+    """Which of a problem's solutions is written: first (in search order), or random (any, fixed by the problem)."""
     test_examples: int = 1000
     """Size of `test`, in examples."""
     val_examples: int = 1000
@@ -167,7 +178,7 @@ class Countdown:
             raise IndexError(f"{split.value} has examples 0 to {'...' if size is None else size - 1}, got {index}")
         # Held-out examples do not move with the seed, so that runs are compared on the same ones.
         seed = self.config.seed if split is Split.train else 0
-        problem = draw_block(self.space, split, seed, index // BLOCK)[index % BLOCK]
+        problem = draw_block(self.space, split, seed, index // BLOCK, self.config.solution)[index % BLOCK]
         return self._write(problem)
 
     def verify(self, example: Example, completion: str) -> Verdict:
@@ -445,8 +456,10 @@ def in_split(split: Split, target: int, inputs: Sequence[int]) -> bool:
 
 
 @lru_cache(maxsize=64)
-def draw_block(space: Space, split: Split, seed: int, block: int) -> tuple[Problem, ...]:
-    """`BLOCK` problems, a pure function of the arguments.
+def draw_block(
+    space: Space, split: Split, seed: int, block: int, choice: Choice = Choice.first
+) -> tuple[Problem, ...]:
+    """`BLOCK` problems, a pure function of the arguments; `choice` changes their solutions alone.
 
     Raises:
         ConfigError: no problem was found for some place in `MAX_TRIES` searches.
@@ -469,7 +482,7 @@ def draw_block(space: Space, split: Split, seed: int, block: int) -> tuple[Probl
             target_tries = 0
         slots = open_slots.repeat(each * share)
         inputs = 1 + _uniform(bits, (len(slots), space.numbers), space.max_number)
-        _collect(found, split, slots, targets[slots], inputs)
+        _collect(found, split, slots, targets[slots], inputs, choice)
         target_tries += each
         tries += each * len(open_slots) * _prefixes(space.numbers)
         if tries > MAX_TRIES:
@@ -477,13 +490,16 @@ def draw_block(space: Space, split: Split, seed: int, block: int) -> tuple[Probl
     return tuple(found[slot] for slot in range(BLOCK))
 
 
-def _collect(found: dict[int, Problem], split: Split, slots: Ints, targets: Ints, inputs: Ints) -> None:
+def _collect(
+    found: dict[int, Problem], split: Split, slots: Ints, targets: Ints, inputs: Ints, choice: Choice
+) -> None:
     """Put the first solvable candidate of the split into each open slot."""
     if split is Split.val and inputs.shape[1] > 3:  # a search among 3 numbers costs less than the hash
         pairs = zip(targets.tolist(), inputs.tolist(), strict=True)
         kept = np.array([in_split(split, target, numbers) for target, numbers in pairs])
         slots, targets, inputs = slots[kept], targets[kept], inputs[kept]
-    ranks = first_solutions(targets, inputs)
+    picks = _picks(targets, inputs) if choice is Choice.random else None
+    ranks = first_solutions(targets, inputs, picks)
     for row in np.flatnonzero(ranks >= 0).tolist():
         slot = int(slots[row])
         if slot in found:
@@ -540,12 +556,14 @@ def _reached_values(space: Space) -> Bools:
 # The search, over many instances at once: N instances, L nodes of one depth in depth-first order
 
 
-def first_solutions(targets: Ints, inputs: Ints) -> Ints:
+def first_solutions(targets: Ints, inputs: Ints, picks: Ints | None = None) -> Ints:
     """The rank of each instance's first solution in depth-first successor order, -1 where none is found.
 
     Args:
         targets: [N] integers from 1.
         inputs: [N, numbers] integers from 1.
+        picks: [N] integers from 0; given, solution `picks` modulo their number is taken in place of the first. With
+            5 numbers or more these are the solutions below the first way down to 4 numbers that has any.
     """
     count = inputs.shape[1]
     base = min(count, EXHAUSTIVE)
@@ -558,7 +576,7 @@ def first_solutions(targets: Ints, inputs: Ints) -> Ints:
         legal = ~np.isnan(state).any(axis=0)
         rows, state = rows[legal], state[:, legal]
         if len(rows):
-            leaf = _first_leaf(targets[rows], state)
+            leaf = _first_leaf(targets[rows], state, None if picks is None else picks[rows])
             ranks[rows] = np.where(leaf >= 0, prefix * paths(base) + leaf, -1)
     return ranks
 
@@ -577,14 +595,26 @@ def _reduce(state: Floats, i: int, j: int, sign: str) -> Floats:
     return np.stack([*rest, np.where(chosen <= REDUCED_LIMIT, chosen, np.nan)])
 
 
-def _first_leaf(targets: Ints, state: Floats) -> Ints:
-    """The first path from `state` [numbers, N] whose one number left is the target [N], -1 where there is none."""
+def _first_leaf(targets: Ints, state: Floats, picks: Ints | None) -> Ints:
+    """The first (or picked) path from `state` [numbers, N] that ends at the target [N], -1 where there is none."""
     nodes = state[:, None]  # [numbers, L, N]
     while len(nodes) > 2:
         nodes = expand(nodes)
     hits = _hits(nodes, targets.astype(np.float64)).reshape(-1, len(targets))  # [L * 4, N]
+    if picks is not None:
+        wanted = 1 + picks % np.maximum(hits.sum(axis=0), 1)
+        hits &= hits.cumsum(axis=0) == wanted
     first = hits.argmax(axis=0)
     return np.where(hits[first, np.arange(len(targets))], first, -1)
+
+
+def _picks(targets: Ints, inputs: Ints) -> Ints:
+    """[N] integers from 0 that look random and are fixed by the problem (a multiplicative hash)."""
+    mixed = targets.astype(np.uint64)
+    for column in inputs.T:
+        mixed = (mixed ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    return (mixed >> np.uint64(20)).astype(np.int64)
 
 
 def expand(nodes: Floats) -> Floats:

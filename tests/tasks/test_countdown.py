@@ -18,6 +18,7 @@ import pytest
 from rlx.errors import ConfigError
 from rlx.tasks.countdown import (
     BLOCK,
+    Choice,
     Countdown,
     CountdownConfig,
     Trace,
@@ -432,3 +433,23 @@ def test_small_ranges_keep_a_target_for_each_side() -> None:
         config = CountdownConfig(min_target=10, max_target=11, held_out_targets=share)
         sizes: Sequence[int] = [len(split_targets(config.build().space, split)) for split in Split]
         assert sizes == [1, 1, 1]
+
+
+def test_random_solutions_are_of_the_same_problems_and_of_all_kinds() -> None:
+    first = CountdownConfig(numbers=3, trace=Trace.operations).build()
+    random = CountdownConfig(numbers=3, trace=Trace.operations, solution=Choice.random).build()
+    pairs = [(first.example(Split.train, n), random.example(Split.train, n)) for n in range(400)]
+    assert all(a.prompt == b.prompt for a, b in pairs)
+    assert all(random.verify(b, b.solution).correct for _, b in pairs)
+    differing = sum(a.solution != b.solution for a, b in pairs)
+    assert 100 < differing < 400
+
+
+def test_a_random_solution_is_uniform_over_all() -> None:
+    """Picks in order take the solutions in turn."""
+    targets = np.full(3000, 10)
+    inputs = np.array([[2, 3, 5]] * 3000)
+    solutions = {int(first_solutions(targets[:1], inputs[:1], np.array([pick]))[0]) for pick in range(60)}
+    ranks = first_solutions(targets, inputs, np.arange(3000))
+    counts = [int((ranks == rank).sum()) for rank in solutions]
+    assert len(solutions) > 2 and max(counts) - min(counts) <= 1
