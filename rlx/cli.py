@@ -69,14 +69,11 @@ def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tupl
     Raises:
         ConfigError: anything that cannot be run.
     """
-    from omegaconf import OmegaConf
-
     from rlx.stages.base import Context
 
     config = _typed(composed)
     context = Context(
         overrides=overrides,
-        config_text=OmegaConf.to_yaml(composed, resolve=True),
         compose=_compose,
         stop=stop,
         choices=choices,

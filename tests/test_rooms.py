@@ -15,7 +15,7 @@ do those that only type checkers read. From the bottom up:
     kernels                     GROUND                                        torch; triton in <name>/triton.py
     algorithms, merges          GROUND                                        torch
     optim, trainers             GROUND                                        torch
-    runs                        GROUND                                        torch, numpy, safetensors, wandb (late)
+    runs                        GROUND                                        torch, numpy, safetensors, yaml, wandb
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
     data                        GROUND, tasks/base                            torch, numpy, tokenizers, datasets (late)
@@ -88,7 +88,7 @@ ROOMS = {
     "merges": Room(GROUND, TORCH),
     "optim": Room(GROUND, TORCH),
     "trainers": Room(GROUND, TORCH),
-    "runs": Room(GROUND, (*TORCH, "numpy", "safetensors", "wandb"), late=("wandb",)),
+    "runs": Room(GROUND, (*TORCH, "numpy", "safetensors", "yaml", "wandb"), late=("wandb",)),
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
     "data": Room((*GROUND, "tasks.base"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)),

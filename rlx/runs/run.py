@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rlx.errors import RlxError, Stopped
 from rlx.runs.files import (
     CONFIG,
@@ -78,7 +80,7 @@ class Run:
 
 
 @contextmanager
-def open_run(path: Path, *, config_text: str, command: str, record: Mapping[str, Any]) -> Iterator[Run]:
+def open_run(path: Path, *, config: Mapping[str, Any], command: str, record: Mapping[str, Any]) -> Iterator[Run]:
     """Take the lease of a run directory and work on it; the status follows how the block ends.
 
     Nothing that is there is overwritten: config.yaml and overrides.txt stay those of the first attempt.
@@ -89,7 +91,8 @@ def open_run(path: Path, *, config_text: str, command: str, record: Mapping[str,
     """
     with Lease.acquire(path) as lease:
         remove_stale(path)
-        for name, text in ((CONFIG, config_text), (OVERRIDES, command + "\n")):
+        resolved = yaml.safe_dump(dict(config), sort_keys=False)
+        for name, text in ((CONFIG, resolved), (OVERRIDES, command + "\n")):
             if not (path / name).exists():
                 write_text(path / name, text)
         run = Run(path, lease, {"run": str(path), "command": command, **_made_with(), **record})

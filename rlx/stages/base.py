@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.errors import CheckpointError, ConfigError
-from rlx.options import option_of
+from rlx.options import ROOMS, option_of, plain_value
 from rlx.runs.files import MODEL_TOKENIZER
 from rlx.runs.identity import RunName, content_hash, described, digest, parent_identity
 from rlx.runs.references import Kind, parse_reference, resolve
@@ -35,8 +35,6 @@ class Context:
 
     overrides: list[str]
     """Overrides as typed."""
-    config_text: str
-    """The composed config, as YAML."""
     compose: Callable[[Sequence[str]], "tuple[Config, Context]"]
     """Composes and checks another command."""
     stop: StopFlag
@@ -85,15 +83,31 @@ class RunStageConfig(StageConfig):
             report_finished(place)
             return
         parents = [parent_record(reference) for reference in self.parents(config)]
-        if config.init_from is not None and parents:
-            changes_of(config, context, Path(parents[0]["folder"]))
+        if parents:
+            config.model, config.tokenizer = parent_model(config, context, Path(parents[0]["folder"])), None
         name = RunName.of(place)
         assert name is not None
         record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
-        with open_run(place, config_text=context.config_text, command=context.command, record=record) as run:
+        with open_run(place, config=resolved(config), command=context.command, record=record) as run:
             run.say(f"{context.label or name.stage}: {place}" + (" (going on)" if run.attempt > 1 else ""))
             self.run(config, context, run)
             run.save_record()
+
+
+def resolved(config: "Config") -> dict[str, Any]:
+    """What config.yaml says: of the groups only those that the stage reads, and the model that is run."""
+    used = {"stage", *(config.stage.uses if config.stage is not None else ())}
+    return {key: value for key, value in plain_value(config).items() if key not in ROOMS or key in used}
+
+
+def parent_model(config: "Config", context: Context, folder: Path) -> "ModelConfig":
+    """The model of a run with parents: the first parent's, with what the command line may change.
+
+    Raises:
+        ConfigError: the command line asks for another one.
+    """
+    _, own, _ = read_model(folder)
+    return replace(own, **changes_of(config, context, folder))
 
 
 def report_finished(place: Path) -> None:
@@ -178,12 +192,11 @@ class Start:
         return describe(self.model_config, self.model.vocab_size)
 
 
-def start_of(config: "Config", context: Context, reference: str | None) -> Start:
+def start_of(config: "Config", reference: str | None) -> Start:
     """Fresh weights when `reference` is None or random, else those of the checkpoint, with its tokenizer.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        ConfigError: the command line asks for another model or tokenizer than the checkpoint's.
     """
     import torch
 
@@ -194,20 +207,20 @@ def start_of(config: "Config", context: Context, reference: str | None) -> Start
         model = config.model.build(tokenizer.vocab_size)
         return Start(model=model, model_config=config.model, tokenizer=tokenizer, depth=0)
     folder = resolve(parse_reference(reference))
-    return load_start(folder, changes=changes_of(config, context, folder))
+    assert config.model is not None
+    return load_start(folder, model_config=config.model)
 
 
-def load_start(folder: Path, *, changes: dict[str, Any] | None = None) -> Start:
-    """The model of a folder.
+def load_start(folder: Path, *, model_config: "ModelConfig | None" = None) -> Start:
+    """The model of a folder, built by its own config or by `model_config`, whose tensors are the same.
 
     Raises:
         CheckpointError: a file is missing, damaged, or not an rlx model's.
     """
     from rlx.models.folder import load_weights
 
-    tensors, model_config, tokenizer = read_model(folder)
-    if changes:
-        model_config = replace(model_config, **changes)
+    tensors, own, tokenizer = read_model(folder)
+    model_config = model_config or own
     model = model_config.build(tokenizer.vocab_size)
     load_weights(model, tensors, folder)
     record = read_record(parse_reference(str(folder)).run) or {}

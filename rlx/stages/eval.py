@@ -48,7 +48,7 @@ class EvalConfig(RunStageConfig):
 
         assert config.task is not None and config.decode is not None
         prepare(config, run)
-        start = start_of(config, context, config.init_from)
+        start = start_of(config, config.init_from)
         task = config.task.build()
         size = task.size(self.split)
         count = self.problems if size is None else min(size, self.problems)

@@ -67,7 +67,7 @@ class RlConfig(RunStageConfig):
         from rlx.stages.modules.policy import PolicyModule, RolloutSource, Sampler
 
         prepare(config, run)
-        start = start_of(config, context, config.init_from)
+        start = start_of(config, config.init_from)
         run.save_record(
             parameters={"total": parameter_count(start.model)}, depth=start.depth + 1, planned_steps=self.steps
         )

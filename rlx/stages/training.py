@@ -70,7 +70,7 @@ class TrainingConfig(RunStageConfig):
         from rlx.stages.modules.supervised import PackedSource, SupervisedModule
 
         prepare(config, run)
-        start = start_of(config, context, config.init_from)
+        start = start_of(config, config.init_from)
         total = self.total_steps(config, start)
         run.save_record(parameters={"total": parameter_count(start.model)}, depth=start.depth + 1, planned_steps=total)
         module = SupervisedModule(start, config, run, total=total, clip_norm=self.clip_norm)

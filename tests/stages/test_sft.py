@@ -20,6 +20,7 @@ def test_the_model_is_the_checkpoints_whatever_the_scale_says(rlx):
     start = place(rlx(*PRETRAIN, "model.d_model=48").out)
     run = place(rlx(*sft(start)).out)
     assert record(run)["parameters"] == record(start)["parameters"]
+    assert "d_model: 48" in (run / "config.yaml").read_text()
 
 
 def test_another_model_than_the_checkpoints_is_one_line_and_nothing_written(rlx):
