@@ -10,12 +10,13 @@ import numpy as np
 from rlx.data.documents import prompt_ids
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
-from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.engine import Engine
 from rlx.decoding.greedy import GreedyConfig
+from rlx.evaluation.verdicts import verified
 from rlx.nn.decoder import Decoder
 from rlx.statistics import bootstrap, bootstrap_pass_at_k
 from rlx.tasks.base import Task, stable_hash
-from rlx.types import Example, Outcome, Verdict
+from rlx.types import Example, Outcome
 
 CHUNK = 64
 """Problems completed between two looks at the progress."""
@@ -64,8 +65,8 @@ class Evaluator:
         keys = [stable_hash("eval", seed, example.id) % 2**63 for example in examples]
         best = self.engine.complete(prompts, keys=keys, samples=1, decode=self.greedy)
         drawn = self.engine.complete(prompts, keys=keys, samples=samples, decode=self.decode)
-        best_verdicts, best_texts = self._verdicts(examples, best, 1)
-        verdicts, texts = self._verdicts(examples, drawn, samples)
+        best_texts, best_verdicts = verified(self.task, self.tokenizer, examples, best)
+        texts, verdicts = verified(self.task, self.tokenizer, examples, drawn)
         lengths = drawn.lengths.tolist()
         for number, example in enumerate(examples):
             own = slice(number * samples, (number + 1) * samples)
@@ -94,20 +95,6 @@ class Evaluator:
         out.lengths.extend(lengths)
         out.passed += best.passed + drawn.passed
         out.context += best.context + drawn.context
-
-    def _verdicts(
-        self, examples: Sequence[Example], completions: Completions, samples: int
-    ) -> tuple[list[Verdict], list[str]]:
-        """A completion without its end mark is truncated, whatever it says."""
-        verdicts, texts = [], []
-        lengths, finished = completions.lengths.tolist(), completions.finished.tolist()
-        for row, ids in enumerate(completions.tokens.tolist()):
-            texts.append(self.tokenizer.decode(ids[: lengths[row]]))
-            if finished[row]:
-                verdicts.append(self.task.verify(examples[row // samples], texts[row]))
-            else:
-                verdicts.append(Verdict(Outcome.truncated, "no end mark"))
-        return verdicts, texts
 
 
 def powers_of_two(n: int) -> list[int]:

@@ -15,6 +15,7 @@ from rlx.data.documents import prompt_ids
 from rlx.data.order import Order
 from rlx.decoding.engine import Completions, Engine
 from rlx.errors import Stopped
+from rlx.evaluation.verdicts import verified
 from rlx.models.size import forward_flops
 from rlx.runs.run import Run
 from rlx.stages.base import Start, seed_for
@@ -82,7 +83,7 @@ class Sampler:
         generated = time.perf_counter()
         flops = forward_flops(self.start.model, completions.passed, completions.context)
         setattr(self.run.ledger, purpose, getattr(self.run.ledger, purpose) + flops)
-        texts, verdicts = self._verify(examples, completions)
+        texts, verdicts = verified(self.task, self.start.tokenizer, examples, completions)
         seconds = {"generate": generated - began, "verify": time.perf_counter() - generated}
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(self.algorithm.group_size)
         return Rollout(
@@ -96,19 +97,6 @@ class Sampler:
             seconds=seconds,
             flops=flops,
         )
-
-    def _verify(self, examples: Sequence[Example], completions: Completions) -> tuple[list[str], list[Verdict]]:
-        """Text and verdict of every row; a completion without its end mark is truncated, whatever it says."""
-        texts, verdicts = [], []
-        lengths, finished = completions.lengths.tolist(), completions.finished.tolist()
-        for row, ids in enumerate(completions.tokens.tolist()):
-            text = self.start.tokenizer.decode(ids[: lengths[row]])
-            texts.append(text)
-            if finished[row]:
-                verdicts.append(self.task.verify(examples[row // self.algorithm.group_size], text))
-            else:
-                verdicts.append(Verdict(Outcome.truncated, "no end mark"))
-        return texts, verdicts
 
     def _batch(
         self, prompts: Sequence[Sequence[int]], completions: Completions, verdicts: Sequence[Verdict]

@@ -1,0 +1,27 @@
+"""Texts and verdicts of completions: one rule for training and evaluation."""
+
+from collections.abc import Sequence
+
+from rlx.data.tokenizers.base import Tokenizer
+from rlx.decoding.engine import Completions
+from rlx.tasks.base import Task
+from rlx.types import Example, Outcome, Verdict
+
+
+def verified(
+    task: Task, tokenizer: Tokenizer, examples: Sequence[Example], completions: Completions
+) -> tuple[list[str], list[Verdict]]:
+    """Text and verdict of every row, the same number of rows an example, example by example.
+
+    A completion without its end mark is truncated, whatever it says.
+    """
+    texts, verdicts = [], []
+    samples = len(completions.tokens) // max(len(examples), 1)
+    lengths, finished = completions.lengths.tolist(), completions.finished.tolist()
+    for row, ids in enumerate(completions.tokens.tolist()):
+        texts.append(tokenizer.decode(ids[: lengths[row]]))
+        if finished[row]:
+            verdicts.append(task.verify(examples[row // samples], texts[row]))
+        else:
+            verdicts.append(Verdict(Outcome.truncated, "no end mark"))
+    return texts, verdicts
