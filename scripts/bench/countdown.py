@@ -1,12 +1,13 @@
 """Countdown: instances made and answers verified per second, on one core.
 
-    python scripts/bench/countdown.py
+python scripts/bench/countdown.py
 """
 
 import time
 from statistics import median
 
-from rlx.tasks.countdown import Countdown, CountdownConfig, Trace
+from rlx.tasks.countdown import Countdown, CountdownConfig
+from rlx.tasks.countdown_traces import Trace
 from rlx.types import Example, Split
 
 COUNT = 2000

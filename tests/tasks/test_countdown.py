@@ -16,12 +16,10 @@ import numpy as np
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.tasks.countdown import (
+from rlx.tasks.countdown import Countdown, CountdownConfig
+from rlx.tasks.countdown_search import (
     BLOCK,
     Choice,
-    Countdown,
-    CountdownConfig,
-    Trace,
     draw_block,
     first_solutions,
     moves_of,
@@ -29,6 +27,7 @@ from rlx.tasks.countdown import (
     split_targets,
     steps_of,
 )
+from rlx.tasks.countdown_traces import Trace
 from rlx.types import Example, Outcome, Split
 
 BOTH = list(Trace)
@@ -412,7 +411,7 @@ def test_bad_settings_are_one_line(fields: dict[str, Any]) -> None:
 
 
 def test_setting_without_problems_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlx.tasks.countdown.MAX_TRIES", 40_000)
+    monkeypatch.setattr("rlx.tasks.countdown_search.MAX_TRIES", 40_000)
     for numbers, largest in ((3, 2), (5, 1)):
         task = countdown(min_target=50, max_target=60, numbers=numbers, max_number=largest)
         with pytest.raises(ConfigError, match=r"raise task\.max_number"):

@@ -1,0 +1,172 @@
+"""How solutions of Countdown are written, read back and replayed; the rules: `rlx/tasks/countdown.py`."""
+
+import re
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from rlx.types import Outcome, Verdict
+
+
+class Operation(NamedTuple):
+    """One line of arithmetic, `left sign right = result`."""
+
+    left: int
+    sign: str
+    right: int
+    result: int
+
+    def __str__(self) -> str:
+        return f"{self.left}{self.sign}{self.right}={self.result}"
+
+
+class Step(NamedTuple):
+    """An operation and the numbers there are after it."""
+
+    operation: Operation
+    numbers: list[int]
+
+
+def calculate(left: int, sign: str, right: int) -> int | None:
+    """The result of a legal operation; None where it would be negative, inexact or a division by zero."""
+    if sign == "+":
+        return left + right
+    if sign == "*":
+        return left * right
+    if sign == "-":
+        return left - right if left >= right else None
+    return left // right if right and left % right == 0 else None
+
+
+def replay(target: int, inputs: Sequence[int], operations: Sequence[Operation]) -> Verdict:
+    """The verdict on `operations`, carried out one by one on the multiset `inputs`."""
+    pool = list(inputs)
+    for operation in operations:
+        left, sign, right, result = operation
+        for operand in (left, right):
+            if operand not in pool:
+                return Verdict(Outcome.illegal, f"{operation}: {operand} is not available")
+            pool.remove(operand)
+        if calculate(left, sign, right) != result:
+            return Verdict(Outcome.illegal, f"{operation}: not exact arithmetic on natural numbers")
+        pool.append(result)
+    if pool == [target]:
+        return CORRECT
+    return Verdict(Outcome.wrong, f"ends with {pool}, not {[target]}")
+
+
+CORRECT = Verdict(Outcome.correct)
+
+
+class Trace(Enum):
+    """How a solution is written."""
+
+    direct = "direct"
+    operations = "operations"
+
+
+class Parsed(NamedTuple):
+    """What a completion says: operations, and the numbers it claims to be the target (if its format has them)."""
+
+    operations: list[Operation]
+    goal: tuple[int, ...] = ()
+
+
+class TraceFormat(Protocol):
+    """A way to write problems and solutions. `parse` is given text of bounded length."""
+
+    words: tuple[str, ...]
+    marks: str
+
+    def __init__(self, digits: int) -> None: ...
+
+    def prompt(self, target: int, inputs: Sequence[int]) -> str: ...
+
+    def solution(self, target: int, steps: Sequence[Step]) -> str: ...
+
+    def parse(self, text: str) -> Parsed | None: ...
+
+
+def _number(digits: int) -> str:
+    """Pattern of a natural number: ASCII, no leading zeros, at most `digits` long so that int() stays cheap."""
+    return rf"(?:0|[1-9][0-9]{{0,{digits - 1}}})"
+
+
+def _operations(found: Sequence[tuple[str, str, str, str]]) -> list[Operation]:
+    return [Operation(int(left), sign, int(right), int(result)) for left, sign, right, result in found]
+
+
+class OperationsTrace:
+    """`59:55,8,13,19` and `13+19=32,32/8=4,55+4=59`."""
+
+    words: tuple[str, ...] = ()
+    marks = "+*-/=:,\n"
+
+    def __init__(self, digits: int) -> None:
+        number = _number(digits)
+        self._one = re.compile(rf"({number})([-+*/])({number})=({number})")
+        one = rf"{number}[-+*/]{number}={number}"
+        self._whole = re.compile(rf"{one}(?:,{one})*")
+
+    def prompt(self, target: int, inputs: Sequence[int]) -> str:
+        return f"{target}:{','.join(map(str, inputs))}\n"
+
+    def solution(self, target: int, steps: Sequence[Step]) -> str:
+        return ",".join(str(step.operation) for step in steps)
+
+    def parse(self, text: str) -> Parsed | None:
+        if not self._whole.fullmatch(text):
+            return None
+        return Parsed(_operations(self._one.findall(text)))
+
+
+class DirectTrace:
+    """The optimal path in Stream of Search's words."""
+
+    words: tuple[str, ...] = (
+        "Current", "State", "Operations", "Exploring", "Operation", "Resulting", "Numbers",
+        "Generated", "Node", "from", "equal", "Goal", "Reached",
+    )  # fmt: skip
+    marks = "+*-/=:,[]'# \n"
+
+    def __init__(self, digits: int) -> None:
+        number = _number(digits)
+        one = rf"{number}[-+*/]{number}={number}"
+        numbers = rf"\[{number}(?:, {number})*\]"
+        explore = rf"Exploring Operation: {one}, Resulting Numbers: {numbers}\n"
+        node = rf"Generated Node #{number}: {numbers} from Operation: {one}\n"
+        state = rf"Current State: {number}:{numbers}, Operations: \['{one}'(?:, '{one}')*\]\n"
+        self._whole = re.compile(rf"(?:{explore}{node}{state})*{explore}({number}),({number}) equal: Goal Reached")
+        self._one = re.compile(rf"({number})([-+*/])({number})=({number})")
+
+    def prompt(self, target: int, inputs: Sequence[int]) -> str:
+        return f"Current State: {target}:{list(inputs)}, Operations: []\n"
+
+    def solution(self, target: int, steps: Sequence[Step]) -> str:
+        done: list[str] = []
+        lines: list[str] = []
+        for node, (operation, numbers) in enumerate(steps, start=2):
+            done.append(str(operation))
+            lines.append(f"Exploring Operation: {done[-1]}, Resulting Numbers: {numbers}")
+            if node <= len(steps):
+                lines.append(f"Generated Node #{node}: {numbers} from Operation: {done[-1]}")
+                lines.append(f"Current State: {target}:{numbers}, Operations: {done}")
+        lines.append(f"{steps[-1].numbers[-1]},{target} equal: Goal Reached")
+        return "\n".join(lines)
+
+    def parse(self, text: str) -> Parsed | None:
+        whole = self._whole.fullmatch(text)
+        if not whole:
+            return None
+        last_state = max(text.rfind("Operations: ["), 0)
+        found: list[tuple[str, str, str, str]] = self._one.findall(text, last_state)
+        return Parsed(_operations(found), (int(whole[1]), int(whole[2])))
+
+
+TRACES: dict[Trace, type[TraceFormat]] = {Trace.direct: DirectTrace, Trace.operations: OperationsTrace}
+
+
+def widest_steps(count: int, digits: int) -> list[Step]:
+    """Steps as long as any legal ones with numbers of `digits` digits; only their text is meant."""
+    wide = 10**digits - 1
+    return [Step(Operation(wide, "+", wide, wide), [wide] * left_over) for left_over in range(count - 1, 0, -1)]
