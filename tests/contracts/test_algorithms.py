@@ -190,6 +190,18 @@ def test_rows_without_sampled_tokens_change_nothing(config: AlgorithmConfig) -> 
     close(loss_and_gradient(algorithm, joined), loss_and_gradient(algorithm, batch))
 
 
+def test_silent_rows_can_be_left_out_exactly_when_the_algorithm_says_so(config: AlgorithmConfig) -> None:
+    """A group of equal rewards has no advantage; without its rows, at the step's own totals, nothing else changes."""
+    algorithm = config.build()
+    batch = rollout([1.0, 0.0, 0.3, 0.0, 1.0, 1.0, 1.0, 1.0], [0] * 4 + [1] * 4)
+    heard = algorithm.advantages(batch).any(-1).nonzero().squeeze(1)
+    assert heard.tolist() == [0, 1, 2, 3]
+    totals = Totals.of(batch, MAX_TOKENS)
+    whole = loss_and_gradient(algorithm, batch, totals=totals)[1]
+    part = loss_and_gradient(algorithm, batch.rows(heard), totals=totals)[1]
+    assert algorithm.silent_at_zero == torch.allclose(part, whole, atol=1e-12, rtol=0)
+
+
 def test_metrics_are_detached_shares(config: AlgorithmConfig) -> None:
     """Metrics of micro-batches add up to those of the whole."""
     algorithm, batch = config.build(), graded()
