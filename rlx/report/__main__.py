@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlx.errors import RlxError
 from rlx.report.page import write_report, write_runs_report
-from rlx.runs.files import MANIFEST
+from rlx.runs.files import MANIFEST, REPORT
 
 
 def main(arguments: list[str]) -> int:
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
         if not folders:
             raise RlxError("python -m rlx.report needs a plan folder, or run directories")
         one_plan = len(folders) == 1 and (folders[0] / MANIFEST).exists()
-        print(write_report(folders[0]) if one_plan else write_runs_report(folders, Path("report.html")))
+        print(write_report(folders[0]) if one_plan else write_runs_report(folders, Path(REPORT)))
     except RlxError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

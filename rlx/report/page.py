@@ -16,6 +16,7 @@ from rlx.report.read import FINISHED, Entry, Plan, as_dict, as_number, read_plan
 from rlx.report.style import CSS
 from rlx.report.table import Table
 from rlx.report.tables import claims_table, runs_table, stage_table
+from rlx.runs.files import REPORT
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STAGE_NOTE = """Accuracy in percent on held-out problems, with 95 % bootstrap intervals over problems, and over seeds
@@ -30,7 +31,7 @@ def write_report(folder: Path | str, *, out: Path | str | None = None) -> Path:
     without runs; runs that are missing or unfinished are shown as such.
     """
     plan = read_plan(folder)
-    return _write(plan, Path(out) if out is not None else Path(folder) / "report.html")
+    return _write(plan, Path(out) if out is not None else Path(folder) / REPORT)
 
 
 def write_runs_report(runs: Iterable[Path | str], out: Path | str) -> Path:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import RlxError
-from rlx.runs.files import EVAL, MANIFEST, METRICS, RUN, STATUS
+from rlx.runs.files import CLAIMS, EVAL, MANIFEST, METRICS, RUN, STATUS
 
-CLAIMS = "claims.json"
 FINISHED, NOT_STARTED = "finished", "not started"
 
 

@@ -1,4 +1,4 @@
-"""File names of a run directory, and writing that is either whole or absent.
+"""File names of run and plan directories, and writing that is either whole or absent.
 
 Everything is written under a temporary name `.tmp-<name>-<pid>` in the same folder, flushed to the disk, and renamed.
 A process killed at any instant leaves the old content or the new one, and perhaps a temporary that `remove_stale`
@@ -30,6 +30,9 @@ STATUS = "status"
 LEASE = "lease.json"
 BEST = "best.json"
 MANIFEST = "manifest.jsonl"
+CLAIMS = "claims.json"
+TABLE = "table.md"
+REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 MODEL_CONFIG = "config.json"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
 from rlx.options import option
+from rlx.runs.files import REPORT
 from rlx.stages.base import Context
 from rlx.stages.config import StageConfig
 
@@ -36,5 +37,5 @@ class ReportConfig(StageConfig):
         if self.plan is not None:
             path = write_report(Path(self.plan), out=out)
         else:
-            path = write_runs_report([Path(run) for run in self.runs], out or Path("report.html"))
+            path = write_runs_report([Path(run) for run in self.runs], out or Path(REPORT))
         print(f"report: {path}", flush=True)

@@ -77,9 +77,7 @@ class Sampler:
         prompts = [prompt_ids(example, self.start.tokenizer) for example in examples]
         base = seed_for(self.config.seed, "rollout", *key)
         keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(prompts))]
-        completions = self.engine.complete(
-            prompts, keys=keys, samples=self.algorithm.group_size, decode=self.decode
-        )
+        completions = self.engine.complete(prompts, keys=keys, samples=self.algorithm.group_size, decode=self.decode)
         generated = time.perf_counter()
         flops = forward_flops(self.start.model, completions.passed, completions.context)
         setattr(self.run.ledger, purpose, getattr(self.run.ledger, purpose) + flops)
