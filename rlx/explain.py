@@ -2,11 +2,13 @@
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from rlx.errors import ConfigError, RlxError
+from rlx.options import ROOMS, discover
 
 
 def explain(error: BaseException) -> str | None:
@@ -156,10 +158,15 @@ def _bad_value(error: BaseException, chain: list[BaseException]) -> str | None:
 
 
 def _null_group(error: BaseException, chain: list[BaseException]) -> str | None:
-    """`algorithm.group=3` while no algorithm is chosen: OmegaConf asserts."""
-    if isinstance(error, AssertionError) and "Unexpected type for root" in str(error):
-        return "a field was set on a group that is not chosen; choose the group too, as in algorithm=grpo"
-    return None
+    """`algorithm.group=3` while no algorithm is chosen: OmegaConf asserts, and Hydra's frame knows the override."""
+    if not (isinstance(error, AssertionError) and "Unexpected type for root" in str(error)):
+        return None
+    typed = [frame.f_locals.get("override") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    key = next((override.key_or_group for override in typed if hasattr(override, "key_or_group")), "a field")
+    group = key.split(".")[0]
+    options = sorted(discover(group)) if group in ROOMS else ["<option>"]
+    choices = "|".join(options)
+    return f"{key} was set, but no {group} is chosen; choose it too: {group}={choices}"
 
 
 def _package(error: BaseException, chain: list[BaseException]) -> str | None:

@@ -16,7 +16,7 @@ WRONG = {
     "root key misspelt": (["stage=pretrain", "task=countdown", "sede=3"], "sede", "did you mean seed"),
     "added key": (["stage=pretrain", "task=countdown", "+modle.width=3"], "modle", "did you mean model"),
     "added inner key": (["stage=pretrain", "task=countdown", "+model.n_head=3"], "model.n_head", "you mean n_heads"),
-    "field of no group": (["stage=rl", "task=countdown", "algorithm.group=3"], "not chosen", "algorithm=grpo"),
+    "field of no group": (["stage=rl", "task=countdown", "algorithm.group=3"], "algorithm.group was", "algorithm=grpo"),
     "unused group": (["stage=pretrain", "task=countdown", "algorithm=grpo"], "does not use algorithm", "leave"),
     "unused field": (["stage=eval", "task=countdown", "optim.lr=1"], "does not use optim", "leave"),
     "not a number": (["stage=pretrain", "task=countdown", "model.d_model=abc"], "model.d_model", "abc"),
