@@ -161,8 +161,9 @@ def _null_group(error: BaseException, chain: list[BaseException]) -> str | None:
     """`algorithm.group=3` while no algorithm is chosen: OmegaConf asserts, and Hydra's frame knows the override."""
     if not (isinstance(error, AssertionError) and "Unexpected type for root" in str(error)):
         return None
-    typed = [frame.f_locals.get("override") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    key = next((override.key_or_group for override in typed if hasattr(override, "key_or_group")), "a field")
+    locals_ = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
+    keys = (getattr(names.get("override"), "key_or_group", None) for names in locals_)
+    key = next(filter(None, keys), "a field")
     group = key.split(".")[0]
     options = sorted(discover(group)) if group in ROOMS else ["<option>"]
     choices = "|".join(options)
