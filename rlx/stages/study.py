@@ -10,7 +10,7 @@ from rlx.errors import ConfigError, RunError
 from rlx.options import option, option_of
 from rlx.plans.local import carry_out
 from rlx.plans.plan import PlannedRun, alone, fill, save_manifest
-from rlx.runs.files import CLAIMS, TABLE, write_json
+from rlx.runs.files import CLAIMS, TABLE, write_json, write_text
 from rlx.runs.identity import digest
 from rlx.runs.status import State, state_of
 from rlx.stages.base import Context, place_of
@@ -112,10 +112,15 @@ def conclude(config: "Config", folder: Path) -> None:
     study = config.study
     assert study is not None
     claims = rows(study.claims(Results(folder)))
-    alone(folder, lambda: write_json(folder / CLAIMS, claims))
     table = stage_table(read_plan(folder))
     print(f"\n{table.text()}\n\n{claims_table(claims).text()}\n", flush=True)
-    (folder / TABLE).write_text(table.markdown() + "\n\n" + claims_table(claims).markdown() + "\n")
+    markdown = f"{table.markdown()}\n\n{claims_table(claims).markdown()}\n"
+
+    def write() -> None:
+        write_json(folder / CLAIMS, claims)
+        write_text(folder / TABLE, markdown)
+
+    alone(folder, write)
     print(f"report: {write_report(folder)}", flush=True)
     if all(state_of(entry.run.path) is State.finished for entry in read_plan(folder).entries):
         print(f"all runs of {folder} are finished; the same command does nothing more", flush=True)
