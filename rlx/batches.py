@@ -28,6 +28,11 @@ class Batch:
     def to(self, device: torch.device | str) -> Self:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
+    def split(self, rows: int) -> list[Self]:
+        """The batch in parts of `rows` rows, the last perhaps fewer."""
+        parts = {f.name: getattr(self, f.name).split(rows) for f in fields(self)}
+        return [replace(self, **dict(zip(parts, values, strict=True))) for values in zip(*parts.values(), strict=True)]
+
 
 @dataclass(slots=True, kw_only=True)
 class RolloutBatch:

@@ -43,6 +43,11 @@ class Completions:
     """Sum over those tokens of how many positions each attended."""
 
 
+def never() -> bool:
+    """The stop flag of who cannot be stopped."""
+    return False
+
+
 class Engine:
     """Draws completions from a decoder.
 
@@ -53,7 +58,7 @@ class Engine:
         stop: polled between decode steps; True abandons the call with `Stopped`.
     """
 
-    def __init__(self, model: Decoder, *, end_id: int, pad_id: int, stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, model: Decoder, *, end_id: int, pad_id: int, stop: Callable[[], bool] = never) -> None:
         self.model, self.end_id, self.pad_id, self.stop = model, end_id, pad_id, stop
 
     @torch.no_grad()

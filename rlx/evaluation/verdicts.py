@@ -13,15 +13,18 @@ def verified(
 ) -> tuple[list[str], list[Verdict]]:
     """Text and verdict of every row, the same number of rows an example, example by example.
 
-    A completion without its end mark is truncated, whatever it says.
+    A completion without its end mark is truncated, whatever it says; one with another special token, which its text
+    would not show, is malformed.
     """
     texts, verdicts = [], []
     samples = len(completions.tokens) // max(len(examples), 1)
     lengths, finished = completions.lengths.tolist(), completions.finished.tolist()
     for row, ids in enumerate(completions.tokens.tolist()):
         texts.append(tokenizer.decode(ids[: lengths[row]]))
-        if finished[row]:
-            verdicts.append(task.verify(examples[row // samples], texts[row]))
-        else:
+        if not finished[row]:
             verdicts.append(Verdict(Outcome.truncated, "no end mark"))
+        elif not tokenizer.special_ids.isdisjoint(ids[: lengths[row] - 1]):
+            verdicts.append(Verdict(Outcome.malformed, "a special token before the end mark"))
+        else:
+            verdicts.append(task.verify(examples[row // samples], texts[row]))
     return texts, verdicts

@@ -108,13 +108,17 @@ class Lease:
         """True once the heartbeat found the file replaced or gone; costs nothing, at most `interval` seconds old."""
         return self._lost.is_set()
 
+    def is_ours(self) -> bool:
+        """Read the file now: True while no other process took the lease over."""
+        return self._touch() and not self.lost
+
     def ensure_held(self) -> None:
         """Read the file now (before a checkpoint, say).
 
         Raises:
             RunError: the lease is another's now, or gone; this process must write no more.
         """
-        if not self._touch() or self.lost:
+        if not self.is_ours():
             found = _look(self._path)
             owner = f"taken over by {found[0]}" if found and found[0].pid else "removed"
             raise RunError(f"the lease of {self._path.parent} was {owner}; this process stops without writing more")

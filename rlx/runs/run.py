@@ -37,7 +37,8 @@ class Run:
         path: the directory.
         attempt: 1 for the first process that works on it, 2 for the one that takes it up again, ...
         ledger: what the run has spent so far; a stage that resumes restores it.
-        record: what run.json says; `save_record` writes it.
+        record: what run.json says; `save_record` writes it. It goes on from the file of earlier attempts, whose
+            code and machine stay under `earlier` where they differ.
     """
 
     def __init__(self, path: Path, lease: Lease, record: dict[str, Any]) -> None:
@@ -63,7 +64,12 @@ class Run:
         return self.wall_before + time.time() - self.began
 
     def save_record(self, **more: Any) -> None:
-        """Write run.json: what is known, the ledger, and `more`."""
+        """Write run.json: what is known, the ledger, and `more`.
+
+        Raises:
+            RunError: the lease is another's now.
+        """
+        self.lease.ensure_held()
         self.record.update(more)
         parents = [parent["record"] for parent in self.record["parents"] if parent.get("record")]
         self.record["lineage"] = lineage(self.ledger.total, str(self.path), parents)
@@ -95,12 +101,14 @@ def open_run(path: Path, *, config: Mapping[str, Any], command: str, record: Map
         for name, text in ((CONFIG, resolved), (OVERRIDES, command + "\n")):
             if not (path / name).exists():
                 write_text(path / name, text)
-        run = Run(path, lease, {"run": str(path), "command": command, **_made_with(), **record})
+        run = Run(path, lease, {**_earlier(path), "run": str(path), "command": command, **_made_with(), **record})
         write_status(path, State.running, attempt=run.attempt)
         try:
             yield run
+            lease.ensure_held()
         except BaseException as error:
-            write_status(path, *_ending(error), attempt=run.attempt)
+            if lease.is_ours():  # else the status is that of who took it over
+                write_status(path, *_ending(error), attempt=run.attempt)
             raise
         finally:
             run.close()
@@ -113,6 +121,15 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
         return json.loads((Path(path) / RUN).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """run.json of earlier attempts, with the code and machine of the last of them put aside where they differ."""
+    found = read_record(path) or {}
+    made = _made_with()
+    if found and any(found.get(name) != value for name, value in made.items()):
+        found["earlier"] = [*found.get("earlier", []), {name: found.get(name) for name in made}]
+    return found
 
 
 def _made_with() -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""Threads and precision of this process, as run.json records them."""
+"""Device, threads and precision of this process, as run.json records them."""
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from rlx.runs.provenance import available_cores
 from rlx.runs.run import Run
+from rlx.trainers.base import Precision, TrainerConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from rlx.config import Config
 
 
@@ -22,3 +26,20 @@ def prepare(config: "Config", run: Run) -> None:
         "threads": threads,
         "attention": "torch scaled_dot_product_attention",
     }
+
+
+def device_of(trainer: TrainerConfig | None) -> "torch.device":
+    """Where a stage that is no fit of Lightning's computes."""
+    import torch
+
+    assert trainer is not None
+    return torch.device("cuda" if trainer.accelerator in ("gpu", "cuda") else "cpu")
+
+
+def arithmetic(trainer: TrainerConfig | None) -> AbstractContextManager[Any]:
+    """The precision of everything that is not a training step: sampling, evaluation, held-out loss of a merge."""
+    import torch
+
+    assert trainer is not None
+    bf16 = trainer.precision is Precision.bf16
+    return torch.autocast(device_of(trainer).type, dtype=torch.bfloat16, enabled=bf16)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.errors import CheckpointError, ConfigError
 from rlx.options import ROOMS, option_of, plain_value
-from rlx.runs.files import MODEL_TOKENIZER
+from rlx.runs.files import METRICS, MODEL_TOKENIZER
 from rlx.runs.identity import RunName, content_hash, described, digest, parent_identity
+from rlx.runs.metrics import MetricsLog
 from rlx.runs.references import Kind, parse_reference, resolve
 from rlx.runs.run import Run, open_run, read_record
 from rlx.runs.status import State, state_of
@@ -137,7 +138,9 @@ def place_of(config: "Config", context: Context) -> Path:
     parts["parents"] = [parent_identity(reference, config.seed) for reference in parents]
     for name, reference in stage.also_from().items():
         parts[name] = parent_identity(reference, config.seed)
-    if parents and (changes := context.typed("model")):
+    # model= itself can only name what the parent is; of its fields the parent's values are not known here.
+    changes = {key: value for key, value in context.typed("model").items() if key != "model"}
+    if parents and changes:
         parts["changes"] = changes
     if config.rerun is not None:
         parts["rerun"] = config.rerun
@@ -169,10 +172,19 @@ def parent_record(reference: str) -> dict[str, Any]:
     if parsed.kind is Kind.run:
         found["run"] = parsed.run
         found["step"] = parse_reference(str(folder)).step
-        found["record"] = read_record(parsed.run)
+        found["record"] = spent_by(read_record(parsed.run), Path(parsed.run), found["step"])
     if found.get("record") is None:
         found["content"] = content_hash(reference)
     return found
+
+
+def spent_by(record: dict[str, Any] | None, run: Path, step: int | None) -> dict[str, Any] | None:
+    """A run's record whose lineage charges the run itself with what it had spent at a step, not with all of it."""
+    if record is None or step is None or step >= record.get("steps", step):
+        return record
+    spent = {row.get("step"): row.get("flops/total") for row in MetricsLog.read(run / METRICS)}
+    lineage = {**record.get("lineage", {}), record["run"]: spent.get(step) or 0.0}
+    return {**record, "lineage": lineage}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from rlx.errors import ConfigError
 from rlx.options import option, option_of
 from rlx.runs.files import EVAL, write_json
 from rlx.runs.run import Run
-from rlx.stages.arithmetic import prepare
+from rlx.stages.arithmetic import arithmetic, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig, start_of
 from rlx.types import Split
 
@@ -49,6 +49,7 @@ class EvalConfig(RunStageConfig):
         assert config.task is not None and config.decode is not None
         prepare(config, run)
         start = start_of(config, config.init_from)
+        start.model.to(device_of(config.trainer))
         task = config.task.build()
         size = task.size(self.split)
         count = self.problems if size is None else min(size, self.problems)
@@ -56,7 +57,8 @@ class EvalConfig(RunStageConfig):
         examples = list({example.id: example for example in drawn}.values())
         evaluator = Evaluator(start.model, start.tokenizer, task, decode=config.decode, stop=context.stop)
         progress = Progress(f"{context.label or 'eval':<24}", len(examples))
-        found = evaluator.evaluate(examples, samples=self.samples, seed=config.seed, progress=progress.update)
+        with arithmetic(config.trainer):
+            found = evaluator.evaluate(examples, samples=self.samples, seed=config.seed, progress=progress.update)
         progress.close()
         name = option_of(config.task).name
         run.ledger.eval += forward_flops(start.model, found.passed, found.context)

@@ -16,10 +16,11 @@ from rlx.runs.checkpoints import checkpoint_path, new_checkpoint, save_model_dir
 from rlx.runs.files import MODEL_TOKENIZER, MODEL_WEIGHTS
 from rlx.runs.references import parse_reference, resolve
 from rlx.runs.run import Run
-from rlx.stages.arithmetic import prepare
+from rlx.stages.arithmetic import arithmetic, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig, Start, load_start, read_model
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from rlx.batches import Batch
@@ -72,7 +73,10 @@ class MergeStageConfig(RunStageConfig):
     def measured(self, config: "Config", run: Run, folders: Sequence[Path]) -> dict[str, float]:
         """Held-out loss of each parent and of the result (the last folder)."""
         batches = self._held_out(config, load_start(folders[0]))
-        losses = [held_out_loss(load_start(folder), batches, run) for folder in folders]
+        device = device_of(config.trainer)
+        batches = [batch.to(device) for batch in batches]
+        with arithmetic(config.trainer):
+            losses = [held_out_loss(load_start(folder), batches, run, device) for folder in folders]
         *parents, result = losses
         row = {f"merge/parent_{n}/val_loss": loss for n, loss in enumerate(parents)}
         return {"val/loss": result, **row, "merge/barrier": result - sum(parents) / len(parents)}
@@ -90,15 +94,15 @@ class MergeStageConfig(RunStageConfig):
         return [packer.next()]
 
 
-def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run) -> float:
-    """Mean loss (nats) over the tokens that count."""
+def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "torch.device") -> float:
+    """Mean loss (nats) over the tokens that count, with the model put where the batches are."""
     import torch
 
     from rlx.models.size import forward_flops
     from rlx.stages.modules.supervised import batch_size, negative_log_likelihood
 
     total = counted = 0.0
-    start.model.eval()
+    start.model.to(device).eval()
     with torch.no_grad():
         for batch in batches:
             total += negative_log_likelihood(start.model, batch).item()

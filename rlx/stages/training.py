@@ -46,7 +46,7 @@ class TrainingConfig(RunStageConfig):
     val_every: int = 100
     """Steps between measurements of the held-out loss; 0: none."""
     val_tokens: int = 8192
-    """Tokens of held-out documents measured each time."""
+    """Tokens of held-out documents measured each time, padding included; at least a row."""
 
     def __post_init__(self) -> None:
         if self.steps is None and self.max_flops is None and self.match_flops is None:
@@ -88,14 +88,13 @@ class TrainingConfig(RunStageConfig):
         task = config.task.build() if config.task is not None else None
         key = (config.seed, type(self).__name__, start.depth)
         corpus = config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
-        rows = self.batch_tokens // self.row_tokens // self.micro_batches
+        rows = self.batch_tokens // self.row_tokens if split == "train" else max(1, self.val_tokens // self.row_tokens)
         return Packer(corpus.document, rows=rows, length=self.row_tokens, pad_id=start.tokenizer.pad_id)
 
     def held_out(self, config: "Config", start: Start) -> "list[Batch]":
-        """The same held-out batches at every validation."""
-        packer = self.packer(config, start, "val")
-        batch_size = self.batch_tokens // self.micro_batches
-        return [packer.next() for _ in range(max(1, self.val_tokens // batch_size))]
+        """The same held-out documents at every validation, whatever a step's size, in parts no larger than a step's."""
+        rows = self.batch_tokens // self.row_tokens // self.micro_batches
+        return self.packer(config, start, "val").next().split(rows)
 
     def check(self, config: "Config") -> None:
         self.budget()
@@ -122,6 +121,6 @@ class TrainingConfig(RunStageConfig):
         from rlx.stages.modules.supervised import batch_size
 
         packer = self.packer(config, start, "train")
-        costs = [training_flops(start.model, *batch_size(packer.next())) * self.micro_batches for _ in range(8)]
+        costs = [training_flops(start.model, *batch_size(packer.next())) for _ in range(8)]
         paid = max(1, math.ceil(budget / (sum(costs) / len(costs))))
         return paid if self.steps is None else min(paid, self.steps)

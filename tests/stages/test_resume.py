@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import command, environment
-from tests.stages.runs import PRETRAIN, digest, place, rl, rows, sft, status
+from tests.stages.runs import PRETRAIN, digest, place, record, rl, rows, sft, status
 
 KILL = """
 import os, signal, sys
@@ -90,6 +90,39 @@ def test_rl_killed_at_many_places(rlx, unbroken):
     start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
     arguments = rl(start, "algorithm.minibatches=2", "algorithm.epochs=2")
     same_bits(rlx, unbroken, arguments, [("forward", 30), ("row", 3), ("state", 1), ("forward", 60), ("row", 2)])
+
+
+def test_rl_stopped_inside_rollouts_and_validations(rlx, unbroken, monkeypatch):
+    """A stop in a rollout makes no step, one in a validation loses no number; preflight is paid for once."""
+    from rlx.decoding.engine import Engine
+    from rlx.signals import stop
+
+    start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
+    arguments = rl(start)
+    whole = unbroken(arguments)
+    decode = Engine._step
+    steps_made = []
+    for count in (3, 15, 18, 5, 30, 20):  # of 12 decoding steps each: preflight, rollout, validation, rollout, ...
+        calls = 0
+
+        def counted(*given, limit=count):
+            nonlocal calls
+            calls += 1
+            if calls == limit:
+                stop.signal = signal.SIGTERM
+            return decode(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "_step", counted)
+            done = rlx(*arguments)
+        assert done.code == 75 and calls >= count, done.err
+        steps_made.append(len(rows(place(done.out))))
+    assert steps_made == sorted(steps_made) and 0 in steps_made and max(steps_made) < 6
+    done = rlx(*arguments)
+    broken = place(done.out)
+    assert done.code == 0 and digest(broken) == digest(whole)
+    assert rows(broken) == rows(whole)
+    assert record(broken)["preflight"] == record(whole)["preflight"]
 
 
 def test_killed_after_the_last_checkpoint_still_finishes(rlx, unbroken):

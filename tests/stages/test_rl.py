@@ -90,6 +90,26 @@ def test_alarms_go_on_after_a_resume():
 def test_preflight_and_conclusion_speak_plainly():
     assert len(preflight(row(), 8)) == 1
     assert "cut at decode.max_tokens" in preflight(row(**{"completions/clipped_ratio": 0.9}), 8)[-1]
-    assert conclusion(0.2, 0.4, 1000).startswith("reward rose")
-    assert "FELL" in conclusion(0.4, 0.2, 1000)
-    assert "did not move" in conclusion(0.2, 0.205, 1000)
+    low, high = [0.2, 0.25, 0.15] * 5, [0.4, 0.45, 0.35] * 5
+    assert conclusion(low, high).startswith("reward rose: 0.200 → 0.400")
+    assert "FELL" in conclusion(high, low)
+    assert "did not move" in conclusion(low, [value + 0.005 for value in low])
+    negative = [value - 2 for value in low]  # rewards need not be shares
+    assert "did not move" in conclusion(negative, [value - 0.005 for value in negative])
+    assert "too few iterations" in conclusion([0.1], [0.9])
+
+
+def test_entropy_of_no_rows_is_absent(rlx, start):
+    """Iterations without any advantage train on no row: a mean over none is not 0."""
+    done = rlx(*rl(start, "algorithm.rewards.truncated=0", "algorithm.rewards.malformed=0"))
+    assert done.code == 0
+    dead = [row for row in rows(place(done.out)) if row["frac_reward_zero_std"] == 1.0]
+    assert dead and all("entropy" not in row and "train/loss" in row for row in dead)
+
+
+def test_bf16_samples_as_it_trains(rlx, start):
+    """Sampled and trained log-probabilities come from the same arithmetic: their gap is rounding of bf16, not more."""
+    done = rlx(*rl(start, "trainer.precision=bf16", "stage.steps=2"))
+    assert done.code == 0, done.err
+    gaps = [row["sampling/sampling_logp_difference/mean"] for row in rows(place(done.out))]
+    assert all(0 < gap < 0.02 for gap in gaps)

@@ -71,6 +71,11 @@ class Tokenizer:
             texts[number] = "" if text in SPECIALS else text
         return texts
 
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that decode to nothing."""
+        return frozenset(number for text, number in self.inner.get_vocab().items() if text in SPECIALS)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, no special tokens added.
 

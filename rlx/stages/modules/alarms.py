@@ -6,6 +6,8 @@ sampled rewards, and are not tuned to a task.
 
 import math
 from collections import deque
+from collections.abc import Sequence
+from statistics import variance
 from typing import Any
 
 WINDOW = 20
@@ -52,7 +54,7 @@ class Alarms:
         """Sentences for what this row shows; the caller says each once."""
         self.rewards.append(row["reward"])
         self.dead = self.dead + 1 if row["frac_reward_zero_std"] >= 1.0 else 0
-        if self.entropy is None and row["entropy"] > 0:
+        if self.entropy is None and row.get("entropy", 0) > 0:
             self.entropy = row["entropy"]
         checks = (self._collapsed, self._dead, self._entropy, self._clipped, self._gap)
         return [sentence for check in checks if (sentence := check(row))]
@@ -81,7 +83,7 @@ class Alarms:
         )
 
     def _entropy(self, row: dict[str, Any]) -> str:
-        if self.entropy and 0 < row["entropy"] < 0.1 * self.entropy:
+        if self.entropy and 0 < row.get("entropy", 0) < 0.1 * self.entropy:
             return (
                 "entropy fell below a tenth of its start: samples of a group are nearly equal and exploration ends; "
                 "a lower optim.lr, algorithm.entropy_coefficient or algorithm.kl_coefficient hold it up"
@@ -94,7 +96,7 @@ class Alarms:
         return ""
 
     def _gap(self, row: dict[str, Any]) -> str:
-        if row["sampling/sampling_logp_difference/mean"] > GAP_LIMIT:
+        if row.get("sampling/sampling_logp_difference/mean", 0) > GAP_LIMIT:
             return (
                 f"sampled and trained log-probabilities differ by more than {GAP_LIMIT} nats on average: the rollouts "
                 "are off-policy; use trainer.precision=fp32"
@@ -116,17 +118,20 @@ class Alarms:
         self.entropy, self.dead = state["entropy"], state["dead"]
 
 
-def conclusion(before: float, after: float, samples: int) -> str:
-    """What came of the run: mean reward of its first and last iterations, with `samples` completions each.
+def conclusion(before: Sequence[float], after: Sequence[float]) -> str:
+    """What came of the run, from the mean rewards of its first and of its last iterations.
 
-    The change is called a move when it exceeds two standard errors of the difference of two shares.
+    The change is called a move when it exceeds two standard errors, which the spread between iterations gives: each
+    iteration draws its own problems, so it holds whatever rewards are worth and however alike a group's samples are.
     """
-    spread = (before * (1 - before) + after * (1 - after)) / max(samples, 1)
-    error = math.sqrt(max(spread, 1e-12))
-    change = f"{before:.3f} → {after:.3f}"
-    if after - before > 2 * error:
+    first, last = sum(before) / len(before), sum(after) / len(after)
+    change = f"{first:.3f} → {last:.3f}"
+    if len(before) < 2 or len(after) < 2:
+        return f"reward: {change} (too few iterations to tell from noise)"
+    error = math.sqrt(variance(before) / len(before) + variance(after) / len(after))
+    if last - first > 2 * error:
         return f"reward rose: {change}"
-    if before - after > 2 * error:
+    if first - last > 2 * error:
         return f"reward FELL: {change}; optim.lr is probably too high"
     return (
         f"reward did not move: {change} (within noise of ±{2 * error:.3f}); look at frac_reward_zero_std (signal), "

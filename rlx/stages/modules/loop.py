@@ -63,7 +63,8 @@ class StepModule(pl.LightningModule):
     """A module whose `training_step` makes whole steps.
 
     After a step, `row` holds its metrics (numbers or tensors [] to be read once), `tokens` the tokens it trained on,
-    and `done` tells whether the step was made (False when a rollout was abandoned).
+    and `done` tells that the step was made; the callback clears it. For an item that is None (an abandoned rollout)
+    Lightning skips `training_step`, yet ends the batch.
     """
 
     def __init__(self, start: Start, config: Config, run: Run, *, total: int, clip_norm: float) -> None:
@@ -173,6 +174,7 @@ class RunCallback(pl.Callback):
     def __init__(self, run: Run, source: Source, loop: LoopConfig, stop: StopFlag, *, seed: int, label: str) -> None:
         self.run, self.source, self.loop, self.stop, self.seed = run, source, loop, stop, seed
         self.label = label
+        self.keep = Keep.parse(loop.checkpoint.keep)
         self.step = self.tokens = 0
         self.complete = False
         self.resumed: dict[str, Any] | None = None
@@ -234,13 +236,19 @@ class RunCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         module = self._module
-        if module.done:
+        done, module.done = module.done, False
+        if self.run.lease.lost:
+            self.run.lease.ensure_held()
+        if done:
             self._step_done(module)
         last = self.complete or self.step >= module.total
-        if last or self.stop() or (module.done and self.step % self.loop.checkpoint.every == 0):
+        if last or self.stop() or (done and self._is_due(module.total)):
             self._checkpoint(trainer, module)
         if last or self.stop():
             trainer.should_stop = True
+
+    def _is_due(self, total: int) -> bool:
+        return self.step % self.loop.checkpoint.every == 0 or self.step in self.keep.planned(total)
 
     def _step_done(self, module: StepModule) -> None:
         self.step += 1
@@ -279,7 +287,7 @@ class RunCallback(pl.Callback):
         self.run.samples.sync()
         if not path.exists():
             trainer.save_checkpoint(path)
-        prune(self.run.path, Keep.parse(self.loop.checkpoint.keep), module.total)
+        prune(self.run.path, self.keep, module.total)
         self.run.save_record(steps=self.step, tokens=self.tokens)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

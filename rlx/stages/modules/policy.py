@@ -34,7 +34,7 @@ class PolicyModule(StepModule):
 
     The gap between recorded and recomputed log-probabilities is measured before the first update of an iteration,
     where both come from the same weights. Rows without an advantage are left out of the update where the algorithm
-    allows it; entropy and the gap are then means over the rows trained on.
+    allows it; entropy and the gap are then means over the rows trained on, and absent when there are none.
     """
 
     def __init__(self, start: Start, config: Any, run: Any, sampler: Sampler, *, total: int, clip_norm: float) -> None:
@@ -44,6 +44,7 @@ class PolicyModule(StepModule):
         self.algorithm = config.algorithm.build()
         self.precision = config.trainer.precision
         self.watch = Alarms(config.optim.lr)
+        self.preflight: dict[str, float] | None = None
         self._reference = self._load_reference()
 
     def _load_reference(self) -> list[Decoder]:
@@ -62,21 +63,19 @@ class PolicyModule(StepModule):
         for model in self._reference:
             model.to(self.device)
         count = self.stage.preflight_problems
-        if self.position == 0 and count:
+        if self.position == 0 and self.preflight is None and count:
             examples = self.sampler.held_out_examples(count)
             try:
                 rollout = self.sampler.sample(examples, "preflight", version=0, purpose="eval")
             except Stopped:
                 return
-            found = rollout_metrics(rollout)
-            for sentence in preflight(found, self.settings.group_size):
+            self.preflight = rollout_metrics(rollout)
+            for sentence in preflight(self.preflight, self.settings.group_size):
                 self.run.say(f"  {sentence}")
-            self.run.save_record(preflight=found)
+            self.run.save_record(preflight=self.preflight)
 
     def training_step(self, rollout: Rollout | None, index: int) -> None:
-        self.done = rollout is not None
-        if rollout is None:
-            return
+        assert rollout is not None, "Lightning makes no step of None"
         assert rollout.version == self.position, "a rollout must come from the policy that it trains"
         began = time.perf_counter()
         batch = self.algorithm.select(rollout.batch)
@@ -88,6 +87,7 @@ class PolicyModule(StepModule):
         self.row.update({f"timing_s/{name}": seconds for name, seconds in rollout.seconds.items()})
         self.row["timing_s/update"] = time.perf_counter() - began
         self._log_samples(rollout)
+        self.done = True
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
@@ -131,7 +131,7 @@ class PolicyModule(StepModule):
             batch, advantages = batch.rows(heard), advantages[heard]
         self.run.ledger.train += TRAINING_PASSES * forward_flops(self.model, *_size(batch))
         sampled = max(float(batch.loss_mask.sum()), 1.0)
-        found: dict[str, float] = {"train/loss": 0.0, "entropy": 0.0}
+        found: dict[str, float] = {"train/loss": 0.0}
         gaps = []
         for rows in self._parts(len(batch.tokens)):
             part = batch.rows(rows)
@@ -146,7 +146,7 @@ class PolicyModule(StepModule):
                 found[name] = found.get(name, 0.0) + float(value.detach())
             gaps.append(((out.logprobs.detach() - part.logprobs) * part.loss_mask).abs())
         found["train/grad_norm"] = self.update(optimizer).item()
-        if measure_gap:
+        if measure_gap and gaps:
             found.update(self._gap(gaps, sampled))
         return found
 
@@ -157,7 +157,7 @@ class PolicyModule(StepModule):
             RunError: in float32 on a CPU the mean gap is above 1e-5.
         """
         mean = sum(gap.sum().item() for gap in gaps) / sampled
-        largest = max((gap.max().item() for gap in gaps), default=0.0)
+        largest = max(gap.max().item() for gap in gaps)
         precise = self.precision is Precision.fp32 and self.device.type == "cpu"
         if precise and mean > GAP_FP32:
             raise RunError(
@@ -197,10 +197,8 @@ class PolicyModule(StepModule):
 
     def validate(self) -> dict[str, float]:
         examples = self.sampler.held_out_examples(self.stage.val_problems)
-        try:
-            rollout = self.sampler.sample(examples, "val", version=self.position, purpose="eval")
-        except Stopped:
-            return {}
+        # The step is made and its row waits for this number: a stop is heeded after it.
+        rollout = self.sampler.sample(examples, "val", version=self.position, purpose="eval", heed_stop=False)
         found = rollout_metrics(rollout)
         return {"val/pass@1": found["rewards/verifier/mean"]}
 
@@ -211,18 +209,17 @@ class PolicyModule(StepModule):
         return f"reward {self.row['reward']:.3f}"
 
     def state(self) -> dict[str, Any]:
-        return self.watch.state()
+        return {"alarms": self.watch.state(), "preflight": self.preflight}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.watch.restore(state)
+        self.watch.restore(state["alarms"])
+        self.preflight = state["preflight"]
 
     def conclude(self) -> None:
         """Say what came of the run, by the rewards of its first and last iterations."""
         rewards = [row["reward"] for row in MetricsLog.read(self.run.path / METRICS)]
         window = max(1, min(WINDOW, len(rewards) // 2))
-        before, after = sum(rewards[:window]) / window, sum(rewards[-window:]) / window
-        samples = window * self.stage.prompts * self.settings.group_size
-        sentence = conclusion(before, after, samples)
+        sentence = conclusion(rewards[:window], rewards[-window:])
         self.run.say(f"  {sentence}")
         self.run.save_record(conclusion=sentence)
 

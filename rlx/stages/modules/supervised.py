@@ -14,7 +14,7 @@ from rlx.stages.modules.loop import StepModule
 
 
 class PackedSource:
-    """Steps of `micro_batches` batches each; what comes next is the packer's state."""
+    """Steps of one packed batch each, in `micro_batches` parts; what comes next is the packer's state."""
 
     def __init__(self, packer: Packer, *, micro_batches: int, total: int) -> None:
         self.packer, self.micro_batches, self.total = packer, micro_batches, total
@@ -25,7 +25,7 @@ class PackedSource:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         while self.made < self.total:
-            batches = [self.packer.next() for _ in range(self.micro_batches)]
+            batches = self.packer.next().split(self.packer.rows // self.micro_batches)
             self.made += 1
             yield batches
 
