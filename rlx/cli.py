@@ -4,10 +4,12 @@ Past `carry_out` nothing knows Hydra. A wrong input is one line and exit code 2;
 with 75, one that failed with 1.
 """
 
+import math
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from rlx.errors import ConfigError, RlxError, Stopped
@@ -19,6 +21,8 @@ OWN = frozenset(
 """Keys of the command line that no stage needs to use."""
 _failed: dict[str, int] = {}
 """Runs of a sweep that failed, with their exit codes; the others go on."""
+_ran: list[str] = []
+"""Runs of a sweep that ended well."""
 
 
 def main() -> None:
@@ -26,6 +30,7 @@ def main() -> None:
     stop.install()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     _failed.clear()
+    _ran.clear()
     try:
         _hydra_main()
     except SystemExit:
@@ -34,7 +39,12 @@ def main() -> None:
         sys.exit(_report(error))
     if _failed:
         print(f"rlx: {len(_failed)} runs of the sweep failed: {', '.join(_failed)}", file=sys.stderr, flush=True)
-        sys.exit(max(_failed.values()))
+        sys.exit(_sweep_code(set(_failed.values())))
+
+
+def _sweep_code(codes: set[int]) -> int:
+    """2 where every run was a wrong input and nothing was written, else 1."""
+    return 2 if codes == {2} and not _ran else 1
 
 
 def _hydra_main() -> None:
@@ -56,6 +66,7 @@ def _job(composed: Any) -> None:
         config, context = _enter(composed, list(HydraConfig.get().overrides.task), choices)
         assert config.stage is not None
         config.stage.carry_out(config, context)
+        _ran.append(HydraConfig.get().job.override_dirname)
     except BaseException as error:
         code = _report(error)
         if HydraConfig.get().mode is not RunMode.MULTIRUN or isinstance(error, Stopped | KeyboardInterrupt):
@@ -74,6 +85,7 @@ def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tupl
     config = _typed(composed)
     context = Context(
         overrides=overrides,
+        preset=_preset_model(composed, overrides, choices) if config.init_from else {},
         compose=_compose,
         stop=stop,
         choices=choices,
@@ -104,6 +116,22 @@ def _compose(overrides: Sequence[str]) -> tuple[Any, Any]:
     return _enter(composed, overrides, choices)
 
 
+def _preset_model(composed: Any, overrides: list[str], choices: dict[str, str]) -> dict[str, str]:
+    """Model fields that `experiment=` sets, as they would be typed: what the same command has otherwise without it."""
+    from hydra import compose
+
+    from rlx.options import ROOMS
+
+    if not any(text.startswith("experiment=") for text in overrides):
+        return {}
+    typed = {text.partition("=")[0] for text in overrides}
+    chosen = {group: name for group, name in choices.items() if group in {*ROOMS, "scale"} and name != "None"}
+    groups = [f"{group}={name}" for group, name in chosen.items() if group not in typed]
+    kept = [text for text in overrides if not text.startswith("experiment=")]
+    plain = compose("config", overrides=groups + kept)
+    return {f"model.{key}": str(value) for key, value in composed.model.items() if value != plain.model[key]}
+
+
 def _typed(composed: Any) -> Any:
     """Dataclasses from the composed config; cross-field checks run here."""
     from omegaconf import OmegaConf
@@ -111,7 +139,19 @@ def _typed(composed: Any) -> Any:
     from rlx.explain import unknown_key
 
     unknown_key(composed)
-    return OmegaConf.to_object(composed)
+    config = OmegaConf.to_object(composed)
+    _check_finite(config, "")
+    return config
+
+
+def _check_finite(config: Any, path: str) -> None:
+    """Raise ConfigError for a number that is NaN or infinite: no setting means one, and JSON has none."""
+    for field in fields(config):
+        value, name = getattr(config, field.name), f"{path}{field.name}"
+        if is_dataclass(value):
+            _check_finite(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: expected a finite number")
 
 
 def _check(config: Any, context: Any) -> None:

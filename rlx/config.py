@@ -82,3 +82,5 @@ class Config:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must be at least 0")
+        if self.init_from == "":
+            raise ConfigError("init_from= is empty; give a run, a checkpoint, or random for fresh weights")

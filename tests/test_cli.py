@@ -42,6 +42,14 @@ WRONG = {
     "report of what": (["stage=report"], "stage.plan", "stage.runs"),
     "keep what": (["stage=pretrain", "task=countdown", "checkpoint.keep=some"], "checkpoint.keep=some", "last"),
     "steps or flops": (["stage=pretrain", "task=countdown", "stage.steps=null"], "stage.steps", "max_flops"),
+    "start is empty": (["stage=sft", "task=countdown", "init_from="], "init_from=", "random"),
+    "not finite": (["stage=pretrain", "task=countdown", "optim.weight_decay=nan"], "optim.weight_decay=nan", "finite"),
+    "infinite": (["stage=pretrain", "task=countdown", "stage.max_flops=inf"], "stage.max_flops=inf", "finite"),
+    "clip below 0": (["stage=pretrain", "task=countdown", "stage.clip_norm=-1"], "clip_norm=-1", "above 0"),
+    "never below 0": (["stage=pretrain", "task=countdown", "stage.val_every=-1"], "val_every=-1", "at least 0"),
+    "rotary base": (["stage=pretrain", "task=countdown", "model.rope_theta=0"], "rope_theta=0", "above 0"),
+    "device unknown": (["stage=pretrain", "task=countdown", "trainer.accelerator=tpu"], "accelerator=tpu", "or cuda"),
+    "many threads": (["stage=pretrain", "task=countdown", "trainer.threads=100000"], "threads=100000", "1024"),
     "ragged batch": (["stage=pretrain", "task=countdown", "stage.batch_tokens=100"], "batch_tokens=100", "multiple"),
 }  # fmt: skip
 
@@ -98,8 +106,31 @@ def test_help_names_the_groups(rlx):
 def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(rlx):
     small = (*COUNTDOWN, "stage=pretrain", "stage.steps=2", "stage.val_every=0", "trainer.threads=1")
     done = rlx("-m", *small, "seed=0,1", "stage.row_tokens=16,640")
-    assert done.code == 2
+    assert done.code == 1  # 2 would say that nothing was written
     assert "2 runs of the sweep failed" in done.err and done.err.count("does not fit") == 2
     finished = [path.parent for path in Path("runs").glob("*/seed*/status") if '"finished"' in path.read_text()]
     assert sorted(path.name for path in finished) == ["seed0", "seed1"]
     assert sorted(path.name for path in Path().iterdir()) == ["runs"]
+
+
+def test_a_sweep_of_wrong_inputs_alone_is_a_wrong_input(rlx):
+    done = rlx("-m", *COUNTDOWN, "stage=pretrain", "model.n_heads=3,5")
+    assert done.code == 2 and "2 runs of the sweep failed" in done.err
+    assert not list(Path().glob("runs/*/seed*"))
+
+
+def test_a_gpu_that_is_not_there_is_one_line(rlx, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = rlx(*COUNTDOWN, "stage=pretrain", "trainer=gpu")
+    assert done.code == 2 and not list(Path().iterdir())
+    (line,) = done.err.strip().splitlines()
+    assert "trainer=gpu" in line and "trainer=cpu" in line
+
+
+@pytest.mark.parametrize("place", ["a_file", "a_file/below", "n" * 300], ids=["a file", "below a file", "too long"])
+def test_a_place_that_cannot_be_is_one_line(rlx, place):
+    Path("a_file").write_text("")
+    done = rlx(*COUNTDOWN, "stage=pretrain", f"runs_dir={place}")
+    assert done.code == 1
+    (line,) = done.err.strip().splitlines()
+    assert "runs_dir=" in line and "Traceback" not in done.err

@@ -19,7 +19,12 @@ for split in Split:
         assert not task.verify(example, example.solution + "0").correct
         assert not task.verify(example, "__import__('os')").correct
 seen = {split: {task.example(split, n).id for n in range(200)} for split in Split}
-assert not seen[Split.train] & (seen[Split.test] | seen[Split.val])
+assert sum(map(len, seen.values())) == len(set.union(*seen.values()))
+other = MineConfig(seed=1).build()
+for split in Split:
+    assert ([other.example(split, n) for n in range(9)] == [task.example(split, n) for n in range(9)]) == (
+        split is not Split.train
+    )
 """
 
 

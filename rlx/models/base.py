@@ -31,6 +31,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_positive("model.d_model", self.d_model)
         check_positive("model.n_layers", self.n_layers)
+        if self.norm_eps < 0 or self.init_std < 0 or self.rope_theta <= 0:
+            raise ConfigError(
+                f"model.norm_eps={self.norm_eps} and init_std={self.init_std} must be at least 0, "
+                f"rope_theta={self.rope_theta} above 0"
+            )
 
     def blocks(self) -> list[Block]:
         """The layers, with fresh weights."""

@@ -2,7 +2,7 @@
 
 Matrices of the blocks move by the orthogonalised momentum of their gradient, scaled so that an update has AdamW's
 root-mean-square (Liu et al., arXiv 2502.16982, section 2.2): `lr` means the same as for AdamW. Embedding, head, norms
-and biases are left to AdamW, with its own rate.
+and biases are left to AdamW, with its own rate. Weight decay acts on the blocks' matrices alone.
 """
 
 from collections.abc import Callable

@@ -49,6 +49,8 @@ _ADVICE = {
     errno.EDQUOT: "the disk quota is used up; free some space and give the same command again",
     errno.EFBIG: "the file grew past the size allowed here; raise `ulimit -f` and give the same command again",
     errno.EROFS: "the file system is read-only; choose another place with runs_dir=",
+    errno.ENOTDIR: "a part of the path is a file; choose another place with runs_dir=",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one with runs_dir= or rerun=",
     errno.EACCES: "permission denied; ask the folder's owner, or choose another place with runs_dir=",
     errno.EPERM: "permission denied; ask the folder's owner, or choose another place with runs_dir=",
 }

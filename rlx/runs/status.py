@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rlx.runs.files import STATUS, StrPath, write_json
+from rlx.runs.files import STATUS, StrPath, explained, write_json
 from rlx.runs.lease import is_held
 
 
@@ -50,14 +50,21 @@ def write_status(folder: StrPath, state: State, reason: str = "", **extra: Any) 
 
 
 def read_status(folder: StrPath) -> Status:
-    """What the file says: absent without one, failed with a reason when it is damaged."""
+    """What the file says: absent without one, failed with a reason when it is damaged.
+
+    Raises:
+        RunError: the path cannot be one (its name is too long, say).
+    """
     path = Path(folder) / STATUS
+    with explained(path):
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return Status(State.absent)
     try:
-        read = json.loads(path.read_bytes())
+        read = json.loads(text)
         state, reason = State(read.pop("state")), str(read.pop("reason", ""))
         return Status(state, reason, read)
-    except (FileNotFoundError, NotADirectoryError):
-        return Status(State.absent)
     except (ValueError, KeyError, AttributeError, TypeError):
         return Status(State.failed, f"{path} is damaged")
 

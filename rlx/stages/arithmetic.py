@@ -33,7 +33,7 @@ def device_of(trainer: TrainerConfig | None) -> "torch.device":
     import torch
 
     assert trainer is not None
-    return torch.device("cuda" if trainer.accelerator in ("gpu", "cuda") else "cpu")
+    return torch.device("cuda" if trainer.accelerator == "cuda" else "cpu")
 
 
 def arithmetic(trainer: TrainerConfig | None) -> AbstractContextManager[Any]:

@@ -42,6 +42,8 @@ class Context:
     """Set when the process was asked to stop."""
     choices: dict[str, str] = field(default_factory=dict)
     """Option names chosen, by group; also of groups that only preset values, such as scale."""
+    preset: dict[str, str] = field(default_factory=dict)
+    """Model fields that a preset sets: they count as typed, the numbers of a scale do not."""
     flags: list[str] = field(default_factory=list)
     """Options before the overrides, such as --config-dir."""
     label: str = ""
@@ -53,9 +55,10 @@ class Context:
         return shlex.join(["rlx", *self.flags, *self.overrides])
 
     def typed(self, *groups: str) -> dict[str, str]:
-        """Overrides on these groups and their fields: dotted key to text."""
-        pairs = (text.lstrip("+~").partition("=") for text in self.overrides)
-        return {key: value for key, _, value in pairs if key.split(".")[0].split("@")[0].split("/")[0] in groups}
+        """Overrides on these groups and their fields, a preset's included: dotted key to text."""
+        pairs = [text.lstrip("+~").partition("=")[::2] for text in self.overrides]
+        given = [*self.preset.items(), *pairs]
+        return {key: value for key, value in given if key.split(".")[0].split("@")[0].split("/")[0] in groups}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,6 +86,7 @@ class RunStageConfig(StageConfig):
         if state_of(place) is State.finished:
             report_finished(place)
             return
+        check_device(config)
         parents = [parent_record(reference) for reference in self.parents(config)]
         if parents:
             config.model, config.tokenizer = parent_model(config, context, Path(parents[0]["folder"])), None
@@ -139,9 +143,9 @@ def place_of(config: "Config", context: Context) -> Path:
     for name, reference in stage.also_from().items():
         parts[name] = parent_identity(reference, config.seed)
     # model= itself can only name what the parent is; of its fields the parent's values are not known here.
-    changes = {key: value for key, value in context.typed("model").items() if key != "model"}
-    if parents and changes:
-        parts["changes"] = changes
+    changed = [key.split(".")[1] for key in context.typed("model") if key.startswith("model.")]
+    if parents and changed:
+        parts["changes"] = {name: plain_value(getattr(config.model, name)) for name in changed}
     if config.rerun is not None:
         parts["rerun"] = config.rerun
     task = option_of(config.task).name if config.task is not None else "any"
@@ -288,6 +292,26 @@ def changes_of(config: "Config", context: Context, folder: Path) -> dict[str, An
 def seed_for(seed: int, *purpose: object) -> int:
     """A seed for torch's generators, of its own for every purpose of a run."""
     return stable_hash("seed", seed, *purpose) % 2**63
+
+
+def check_measuring(stage: Any, *names: str) -> None:
+    """Raise ConfigError for a clip of the gradient that is not above 0, or a named count below 0."""
+    if not stage.clip_norm > 0:
+        raise ConfigError(f"stage.clip_norm={stage.clip_norm} must be above 0")
+    for name in names:
+        if getattr(stage, name) < 0:
+            raise ConfigError(f"stage.{name}={getattr(stage, name)} must be at least 0")
+
+
+def check_device(config: "Config") -> None:
+    """Raise ConfigError when the device that the trainer names is not in this machine."""
+    if config.trainer is not None and config.trainer.accelerator == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"trainer={option_of(config.trainer).name}: torch finds no CUDA device here; take trainer=cpu"
+            )
 
 
 def check_required(config: "Config", names: Iterable[str]) -> None:

@@ -1,5 +1,7 @@
 """stage=sft: on from a run, its model and tokenizer, prompts masked."""
 
+from pathlib import Path
+
 from tests.conftest import COUNTDOWN, SMALL
 from tests.stages.runs import PRETRAIN, place, record, rows, sft
 
@@ -55,3 +57,32 @@ def test_an_unfinished_parent_is_refused_unless_a_step_is_named(rlx):
     done = rlx(*sft(start))
     assert done.code == 2 and "not finished" in done.err and "@12" in done.err
     assert rlx(*sft(f"{start}@12")).code == 0
+
+
+def preset(text: str) -> tuple[str, ...]:
+    """The arguments that take `text` as a preset."""
+    folder = Path("my_conf/experiment")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    return ("--config-dir", "my_conf", "experiment=mine")
+
+
+def test_a_presets_model_fields_count_as_typed(rlx):
+    start = place(rlx(*PRETRAIN).out)
+    plain = place(rlx(*sft(start)).out)
+    done = rlx(*preset("model: {d_model: 48}"), *sft(start))
+    assert done.code == 2 and "model.d_model=48" in done.err
+    far = place(rlx(*preset("model: {rope_theta: 500.0}"), *sft(start)).out)
+    assert far.parent != plain.parent and "rope_theta: 500.0" in (far / "config.yaml").read_text()
+    assert place(rlx(*sft(start, "model.rope_theta=5e2")).out) == far
+    assert "finished already" in rlx(*sft(start, "model=dense")).out
+    whole = preset("defaults: [{override /stage: sft}]\nstage: {clip_norm: 0.5}")  # a preset that chooses the stage
+    rest = [text for text in sft(start) if text != "stage=sft"]
+    assert rlx(*whole, *rest).code == 0
+
+
+def test_a_parent_is_charged_up_to_the_step_that_was_taken(rlx):
+    start = place(rlx(*PRETRAIN, "checkpoint.keep=all").out)
+    early = record(place(rlx(*sft(f"{start}@3")).out))["flops"]
+    spent = {row["step"]: row["flops/total"] for row in rows(start)}
+    assert early["lineage"] == early["total"] + spent[3] < early["total"] + spent[12]

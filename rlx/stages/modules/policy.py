@@ -56,7 +56,7 @@ class PolicyModule(StepModule):
             raise RunError("algorithm.kl_coefficient needs a starting policy; give init_from=<run>")
         from pathlib import Path
 
-        model = load_start(Path(first[0]["folder"])).model
+        model = load_start(Path(first[0]["folder"]), model_config=self.config.model).model
         return [model.eval().requires_grad_(False)]
 
     def on_train_start(self) -> None:

@@ -1,0 +1,34 @@
+"""Verdicts are on what was sampled, not only on the text that it decodes to."""
+
+import torch
+
+from rlx.data.tokenizers.char import CharConfig
+from rlx.decoding.engine import Completions
+from rlx.evaluation.verdicts import verified
+from rlx.tasks.countdown import CountdownConfig
+from rlx.tasks.countdown_traces import Trace
+from rlx.types import Outcome, Split
+
+
+def test_special_tokens_before_the_end_mark_are_malformed():
+    tokenizer = CharConfig().build()
+    task = CountdownConfig(numbers=3, trace=Trace.operations).build()
+    example = task.example(Split.test, 0)
+    right = tokenizer.encode(example.solution)
+    rows = [
+        [*right, tokenizer.end_id],
+        [right[0], tokenizer.pad_id, *right[1:], tokenizer.end_id],
+        [tokenizer.begin_id, *right, tokenizer.end_id],
+        right,
+    ]
+    width = max(map(len, rows)) + 1
+    completions = Completions(
+        tokens=torch.tensor([row + [tokenizer.pad_id] * (width - len(row)) for row in rows]),
+        logprobs=torch.zeros(len(rows), width),
+        lengths=torch.tensor([len(row) for row in rows]),
+        finished=torch.tensor([row[-1] == tokenizer.end_id for row in rows]),
+    )
+    texts, verdicts = verified(task, tokenizer, [example], completions)
+    assert texts == [example.solution] * 4
+    found = [verdict.outcome for verdict in verdicts]
+    assert found == [Outcome.correct, Outcome.malformed, Outcome.malformed, Outcome.truncated]
