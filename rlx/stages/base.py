@@ -187,6 +187,8 @@ def spent_by(record: dict[str, Any] | None, run: Path, step: int | None) -> dict
     if record is None or step is None or step >= record.get("steps", step):
         return record
     spent = {row.get("step"): row.get("flops/total") for row in MetricsLog.read(run / METRICS)}
+    if step and step not in spent:  # rows were lost: better too much than nothing
+        return record
     lineage = {**record.get("lineage", {}), record["run"]: spent.get(step) or 0.0}
     return {**record, "lineage": lineage}
 
@@ -294,7 +296,7 @@ def seed_for(seed: int, *purpose: object) -> int:
     return stable_hash("seed", seed, *purpose) % 2**63
 
 
-def check_measuring(stage: Any, *names: str) -> None:
+def check_numbers(stage: Any, *names: str) -> None:
     """Raise ConfigError for a clip of the gradient that is not above 0, or a named count below 0."""
     if not stage.clip_norm > 0:
         raise ConfigError(f"stage.clip_norm={stage.clip_norm} must be above 0")

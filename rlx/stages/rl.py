@@ -7,7 +7,7 @@ from rlx.errors import ConfigError
 from rlx.options import option
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, check_measuring, start_of
+from rlx.stages.base import Context, RunStageConfig, check_numbers, start_of
 
 if TYPE_CHECKING:
     from rlx.config import Config
@@ -48,7 +48,7 @@ class RlConfig(RunStageConfig):
                 raise ConfigError(f"stage.{name}={getattr(self, name)} must be at least 1")
         if self.max_flops is not None and not self.max_flops > 0:
             raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
-        check_measuring(self, "val_every", "val_problems", "preflight_problems")
+        check_numbers(self, "val_every", "val_problems", "preflight_problems")
 
     def check(self, config: "Config") -> None:
         assert config.algorithm is not None and config.decode is not None

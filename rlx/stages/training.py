@@ -10,7 +10,7 @@ from rlx.runs.references import parse_reference
 from rlx.runs.run import Run, read_record
 from rlx.runs.status import State, state_of
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, Start, check_measuring, start_of
+from rlx.stages.base import Context, RunStageConfig, Start, check_numbers, start_of
 
 if TYPE_CHECKING:
     from rlx.batches import Batch
@@ -57,7 +57,7 @@ class TrainingConfig(RunStageConfig):
             raise ConfigError(f"stage.steps={self.steps} must be at least 1")
         if self.max_flops is not None and not self.max_flops > 0:
             raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
-        check_measuring(self, "val_every", "val_tokens")
+        check_numbers(self, "val_every", "val_tokens")
         unit = self.row_tokens * self.micro_batches
         if self.row_tokens < 2 or self.micro_batches < 1 or self.batch_tokens < unit or self.batch_tokens % unit:
             raise ConfigError(

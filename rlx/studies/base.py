@@ -4,6 +4,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlx.errors import ConfigError
 from rlx.report.models import Model, read_models
 from rlx.report.read import FINISHED, Plan, Run, read_plan
@@ -83,11 +86,19 @@ class Results:
 
     def difference(self, first: str, second: str) -> Estimate | None:
         """Sampled pass@1 of one model minus another's on the same problems and seeds; None while one is missing."""
+        arms = self._arms(first, second)
+        return None if arms is None else paired_difference(*arms)
+
+    def differences(self, first: str, second: str) -> list[float]:
+        """The same difference, seed by seed."""
+        arms = self._arms(first, second)
+        return [] if arms is None else (arms[0] - arms[1]).mean(-1).tolist()
+
+    def _arms(self, first: str, second: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Sampled pass@1 by seed and problem, of both."""
         found = [self.models[name].scores if name in self.models else None for name in (first, second)]
         arms = [scores.correct / scores.n for scores in found if scores is not None]
-        if len(arms) < 2 or arms[0].shape != arms[1].shape:
-            return None
-        return paired_difference(arms[0], arms[1])
+        return (arms[0], arms[1]) if len(arms) == 2 and arms[0].shape == arms[1].shape else None
 
     def series(self, name: str, metric: str) -> list[list[tuple[int, float]]]:
         """(step, value) of a metric in each finished run of a name."""
@@ -117,6 +128,7 @@ def difference_claim(
         value=100 * float(found.value),
         unit="points",
         interval=[100 * float(found.low), 100 * float(found.high)],
+        note="per seed: " + ", ".join(f"{100 * value:.1f}" for value in results.differences(first, second)),
         command=command,
     )
 
