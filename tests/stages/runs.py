@@ -3,6 +3,10 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 from tests.conftest import COUNTDOWN, SMALL, without_clock
 
@@ -35,6 +39,19 @@ def digest(run: Path) -> dict[str, str]:
 
 def rows(run: Path) -> list[dict]:
     return without_clock([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+
+
+def arithmetic_of(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[bool]:
+    """Filled, as a function is called, with whether it was called under bf16 autocast."""
+    seen: list[bool] = []
+    whole = getattr(owner, name)
+
+    def watched(*given: Any, **named: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return whole(*given, **named)
+
+    monkeypatch.setattr(owner, name, watched)
+    return seen
 
 
 def record(run: Path) -> dict:

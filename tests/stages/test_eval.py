@@ -2,8 +2,9 @@
 
 import json
 
+from rlx.decoding.engine import Engine
 from tests.conftest import COUNTDOWN
-from tests.stages.runs import PRETRAIN, place, record, rows
+from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rows
 
 EVAL = (*COUNTDOWN, "trainer.threads=1", "stage=eval", "stage.problems=12", "stage.samples=4", "decode.max_tokens=12")
 
@@ -38,3 +39,10 @@ def test_repeating_gives_the_same_and_batch_size_does_not_matter(rlx):
     first = evaluation(place(rlx(*EVAL, f"init_from={start}").out))
     again = evaluation(place(rlx(*EVAL, f"init_from={start}", "rerun=again", "decode.rows=8").out))
     assert first["problems"] == again["problems"]
+
+
+def test_precision_is_that_of_the_trainer(rlx, monkeypatch):
+    seen = arithmetic_of(monkeypatch, Engine, "complete")
+    assert rlx(*EVAL, "init_from=random").code == 0 and seen and not any(seen)
+    seen.clear()
+    assert rlx(*EVAL, "init_from=random", "trainer.precision=bf16").code == 0 and seen and all(seen)

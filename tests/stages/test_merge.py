@@ -2,8 +2,9 @@
 
 from safetensors.torch import load_file
 
+from rlx.nn.decoder import Decoder
 from tests.conftest import COUNTDOWN
-from tests.stages.runs import PRETRAIN, place, record, rows, sft
+from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rows, sft
 
 MERGE = (*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", "stage.val_tokens=640")
 
@@ -34,3 +35,10 @@ def test_models_that_do_not_fit_are_one_line(rlx):
     wide = place(rlx(*PRETRAIN, "model.d_model=48").out)
     done = rlx(*MERGE, f"merge.models=[{start},{wide}]")
     assert done.code == 2 and "d_model" in done.err and len(done.err.strip().splitlines()) == 1
+
+
+def test_precision_is_that_of_the_trainer(rlx, monkeypatch):
+    start = place(rlx(*PRETRAIN).out)
+    seen = arithmetic_of(monkeypatch, Decoder, "forward")
+    done = rlx(*MERGE, f"merge.models=[{start},{start}]", "trainer.precision=bf16")
+    assert done.code == 0 and seen and all(seen)

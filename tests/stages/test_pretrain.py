@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from rlx.runs.checkpoints import Keep
+from rlx.runs.lease import Lease
 from rlx.runs.metrics import MetricsLog
 from tests.conftest import COUNTDOWN, SMALL
 from tests.stages.runs import PRETRAIN, digest, place, record, rows, status
@@ -75,7 +76,11 @@ def test_log_spaced_checkpoints_are_made_at_their_own_steps(rlx):
 
 def test_a_run_whose_lease_another_took_writes_no_more(rlx, monkeypatch):
     """What it says of itself stays what the new owner wrote."""
-    append = MetricsLog.append
+    append, begin, leases = MetricsLog.append, Lease.__init__, []
+
+    def begun(lease, *given):
+        begin(lease, *given)
+        leases.append(lease)
 
     def taken_over(log, row):
         append(log, row)
@@ -84,13 +89,16 @@ def test_a_run_whose_lease_another_took_writes_no_more(rlx, monkeypatch):
             lease.write_text(json.dumps({**json.loads(lease.read_text()), "token": "another", "host": "far"}))
             (log.path.parent / "status").write_text('{"state": "running", "reason": "by far"}')
             taken_over.record = (log.path.parent / "run.json").read_bytes()
+            leases[-1].is_ours()  # as the next heartbeat would
 
+    monkeypatch.setattr(Lease, "__init__", begun)
     monkeypatch.setattr(MetricsLog, "append", taken_over)
     done = rlx(*PRETRAIN)
     (run,) = Path("runs").glob("*/seed0")
     assert done.code == 1 and "taken over" in done.err
     assert status(run) == {"state": "running", "reason": "by far"}
     assert (run / "run.json").read_bytes() == taken_over.record and not list(run.glob("checkpoints/*"))
+    assert len(rows(run)) == 2
 
 
 def test_a_budget_of_operations_ends_the_run(rlx):

@@ -92,37 +92,46 @@ def test_rl_killed_at_many_places(rlx, unbroken):
     same_bits(rlx, unbroken, arguments, [("forward", 30), ("row", 3), ("state", 1), ("forward", 60), ("row", 2)])
 
 
-def test_rl_stopped_inside_rollouts_and_validations(rlx, unbroken, monkeypatch):
+STOPS = {"preflight": (1, 0), "first rollout": (2, 0), "validation": (3, 1), "second rollout": (4, 1),
+         "second validation": (5, 2), "third rollout": (6, 2), "last rollout": (10, 5),
+         "last validation": (11, 6)}  # fmt: skip
+"""Which sampling of the run the stop comes in (they are validated at steps 1, 2, 4, 6), and the steps that are made."""
+
+
+@pytest.mark.parametrize("sampling, made", STOPS.values(), ids=STOPS.keys())
+def test_rl_stopped_inside_a_sampling(rlx, unbroken, monkeypatch, sampling, made):
     """A stop in a rollout makes no step, one in a validation loses no number; preflight is paid for once."""
     from rlx.decoding.engine import Engine
     from rlx.signals import stop
 
-    start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
-    arguments = rl(start)
+    arguments = rl(place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out))
     whole = unbroken(arguments)
-    decode = Engine._step
-    steps_made = []
-    for count in (3, 15, 18, 5, 30, 20):  # of 12 decoding steps each: preflight, rollout, validation, rollout, ...
-        calls = 0
+    complete, decode = Engine.complete, Engine._step
+    calls = 0
 
-        def counted(*given, limit=count):
-            nonlocal calls
-            calls += 1
-            if calls == limit:
-                stop.signal = signal.SIGTERM
-            return decode(*given)
+    def counted(*given, **named):
+        nonlocal calls
+        calls += 1
+        return complete(*given, **named)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(Engine, "_step", counted)
-            done = rlx(*arguments)
-        assert done.code == 75 and calls >= count, done.err
-        steps_made.append(len(rows(place(done.out))))
-    assert steps_made == sorted(steps_made) and 0 in steps_made and max(steps_made) < 6
+    def stopping(*given):
+        if calls == sampling:
+            stop.signal = signal.SIGTERM
+        return decode(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "complete", counted)
+        patch.setattr(Engine, "_step", stopping)
+        done = rlx(*arguments)
+    run = place(done.out)
+    assert stop.signal and len(rows(run)) == made and rows(run) == rows(whole)[:made]
+    assert done.code == (75 if made < 6 else 0), done.err
+    assert made == 6 or list(digest(run))[-1] == f"step-{made:06}"
     done = rlx(*arguments)
-    broken = place(done.out)
-    assert done.code == 0 and digest(broken) == digest(whole)
-    assert rows(broken) == rows(whole)
-    assert record(broken)["preflight"] == record(whole)["preflight"]
+    assert done.code == 0 and rows(run) == rows(whole)
+    assert digest(run)["step-000006"] == digest(whole)["step-000006"]  # the stop's own checkpoint may be there too
+    assert record(run)["preflight"] == record(whole)["preflight"]
+    assert record(run)["flops"] == record(whole)["flops"]
 
 
 def test_killed_after_the_last_checkpoint_still_finishes(rlx, unbroken):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from rlx.decoding.engine import Engine
 from rlx.stages.modules.alarms import WINDOW, Alarms, conclusion, preflight
-from tests.stages.runs import PRETRAIN, place, record, rl, rows
+from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rl, rows
 
 
 @pytest.fixture
@@ -47,6 +48,8 @@ def test_epochs_and_minibatches_and_parts(rlx, start):
 def test_kl_to_the_start_is_zero_at_the_start(rlx, start):
     found = rows(place(rlx(*rl(start, "algorithm.kl_coefficient=0.1")).out))
     assert abs(found[0]["kl"]) < 1e-6 and found[-1]["kl"] > 0
+    found = rows(place(rlx(*rl(start, "algorithm.kl_coefficient=0.1", "model.norm_eps=1")).out))
+    assert abs(found[0]["kl"]) < 1e-6  # the reference has the same norms
 
 
 def test_a_budget_of_operations_ends_the_run(rlx, start):
@@ -107,9 +110,11 @@ def test_entropy_of_no_rows_is_absent(rlx, start):
     assert dead and all("entropy" not in row and "train/loss" in row for row in dead)
 
 
-def test_bf16_samples_as_it_trains(rlx, start):
+def test_bf16_samples_as_it_trains(rlx, start, monkeypatch):
     """Sampled and trained log-probabilities come from the same arithmetic: their gap is rounding of bf16, not more."""
+    seen = arithmetic_of(monkeypatch, Engine, "complete")
     done = rlx(*rl(start, "trainer.precision=bf16", "stage.steps=2"))
     assert done.code == 0, done.err
+    assert seen and all(seen)
     gaps = [row["sampling/sampling_logp_difference/mean"] for row in rows(place(done.out))]
     assert all(0 < gap < 0.02 for gap in gaps)
