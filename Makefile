@@ -52,7 +52,7 @@ wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 bench: setup ## run the benchmarks of scripts/bench
-	@for script in scripts/bench/*.py; do \
+	@for script in scripts/bench/[a-z]*.py; do \
 		test -e "$$script" || { echo "scripts/bench has no benchmark"; break; }; \
 		echo "$$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done

@@ -54,6 +54,8 @@ class RolloutBatch:
     """[B] bool, False where the completion was cut at its limit."""
     reference_logprobs: Tensor | None = None
     """[B, T] float32 under the reference policy, for algorithms that need "reference"."""
+    old_logprobs: Tensor | None = None
+    """[B, T] float32, the trainer's own before an iteration's first update, for algorithms that need "old_logprobs"."""
 
     def returns(self) -> Tensor:
         """[B] float32: the sum of each row's rewards."""

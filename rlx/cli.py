@@ -19,6 +19,7 @@ OWN = frozenset(
     {"seed", "runs_dir", "rerun", "init_from", "stage", "hydra", "scale", "experiment", "checkpoint", "at", "schema"}
 )
 """Keys of the command line that no stage needs to use."""
+_COMPLETION = frozenset({"--shell-completion", "-sc"})
 _failed: dict[str, int] = {}
 """Runs of a sweep that failed, with their exit codes; the others go on."""
 _ran: list[str] = []
@@ -32,7 +33,8 @@ def main() -> None:
     _failed.clear()
     _ran.clear()
     try:
-        _hydra_main()
+        if not _answered(sys.argv[1:]):
+            _hydra_main()
     except SystemExit:
         raise
     except BaseException as error:
@@ -45,6 +47,23 @@ def main() -> None:
 def _sweep_code(codes: set[int]) -> int:
     """2 where every run was a wrong input and nothing was written, else 1."""
     return 2 if codes == {2} and not _ran else 1
+
+
+def _answered(arguments: list[str]) -> bool:
+    """Print what needs neither Hydra nor torch: the help page, and what a shell asks when Tab is pressed."""
+    if "--help" in arguments or "-h" in arguments:
+        from rlx.help import page
+
+        print(page(arguments))
+        return True
+    if not _COMPLETION.isdisjoint(arguments):
+        from rlx.completion import answer
+
+        text = answer(arguments[-1], os.environ.get("COMP_LINE", ""))
+        if text is not None:
+            print(text)
+            return True
+    return False
 
 
 def _hydra_main() -> None:
@@ -158,6 +177,7 @@ def _check(config: Any, context: Any) -> None:
     """What a stage needs is there, and nothing was asked for that it does not use."""
     from rlx.options import discover, option_of
     from rlx.stages.base import check_required
+    from rlx.stages.config import TRAINING_KEYS
 
     if config.stage is None:
         stages = "|".join(discover("stage"))
@@ -165,8 +185,10 @@ def _check(config: Any, context: Any) -> None:
     stage = config.stage
     name = option_of(stage).name
     check_required(config, sorted(stage.requires))
+    read = OWN | stage.uses | (TRAINING_KEYS if stage.trains else set())
+    read |= stage.measures if config.eval.every else set()
     for key in _typed_groups(context.overrides):
-        if key not in OWN and key not in stage.uses:
+        if key not in read:
             used = ", ".join(sorted(stage.uses))
             raise ConfigError(f"stage={name} does not use {key}; leave {key} out (it uses {used})")
     for group in ("algorithm", "merge", "study"):

@@ -4,6 +4,7 @@ Past `rlx.cli` there is no Hydra: every stage is handed a `Config`.
 """
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from rlx.algorithms.base import AlgorithmConfig
 from rlx.data.corpora.base import CorpusConfig
@@ -21,6 +22,7 @@ from rlx.stages.config import StageConfig
 from rlx.studies.base import StudyConfig
 from rlx.tasks.base import TaskConfig
 from rlx.trainers.base import TrainerConfig
+from rlx.types import Split
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,12 +32,51 @@ class CheckpointConfig:
     every: int = recorded(200)
     """Steps between checkpoints; the last step always makes one."""
     keep: str = recorded("last:2")
-    """Which stay: last:<n>, log:<n> (log-spaced over the run), all, or two joined by `+`."""
+    """Which stay: last:<n>, log:<n> (log-spaced over the run), all, or two joined by `+`; and the best, always."""
+    best: str | None = None
+    """The metric that `@best` goes by, such as eval/countdown/greedy; null: val/loss, in rl val/pass@1."""
 
     def __post_init__(self) -> None:
         Keep.parse(self.keep)
         if self.every < 1:
             raise ConfigError(f"checkpoint.every={self.every} must be at least 1")
+
+
+class InitState(Enum):
+    """What is taken from the checkpoint after `init_from=`."""
+
+    weights = "weights"
+    """The weights: optimizer, schedule and data begin anew."""
+    all = "all"
+    """Optimizer, schedule, data position and random generators too: the steps are counted on from the parent's."""
+
+
+@dataclass(kw_only=True, slots=True)
+class InitConfig:
+    """How a run starts from its parent."""
+
+    state: InitState = InitState.weights
+    """weights, or all: the run goes on where the parent stands, and stage.steps counts the parent's steps too."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvalInsideConfig:
+    """Problems completed and verified while a model is trained; decode= says how. It changes no weights."""
+
+    every: int = recorded(0)
+    """Steps between evaluations, with one after the last step; 0: none."""
+    split: Split = Split.val
+    """Which problems: val, test or train."""
+    problems: int = recorded(64)
+    """Problems drawn: the first of the split."""
+    samples: int = recorded(8)
+    """Completions drawn a problem, besides the greedy one."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ConfigError(f"eval.every={self.every} must be at least 0")
+        if self.problems < 1 or self.samples < 1:
+            raise ConfigError(f"eval.problems={self.problems} and eval.samples={self.samples} must be at least 1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,8 +117,12 @@ class Config:
     """Where metrics go besides metrics.jsonl."""
     study: StudyConfig | None = None
     """A plan of runs with claims."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """What is taken from the parent, for pretrain, sft and rl."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are made and which stay."""
+    eval: EvalInsideConfig = field(default_factory=EvalInsideConfig)
+    """Evaluation on the way, for pretrain, sft and rl."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -28,6 +28,10 @@ class RunError(RlxError):
     exit_code = 1
 
 
+class DivergedError(RunError):
+    """A loss, a gradient or probabilities that are not finite."""
+
+
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM, SIGUSR1, Ctrl-C) and has saved what it needs to go on."""
 

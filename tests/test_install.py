@@ -1,6 +1,7 @@
 """What `pip install` gives people: the wheel holds every room and every YAML, and works away from the checkout."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -88,16 +89,69 @@ def test_the_wheel_has_nothing_else(wheel):
     assert not [name for name in contents(wheel) if "/tests/" in name or name.endswith(".pyc")]
 
 
+def door(installed: Path, folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """The command `rlx` as it was installed, given in a folder away from the checkout."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return subprocess.run(
+        [str(installed / "bin" / "rlx"), *arguments],
+        capture_output=True, text=True, cwd=folder, env={**clean, "PYTHONPATH": str(installed), **more}, timeout=200,
+    )  # fmt: skip
+
+
+SMALL = ("stage=pretrain", "task=countdown", "task.numbers=3", "task.trace=operations", "scale=smoke", "stage.steps=2",
+         "stage.batch_tokens=128", "stage.row_tokens=64", "stage.val_tokens=64", "trainer.threads=1")  # fmt: skip
+
+
 @pytest.mark.parametrize("arguments", [("--info", "searchpath"), ("--help",)], ids=" ".join)
 def test_the_door_opens_away_from_the_checkout(installed, tmp_path, arguments):
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run(
-        [sys.executable, "-m", "rlx.cli", *arguments],
-        capture_output=True, text=True, cwd=tmp_path, env={**clean, "PYTHONPATH": str(installed)}, timeout=120,
-    )  # fmt: skip
+    done = door(installed, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert ("pkg://rlx.conf" if "--info" in arguments else "stage:") in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_tab_completes_away_from_the_checkout(installed, tmp_path):
+    done = door(installed, tmp_path, "-sc", "query=bash", COMP_LINE="rlx model=dense model.n_h")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "model.n_heads=\n", "")
+    assert "complete" in door(installed, tmp_path, "-sc", "install=bash").stdout
+
+
+def test_own_presets_compose_with_the_installed_one(installed, tmp_path):
+    folder = tmp_path / "my_conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\noptim:\n  lr: 0.0123\n")
+    (folder / "wrong.yaml").write_text("# @package _global_\noptim:\n  lrr: 0.0123\n")
+    own = ("--config-dir", "my_conf", "stage=pretrain", "task=countdown")
+    done = door(installed, tmp_path, *own, "experiment=mine", "--cfg", "job")
+    assert done.returncode == 0 and "lr: 0.0123" in done.stdout, done.stderr
+    done = door(installed, tmp_path, *own, "experiment=wrong")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "in experiment/wrong: " in done.stderr and "lrr; did you mean lr?" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["my_conf"]
+
+
+def test_a_run_with_the_installed_one_is_whole_and_listed(installed, tmp_path):
+    done = door(installed, tmp_path, *SMALL)
+    assert done.returncode == 0, done.stderr
+    (run,) = tmp_path.glob("runs/countdown-dense-pretrain-h*/seed0")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    there = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    last = "checkpoints/step-000002"
+    assert {"config.yaml", "overrides.txt", "run.json", "metrics.jsonl", "status", "logs/attempt-1.log",
+            f"{last}/config.json", f"{last}/model.safetensors", f"{last}/tokenizer.json",
+            f"{last}/trainer/state.pt"} <= there  # fmt: skip
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()][-1] == 2
+    assert json.loads((run / "status").read_text())["state"] == "finished"
+    record = json.loads((run / "run.json").read_text())
+    assert record["steps"] == 2 and not record["git"] and record["versions"]["torch"]
+    assert (run / "overrides.txt").read_text().split() == ["rlx", *SMALL]
+    again = door(installed, tmp_path, *SMALL)
+    assert again.returncode == 0 and "finished already" in again.stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "rlx.runs", "--paths", "state=finished"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, timeout=60,
+    )  # fmt: skip
+    assert listed.stdout.strip() == run.relative_to(tmp_path).as_posix(), listed.stderr
 
 
 def test_it_is_the_installed_one_that_runs(installed, tmp_path):

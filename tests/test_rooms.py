@@ -32,6 +32,9 @@ do those that only type checkers read. From the bottom up:
     stages/modules              as stages                                     torch, numpy, lightning
     store                       config, options                               hydra, omegaconf
     explain                     config, errors, options                       omegaconf
+    catalog                     options, conf                                 yaml
+    completion                  catalog, errors, options, runs                none
+    help                        catalog, errors, explain                      none
     cli                         everything                                    hydra, omegaconf
 
 GROUND is types, errors, options, batches. "Late" libraries are imported inside functions only, and so is
@@ -106,6 +109,9 @@ ROOMS = {
     "stages.modules": Room(STAGE, (*TORCH, "numpy", "lightning")),
     "store": Room(("config", "options"), ("hydra", "omegaconf")),
     "explain": Room(("config", "errors", "options"), ("omegaconf",)),
+    "catalog": Room(("options", "conf"), ("yaml",)),
+    "completion": Room(("catalog", "errors", "options", "runs")),
+    "help": Room(("catalog", "errors", "explain")),
     "cli": Room(("",), ("hydra", "omegaconf")),
 }
 LATE_ROOM = re.compile(r"rlx\.(stages\.modules|kernels\.\w+\.triton)(\.|$)")

@@ -48,7 +48,8 @@ class Algorithm(Protocol):
     """From rollouts to a loss."""
 
     needs: frozenset[str]
-    """What the stage must supply: "reference" (log-probabilities of the starting policy), "values"."""
+    """What the stage must supply: "reference" (log-probabilities of the starting policy), "old_logprobs" (the
+    trainer's own before the iteration's first update, where those recorded while sampling do not do), "values"."""
     silent_at_zero: bool
     """A row whose advantages are all 0 adds nothing to the gradient, so the stage may leave it out of the update."""
 
@@ -103,6 +104,15 @@ class AlgorithmConfig:
 
     def build(self) -> Algorithm:
         raise NotImplementedError
+
+
+def importance_weights(batch: RolloutBatch, cap: float) -> Tensor:
+    """[B, T] truncated importance weights min(exp(old - sampled), cap), from the sampler's to the trainer's arithmetic.
+
+    Log-ratios are clamped to [-20, 20]. Weights are exactly 1 where both log-probabilities are equal.
+    """
+    assert batch.old_logprobs is not None, "the stage supplies what an algorithm needs"
+    return (batch.old_logprobs - batch.logprobs).clamp(-20, 20).exp().clamp(max=cap)
 
 
 def group_mean(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,17 @@
 """`algorithm=grpo`: group-relative policy optimization (Shao et al., arXiv 2402.03300, section 4.1).
 
     A_i = (r_i - mean_group) / (std_group + eps)
-    L   = mean_i mean_t [ -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) + kl_coefficient * k3 ]
+    L   = mean_i mean_t [ -w min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) + kl_coefficient * k3 ]
 
 Choices where sources differ:
 1. The standard deviation has Bessel's correction (as TRL, verl, OpenRLHF and oat have it); eps is 1e-4 (TRL).
 2. A group whose rewards are equal up to 1e-6 gets advantage exactly 0, not noise over eps.
 3. The default normalization is the paper's, per sequence; TRL's and verl's is `token`, Dr. GRPO's `constant` with
    `std_normalization=false`.
-4. The log-probabilities of the old policy are those recorded while sampling.
+4. The log-probabilities of the old policy are those recorded while sampling, and w is 1. With
+   `importance_sampling_cap=C` they are the trainer's own before the first update, and w = min(exp(old - sampled), C) a
+   token, without gradient: truncated importance sampling (Yao et al., fengyao.notion.site/off-policy-rl), as TRL has
+   it. w weighs the policy's term alone, not those of kl and entropy.
 5. log-ratios are clamped to [-20, 20] before exp. k3 = exp(d) - 1 - d with d = reference - current.
 """
 
@@ -17,7 +20,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlx.algorithms.base import AlgorithmConfig, Normalization, Totals, group_mean, group_std, reduce
+from rlx.algorithms.base import (
+    AlgorithmConfig,
+    Normalization,
+    Totals,
+    group_mean,
+    group_std,
+    importance_weights,
+    reduce,
+)
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -45,6 +56,8 @@ class GrpoConfig(AlgorithmConfig):
     """Weight of the k3 estimate of KL(policy || starting policy) in the loss."""
     entropy_coefficient: float = 0.0
     """Weight of the mean entropy that is subtracted from the loss."""
+    importance_sampling_cap: float | None = None
+    """Weigh tokens by trained over sampled probability, at most by this (2 is usual); null: no weights."""
 
     def __post_init__(self) -> None:
         AlgorithmConfig.__post_init__(self)
@@ -61,6 +74,10 @@ class GrpoConfig(AlgorithmConfig):
             raise ConfigError(
                 f"algorithm.std_eps={self.std_eps} and kl_coefficient={self.kl_coefficient} must be at least 0"
             )
+        if self.importance_sampling_cap is not None and self.importance_sampling_cap < 1:
+            raise ConfigError(
+                f"algorithm.importance_sampling_cap={self.importance_sampling_cap} must be at least 1; 2 is usual"
+            )
 
     def build(self) -> "Grpo":
         return Grpo(self)
@@ -71,7 +88,8 @@ class Grpo:
 
     def __init__(self, config: GrpoConfig) -> None:
         self.config = config
-        self.needs = frozenset({"reference"} if config.kl_coefficient else ())
+        needs = {"reference": config.kl_coefficient, "old_logprobs": config.importance_sampling_cap}
+        self.needs = frozenset(name for name, asked in needs.items() if asked)
         self.silent_at_zero = not (config.kl_coefficient or config.entropy_coefficient)
 
     def select(self, batch: RolloutBatch) -> RolloutBatch:
@@ -91,13 +109,17 @@ class Grpo:
         self, out: PolicyOutput, batch: RolloutBatch, advantages: Tensor, totals: Totals
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         config, mask = self.config, batch.loss_mask
-        ratio = (out.logprobs - batch.logprobs).clamp(-20, 20).exp()
+        old = batch.logprobs if config.importance_sampling_cap is None else batch.old_logprobs
+        assert old is not None, "the stage supplies what an algorithm needs"
+        ratio = (out.logprobs - old).clamp(-20, 20).exp()
         clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
         per_token = -torch.minimum(ratio * advantages, clipped * advantages)
         metrics = {
             "clip_ratio/low_mean": ((ratio < 1 - config.clip_low) & (advantages < 0)).float(),
             "clip_ratio/high_mean": ((ratio > 1 + config.clip_high) & (advantages > 0)).float(),
         }
+        if config.importance_sampling_cap is not None:
+            per_token = importance_weights(batch, config.importance_sampling_cap) * per_token
         if batch.reference_logprobs is not None:
             gap = (batch.reference_logprobs - out.logprobs).clamp(-20, 20)
             kl = gap.exp() - 1 - gap

@@ -13,6 +13,10 @@ class Document:
     ids: list[int]
     given: int
 
+    def cut(self, size: int) -> "Document":
+        """The first `size` tokens of the document."""
+        return Document(self.ids[:size], min(self.given, size))
+
 
 def prompt_ids(example: Example, tokenizer: Tokenizer) -> list[int]:
     """Begin mark and prompt: what a completion goes on from."""

@@ -1,14 +1,16 @@
 """Documents into fixed-size batches: whole documents, first fit, boundaries kept.
 
-A document is never cut. One that fits nowhere in the current batch is carried to the next; after `TRIES` of them the
-batch is closed. The packer's state is the position in the stream and the positions carried, so a resumed run packs the
-same rows.
+A document is not cut here. One that fits nowhere in the current batch is carried to the next; after `TRIES` of them
+the batch is closed. The packer's state is the position in the stream and the positions carried, so a resumed run packs
+the same rows.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rlx.batches import Batch
 from rlx.data.documents import Document
@@ -34,6 +36,7 @@ class Packer:
     def __init__(self, document: Callable[[int], Document], *, rows: int, length: int, pad_id: int) -> None:
         self.document, self.rows, self.length, self.pad_id = document, rows, length, pad_id
         self.position, self.carried = 0, []
+        self._waiting: dict[int, Document] = {}
 
     def state_dict(self) -> dict:
         """{"position": next of the stream, "carried": positions still to be placed}."""
@@ -48,64 +51,69 @@ class Packer:
         Raises:
             ConfigError: a document longer than a row.
         """
-        sheet = _Sheet(self.rows, self.length, self.pad_id)
-        carried = [position for position in self.carried if not sheet.place(self._fetch(position))]
-        while len(carried) < TRIES:
+        sheet = _Sheet(self.rows, self.length)
+        made, self._waiting = self._waiting, {}
+        for position in self.carried:
+            self._place(sheet, position, made.get(position))
+        while len(self._waiting) < TRIES:
             position, self.position = self.position, self.position + 1
-            if not sheet.place(self._fetch(position)):
-                carried.append(position)
-        self.carried = carried
-        return sheet.batch()
+            self._place(sheet, position)
+        self.carried = list(self._waiting)
+        return sheet.batch(self.pad_id)
 
-    def _fetch(self, position: int) -> Document:
-        document = self.document(position)
+    def _place(self, sheet: "_Sheet", position: int, made: Document | None = None) -> None:
+        """Put a document into the sheet, or where it waits for the next one."""
+        document = made or self.document(position)
         if len(document.ids) > self.length:
             raise ConfigError(
                 f"a document of {len(document.ids)} tokens does not fit stage.row_tokens={self.length}; raise it, "
-                "or choose shorter traces"
+                f"choose shorter traces, or cut documents with corpus.max_tokens={self.length}"
             )
-        return document
+        if not sheet.place(document):
+            self._waiting[position] = document
 
 
 class _Sheet:
     """Rows being filled."""
 
-    def __init__(self, rows: int, length: int, pad_id: int) -> None:
-        shape = (rows, length)
-        self.tokens = np.full(shape, pad_id, dtype=np.int64)
-        self.positions = np.zeros(shape, dtype=np.int64)
-        self.documents = np.full(shape, -1, dtype=np.int64)
-        self.mask = np.zeros(shape, dtype=np.float32)
+    def __init__(self, rows: int, length: int) -> None:
         self.free = [length] * rows
         self.count = [0] * rows
         self.length = length
         self.first = 0
+        self.ids: list[int] = []
+        self.spans: list[tuple[int, int, int, int]] = []
+        """Of each document: place of its first token, rows laid end to end; size; given tokens; number in its row."""
 
     def place(self, document: Document) -> bool:
         """Put the document into the first row with room; False when there is none."""
         size = len(document.ids)
         for row in range(self.first, len(self.free)):
             if self.free[row] >= size:
-                self._write(row, document, size)
+                start = (row + 1) * self.length - self.free[row]
+                self.spans.append((start, size, document.given, self.count[row]))
+                self.ids += document.ids
+                self.free[row] -= size
+                self.count[row] += 1
+                while self.first < len(self.free) and self.free[self.first] < min(SMALLEST_GAP, self.length):
+                    self.first += 1
                 return True
         return False
 
-    def _write(self, row: int, document: Document, size: int) -> None:
-        start = self.length - self.free[row]
-        span = slice(start, start + size)
-        self.tokens[row, span] = document.ids
-        self.positions[row, span] = np.arange(size)
-        self.documents[row, span] = self.count[row]
-        self.mask[row, start + document.given : start + size] = 1
-        self.free[row] -= size
-        self.count[row] += 1
-        while self.first < len(self.free) and self.free[self.first] < min(SMALLEST_GAP, self.length):
-            self.first += 1
+    def batch(self, pad_id: int) -> Batch:
+        starts, sizes, given, numbers = np.array(self.spans, dtype=np.int64).T
+        positions = np.arange(len(self.ids)) - np.repeat(sizes.cumsum() - sizes, sizes)
+        places = np.repeat(starts, sizes) + positions
+        shape = (len(self.free), self.length)
 
-    def batch(self) -> Batch:
+        def filled(empty: int, values: NDArray[Any], dtype: type) -> torch.Tensor:
+            cells = np.full(shape, empty, dtype=dtype)
+            cells.reshape(-1)[places] = values
+            return torch.from_numpy(cells)
+
         return Batch(
-            tokens=torch.from_numpy(self.tokens),
-            positions=torch.from_numpy(self.positions),
-            documents=torch.from_numpy(self.documents),
-            loss_mask=torch.from_numpy(self.mask),
+            tokens=filled(pad_id, np.array(self.ids), np.int64),
+            positions=filled(0, positions, np.int64),
+            documents=filled(-1, np.repeat(numbers, sizes), np.int64),
+            loss_mask=filled(0, positions >= np.repeat(given, sizes), np.float32),
         )

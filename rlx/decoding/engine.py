@@ -1,28 +1,41 @@
 """The rollout engine: prompts in, completions with their log-probabilities out.
 
 1. One prefill per prompt; its state is copied to the prompt's samples.
-2. The cache is allocated once per wave of `decode.rows` rows. Slot s of a row holds position s, so prompts are padded
-   on the right: what a padded slot holds is never seen before it is overwritten.
-3. Rows that ended are dropped when fewer than three quarters of a wave are alive.
+2. Continuous batching: `decode.rows` rows are decoded side by side in a cache that is allocated once. A row that ended
+   is idle until `REFILL_SHARE` of the rows are, and then takes the next sample. When no sample waits, idle rows are
+   dropped as soon as fewer than `ALIVE_SHARE` of the rows are alive.
+3. Slot s of a row holds position s, so prompts are padded on the right: what a padded slot holds, or what a former
+   sample of the row left, is never seen before it is overwritten.
 4. Every row draws from its own key (`uniforms`), so its sample does not depend on its neighbours (up to the last
    bits of the logits, which matrix products of another shape may round differently).
+5. Under autocast the linear layers' weights are cast once a call, into a copy, not at every token; the rest stays in
+   float32, as in the trainer's autocast. The cache is in autocast's dtype.
+6. `compile=True` compiles a step for fixed numbers of rows and slots: `decode.rows` and the cache's length, or halves,
+   quarters, ... of them where those are enough.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.logprobs import log_softmax
 from rlx.decoding.uniforms import sample_keys, uniforms
-from rlx.errors import RunError, Stopped
+from rlx.errors import DivergedError, Stopped
 from rlx.nn.cache import Cache
+from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
+from rlx.nn.rows import Rows
 
 ALIVE_SHARE = 0.75
-"""Rows are compacted when fewer than this share of them is alive."""
+"""Rows are compacted when no sample waits and fewer than this share of them is alive."""
+REFILL_SHARE = 0.125
+"""Rows take new samples when this share of them is idle: filling one at a time would copy states all the time."""
+SMALLEST_SLOTS, SMALLEST_ROWS = 64, 32
+"""A compiled step has at least so many."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,10 +69,16 @@ class Engine:
         end_id: the end mark's token id.
         pad_id: the id that fills unused places.
         stop: polled between decode steps; True abandons the call with `Stopped`.
+        compile: compile the decode step; seconds at the first call of a size, and shorter steps.
     """
 
-    def __init__(self, model: Decoder, *, end_id: int, pad_id: int, stop: Callable[[], bool] = never) -> None:
+    def __init__(
+        self, model: Decoder, *, end_id: int, pad_id: int, stop: Callable[[], bool] = never, compile: bool = False
+    ) -> None:
         self.model, self.end_id, self.pad_id, self.stop = model, end_id, pad_id, stop
+        self._logits = compiled(_next_logits) if compile else _next_logits
+        self._compile = compile
+        self._half: Decoder | None = None
 
     @torch.no_grad()
     def complete(
@@ -69,99 +88,210 @@ class Engine:
 
         Raises:
             Stopped: `stop` became true; nothing was changed.
-            RunError: the model gives NaN.
+            DivergedError: the model gives NaN.
         """
+        device = self.model.embed.weight.device
+        out = _empty(len(prompts) * samples, decode.max_tokens, self.pad_id, device)
         if not prompts:
-            return _empty(0, decode.max_tokens, self.pad_id, self.model.embed.weight.device)
+            return out
         was_training = self.model.training
         self.model.eval()
         try:
-            per_wave = max(1, decode.rows // samples)
-            waves = [
-                self._wave(prompts[start : start + per_wave], keys[start : start + per_wave], samples, decode)
-                for start in range(0, len(prompts), per_wave)
-            ]
+            self._fill_out(out, prompts, keys, samples, decode)
         finally:
             self.model.train(was_training)
-        out = _join(waves)
         if not torch.isfinite(out.logprobs).all():
-            raise RunError("the model's probabilities are not finite (NaN): its weights have diverged")
+            raise DivergedError("the model's probabilities are not finite (NaN): its weights have diverged")
         return out
 
-    def _wave(
-        self, prompts: Sequence[Sequence[int]], keys: Sequence[int], samples: int, decode: DecodeConfig
-    ) -> Completions:
-        device = self.model.embed.weight.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)  # [P]
-        cache, logits = self._prefill(prompts, lengths, decode.max_tokens)
-        parents = torch.arange(len(prompts), device=device).repeat_interleave(samples)  # [N]
-        state = _Wave(
-            cache=cache if samples == 1 else cache.rows(parents),
-            logits=logits[parents],
-            positions=lengths[parents],
-            keys=sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=device), samples),
-            row=torch.arange(len(parents), device=device),
+    def _fill_out(
+        self,
+        out: Completions,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[int],
+        samples: int,
+        decode: DecodeConfig,
+    ) -> None:
+        model, device = self._weights(), out.tokens.device
+        waiting = _Waiting(model, prompts, keys, samples, self.pad_id, chunk=max(1, decode.rows // samples))
+        rows = self._enough(decode.rows, len(out.tokens))
+        length = max(len(prompt) for prompt in prompts) + decode.max_tokens
+        length = rounded(length) if self._compile else length
+        state = _State(
+            cache=model.new_cache(rows, length, dtype=_dtype(device)),
+            tokens=torch.zeros(rows, dtype=torch.int64, device=device),
+            positions=torch.zeros(rows, dtype=torch.int64, device=device),
+            keys=torch.zeros(rows, dtype=torch.int64, device=device),
+            drawn=torch.zeros(rows, dtype=torch.int64, device=device),
+            place=torch.full((rows,), -1, dtype=torch.int64, device=device),
         )
-        out = _empty(len(parents), decode.max_tokens, self.pad_id, device)
-        out.passed, out.context = int(lengths.sum()), int((lengths * (lengths + 1) // 2).sum())
-        for step in range(decode.max_tokens):
+        while True:
             if self.stop():
                 raise Stopped
-            if not self._step(state, out, step, decode):
+            alive, rows = int((state.place >= 0).sum()), len(state.place)
+            if waiting and rows - alive >= max(1, REFILL_SHARE * rows):
+                self._refill(state, waiting, out, decode)
+                continue
+            if not alive:
                 break
-        return out
+            if not waiting and alive < ALIVE_SHARE * rows:
+                self._compact(state, alive)
+            self._step(model, state, out, decode)
+        out.passed += waiting.passed
+        out.context += waiting.context
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], lengths: Tensor, room: int) -> tuple[Cache, Tensor]:
-        """The prompts' cache, with `room` more positions, and the logits [P, V] after each prompt."""
-        width = int(lengths.max())
-        padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
-        tokens = torch.tensor(padded, device=lengths.device)  # [P, W]
-        cache = self.model.new_cache(len(prompts), width + room)
-        hidden, _ = self.model(tokens, cache=cache, slots=width)
-        last = hidden[torch.arange(len(prompts), device=lengths.device), lengths - 1]  # [P, D]
-        return cache, self.model.logits(last)
+    def _enough(self, rows: int, needed: int) -> int:
+        """How many of `rows` rows to decode side by side for `needed` samples."""
+        return halved(rows, needed, SMALLEST_ROWS) if self._compile else min(rows, needed)
 
-    def _step(self, state: "_Wave", out: Completions, step: int, decode: DecodeConfig) -> bool:
-        """Draw one token for every alive row; False when none is left to decode."""
-        tokens, logprobs = draw(state.logits, uniforms(state.keys, step), decode)
-        alive = ~out.finished[state.row]
-        rows = state.row[alive]
-        out.tokens[rows, step], out.logprobs[rows, step] = tokens[alive], logprobs[alive]
-        out.lengths[rows] += 1
-        out.finished[rows] = tokens[alive] == self.end_id
-        alive = ~out.finished[state.row]
-        left = int(alive.sum())
-        if left == 0 or step + 1 == decode.max_tokens:
-            return False
-        if left < ALIVE_SHARE * len(alive):
-            index = alive.nonzero().squeeze(1)
-            state.keep(index)
-            tokens, alive = tokens[index], alive[index]
-        out.passed += left
-        out.context += int((state.positions[alive] + 1).sum())
-        slots = int(state.positions.max()) + 1
-        hidden, _ = self.model(
-            tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots
-        )  # [N, 1, D]
-        state.logits = self.model.logits(hidden[:, 0])
-        state.positions = state.positions + 1
-        return True
+    def _compact(self, state: "_State", alive: int) -> None:
+        """Drop idle rows, all or (compiled) as many as leave a size that is compiled."""
+        count = self._enough(len(state.place), alive)
+        if count < len(state.place):
+            state.keep((state.place < 0).long().argsort(stable=True)[:count])
+
+    def _weights(self) -> Decoder:
+        """The decoder, or under autocast its copy whose linear layers are in autocast's dtype, brought up to date."""
+        dtype = _dtype(self.model.embed.weight.device)
+        if dtype is None:
+            return self.model
+        if self._half is None:
+            self._half = copy.deepcopy(self.model).requires_grad_(False)
+            for module in self._half.modules():
+                if isinstance(module, nn.Linear):  # not in place: the head's weight may be the embedding's
+                    module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
+        for mine, theirs in zip(self._half.modules(), self.model.modules(), strict=True):
+            for name, parameter in theirs.named_parameters(recurse=False):
+                getattr(mine, name).copy_(parameter)
+        return self._half.eval()
+
+    def _refill(self, state: "_State", waiting: "_Waiting", out: Completions, decode: DecodeConfig) -> None:
+        """Give idle rows the next samples, as many as one chunk of prefilled prompts still has."""
+        idle = (state.place < 0).nonzero().squeeze(1)
+        taken = waiting.take(len(idle))
+        rows = idle[: len(taken.place)]
+        state.cache.put(rows, taken.cache, taken.source)
+        state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths, taken.keys, taken.place
+        state.drawn[rows] = 0
+        self._record(state, rows, taken.logits, out, decode)
+
+    def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig) -> None:
+        """Pass the last token of every row, and draw the next one of those that are alive."""
+        alive = (state.place >= 0).nonzero().squeeze(1)
+        seen = state.positions[alive] + 1
+        out.passed += len(alive)
+        out.context += int(seen.sum())
+        slots = int(seen.max())
+        slots = halved(state.cache.length, slots, SMALLEST_SLOTS) if self._compile else slots
+        rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
+        logits = self._logits(model, state.tokens[:, None], rows, state.cache)
+        state.positions[alive] = seen
+        self._record(state, alive, logits if len(alive) == len(logits) else logits[alive], out, decode)
+
+    def _record(self, state: "_State", rows: Tensor, logits: Tensor, out: Completions, decode: DecodeConfig) -> None:
+        """Draw a token for the rows in `rows` [N] int64 from logits [N, V], write it down, and idle those that end."""
+        place, drawn = state.place[rows], state.drawn[rows]
+        tokens, logprobs = draw(logits, uniforms(state.keys[rows], drawn), decode)
+        out.tokens[place, drawn], out.logprobs[place, drawn] = tokens, logprobs
+        drawn = drawn + 1
+        ended = self.is_over(place, tokens, drawn)
+        out.lengths[place], out.finished[place] = drawn, ended
+        over = ended | (drawn == decode.max_tokens)
+        state.tokens[rows], state.drawn[rows] = tokens, drawn
+        state.place[rows] = place.masked_fill(over, -1)
+        state.positions[rows] = state.positions[rows].masked_fill(over, 0)
+
+    def is_over(self, place: Tensor, tokens: Tensor, drawn: Tensor) -> Tensor:
+        """[N] bool: samples that end with tokens [N] int64, their `drawn`-th [N]; `place` [N] is their output's."""
+        return tokens == self.end_id
+
+
+def _next_logits(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> Tensor:
+    """[N, V] after tokens [N, 1]."""
+    hidden, _ = model.run(tokens, rows, cache)
+    return model.logits(hidden[:, 0])
+
+
+def _dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast, where it is on."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
 @dataclass(slots=True)
-class _Wave:
+class _State:
     """Rows being decoded side by side."""
 
     cache: Cache
-    logits: Tensor  # [N, V]
-    positions: Tensor  # [N] int64, where the next token goes
+    tokens: Tensor  # [N] int64, the last one drawn, not yet passed
+    positions: Tensor  # [N] int64, where it goes
     keys: Tensor  # [N] int64
-    row: Tensor  # [N] int64, place of the row in the output
+    drawn: Tensor  # [N] int64, tokens drawn so far
+    place: Tensor  # [N] int64, the row's place in the output; -1 for an idle row
 
     def keep(self, index: Tensor) -> None:
         """Go on with the rows in `index` only."""
         self.cache = self.cache.rows(index)
-        self.positions, self.keys, self.row = self.positions[index], self.keys[index], self.row[index]
+        self.tokens, self.positions, self.keys = self.tokens[index], self.positions[index], self.keys[index]
+        self.drawn, self.place = self.drawn[index], self.place[index]
+
+
+@dataclass(slots=True)
+class _Taken:
+    """Samples that begin, and the prompts' states that they begin from."""
+
+    cache: Cache
+    source: Tensor  # [N] int64, rows of `cache`
+    lengths: Tensor  # [N] int64
+    logits: Tensor  # [N, V]
+    keys: Tensor  # [N] int64
+    place: Tensor  # [N] int64
+
+
+class _Waiting:
+    """Samples that have not begun, in order; their prompts are passed through the model `chunk` at a time."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[int],
+        samples: int,
+        pad_id: int,
+        *,
+        chunk: int,
+    ) -> None:
+        self.model, self.prompts, self.samples, self.pad_id, self.chunk = model, prompts, samples, pad_id, chunk
+        self.device = model.embed.weight.device
+        self.keys = sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=self.device), samples)
+        self.next = self.passed = self.context = 0
+
+    def __bool__(self) -> bool:
+        return self.next < len(self.keys)
+
+    def take(self, most: int) -> _Taken:
+        """The next samples of one chunk, at most `most`."""
+        per_chunk = self.chunk * self.samples
+        number, first = divmod(self.next, per_chunk)
+        if first == 0:
+            self._prefill(self.prompts[number * self.chunk : (number + 1) * self.chunk])
+        count = min(most, per_chunk - first, len(self.keys) - self.next)
+        place = torch.arange(self.next, self.next + count, device=self.device)
+        source = place // self.samples - number * self.chunk
+        self.next += count
+        return _Taken(self.cache, source, self.lengths[source], self.logits[source], self.keys[place], place)
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        """The prompts' cache, and the logits after each."""
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)  # [P]
+        width = int(self.lengths.max())
+        padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
+        tokens = torch.tensor(padded, device=self.device)  # [P, W]
+        self.cache = self.model.new_cache(len(prompts), width, dtype=_dtype(self.device))
+        hidden, _ = self.model(tokens, cache=self.cache, slots=width)
+        last = hidden[torch.arange(len(prompts), device=self.device), self.lengths - 1]  # [P, D]
+        self.logits = self.model.logits(last)  # [P, V]
+        self.passed += int(self.lengths.sum())
+        self.context += int((self.lengths * (self.lengths + 1) // 2).sum())
 
 
 def draw(logits: Tensor, uniform: Tensor, decode: DecodeConfig) -> tuple[Tensor, Tensor]:
@@ -205,15 +335,4 @@ def _empty(rows: int, columns: int, pad_id: int, device: torch.device) -> Comple
         logprobs=torch.zeros(rows, columns, device=device),
         lengths=torch.zeros(rows, dtype=torch.int64, device=device),
         finished=torch.zeros(rows, dtype=torch.bool, device=device),
-    )
-
-
-def _join(waves: list[Completions]) -> Completions:
-    return Completions(
-        tokens=torch.cat([wave.tokens for wave in waves]),
-        logprobs=torch.cat([wave.logprobs for wave in waves]),
-        lengths=torch.cat([wave.lengths for wave in waves]),
-        finished=torch.cat([wave.finished for wave in waves]),
-        passed=sum(wave.passed for wave in waves),
-        context=sum(wave.context for wave in waves),
     )

@@ -24,9 +24,9 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def uniforms(keys: Tensor, step: int) -> Tensor:
-    """[B] float64 in (0, 1) for row keys [B] int64 at `step` (>= 0)."""
-    counter = torch.tensor(step + 1, device=keys.device) * _GOLDEN
+def uniforms(keys: Tensor, step: int | Tensor) -> Tensor:
+    """[B] float64 in (0, 1) for row keys [B] int64 at `step` (>= 0; or [B] int64, a step a row)."""
+    counter = (torch.as_tensor(step, device=keys.device) + 1) * _GOLDEN
     bits = _shift_right(mix(mix(keys) + counter), 12)  # 52 bits: with 53 the half would round, and 1.0 come out
     return (bits.double() + 0.5) * 2.0**-52
 

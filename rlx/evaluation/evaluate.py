@@ -1,8 +1,12 @@
-"""One model on one task's problems: a greedy completion and n samples each, one row a problem."""
+"""One model on one task's problems: a greedy completion and n samples each, one row a problem.
+
+Problems are completed in chunks. What is found of a chunk is plain JSON, so that it can be kept, and an evaluation that
+was interrupted goes on after the chunks that are done.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,51 +20,96 @@ from rlx.evaluation.verdicts import verified
 from rlx.nn.decoder import Decoder
 from rlx.statistics import bootstrap, bootstrap_pass_at_k
 from rlx.tasks.base import Task, stable_hash
-from rlx.types import Example, Outcome
+from rlx.types import Example, Outcome, Split
 
 CHUNK = 64
-"""Problems completed between two looks at the progress."""
+"""Problems completed together; a chunk that is finished is never made again."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Evaluation:
     """Findings for every problem, and what they cost."""
 
-    problems: list[dict[str, Any]]
-    """One a problem: id, n, correct, greedy, difficulty, lengths."""
-    outcomes: Counter[str]
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    """One a problem: id, n, correct, greedy, difficulty, mean_length."""
+    outcomes: Counter[str] = field(default_factory=Counter)
     """Verdicts of the samples."""
-    lengths: list[int]
+    lengths: list[int] = field(default_factory=list)
     """Tokens of every sample."""
-    samples: list[dict[str, Any]]
+    samples: list[dict[str, Any]] = field(default_factory=list)
     """First completions, to be read."""
-    passed: int
+    passed: int = 0
     """Tokens that went through the model."""
-    context: int
+    context: int = 0
     """Positions that they attended in sum."""
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take in what was found of a chunk: a value for each field, as JSON holds it."""
+        self.problems.extend(chunk["problems"])
+        self.outcomes.update(chunk["outcomes"])
+        self.lengths.extend(chunk["lengths"])
+        self.samples.extend(chunk["samples"])
+        self.passed += chunk["passed"]
+        self.context += chunk["context"]
+
+
+def chunks(examples: Sequence[Example]) -> list[Sequence[Example]]:
+    """The examples in the parts that are completed together."""
+    return [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
+
+
+def first_problems(task: Task, split: Split, count: int) -> list[Example]:
+    """The first `count` problems of a split, or all; one that was drawn twice is taken once."""
+    size = task.size(split)
+    drawn = [task.example(split, n) for n in range(count if size is None else min(size, count))]
+    return list({example.id: example for example in drawn}.values())
 
 
 class Evaluator:
     """Completes and verifies problems of one task with one model."""
 
     def __init__(
-        self, model: Decoder, tokenizer: Tokenizer, task: Task, *, decode: DecodeConfig, stop: Callable[[], bool]
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        task: Task,
+        *,
+        decode: DecodeConfig,
+        stop: Callable[[], bool],
+        compile: bool,
     ) -> None:
         self.tokenizer, self.task, self.decode = tokenizer, task, decode
         self.greedy = GreedyConfig(max_tokens=decode.max_tokens, rows=decode.rows)
-        self.engine = Engine(model, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, stop=stop)
+        self.engine = Engine(model, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, stop=stop, compile=compile)
 
     def evaluate(
-        self, examples: Sequence[Example], *, samples: int, seed: int, progress: Callable[[int], None]
+        self,
+        examples: Sequence[Example],
+        *,
+        samples: int,
+        seed: int,
+        done: Sequence[Mapping[str, Any]],
+        keep: Callable[[dict[str, Any]], None],
     ) -> Evaluation:
-        """A greedy completion and `samples` drawn ones of every problem; the draw of a problem depends on its id."""
-        out = Evaluation(problems=[], outcomes=Counter(), lengths=[], samples=[], passed=0, context=0)
-        for start in range(0, len(examples), CHUNK):
-            self._chunk(examples[start : start + CHUNK], samples, seed, out)
-            progress(len(out.problems))
-        return out
+        """A greedy completion and `samples` drawn ones of every problem; the draw of a problem depends on its id.
 
-    def _chunk(self, examples: Sequence[Example], samples: int, seed: int, out: Evaluation) -> None:
+        Args:
+            done: findings of the first chunks, from `keep` of an earlier call.
+            keep: given the findings of every other chunk once it is finished.
+
+        Raises:
+            Stopped: the engine was asked to stop; the chunk at hand is lost.
+        """
+        found = Evaluation()
+        for number, chunk in enumerate(chunks(examples)):
+            if number >= len(done):
+                keep(findings := self._complete(chunk, samples, seed))
+            else:
+                findings = done[number]
+            found.add(findings)
+        return found
+
+    def _complete(self, examples: Sequence[Example], samples: int, seed: int) -> dict[str, Any]:
         prompts = [prompt_ids(example, self.tokenizer) for example in examples]
         keys = [stable_hash("eval", seed, example.id) % 2**63 for example in examples]
         best = self.engine.complete(prompts, keys=keys, samples=1, decode=self.greedy)
@@ -68,9 +117,10 @@ class Evaluator:
         best_texts, best_verdicts = verified(self.task, self.tokenizer, examples, best)
         texts, verdicts = verified(self.task, self.tokenizer, examples, drawn)
         lengths = drawn.lengths.tolist()
+        problems, read = [], []
         for number, example in enumerate(examples):
             own = slice(number * samples, (number + 1) * samples)
-            out.problems.append(
+            problems.append(
                 {
                     "id": example.id,
                     "n": samples,
@@ -80,7 +130,7 @@ class Evaluator:
                     "mean_length": sum(lengths[own]) / samples,
                 }
             )
-            out.samples.append(
+            read.append(
                 {
                     "id": example.id,
                     "prompt": example.prompt,
@@ -91,10 +141,14 @@ class Evaluator:
                     "detail": verdicts[own.start].detail,
                 }
             )
-        out.outcomes.update(verdict.outcome.value for verdict in verdicts)
-        out.lengths.extend(lengths)
-        out.passed += best.passed + drawn.passed
-        out.context += best.context + drawn.context
+        return {
+            "problems": problems,
+            "outcomes": dict(Counter(verdict.outcome.value for verdict in verdicts)),
+            "lengths": lengths,
+            "samples": read,
+            "passed": best.passed + drawn.passed,
+            "context": best.context + drawn.context,
+        }
 
 
 def powers_of_two(n: int) -> list[int]:
@@ -103,6 +157,12 @@ def powers_of_two(n: int) -> list[int]:
     while ks[-1] * 2 <= n:
         ks.append(ks[-1] * 2)
     return ks if ks[-1] == n else [*ks, n]
+
+
+def metric_names(task: str, samples: int) -> list[str]:
+    """What `summarize` measures of a task, higher being better."""
+    names = ("greedy", f"mean@{samples}", *(f"pass@{k}" for k in powers_of_two(samples)))
+    return [f"eval/{task}/{name}" for name in names]
 
 
 def summarize(found: Evaluation, task: str, samples: int) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from rlx.errors import ConfigError
 from rlx.nn.block import Block
 from rlx.nn.decoder import Decoder
 
+TIED = "head.weight"
+"""Left out of a folder when the head is the embedding."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:

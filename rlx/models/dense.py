@@ -20,7 +20,9 @@ class DenseConfig(ModelConfig):
     """Attention with grouped key/value heads, then SwiGLU."""
 
     n_heads: int = 4
-    """Query heads; must divide d_model."""
+    """Query heads; must divide d_model unless head_dim is given."""
+    head_dim: int | None = None
+    """Width of a head; null: d_model / n_heads."""
     n_kv_heads: int | None = None
     """Key/value heads, each shared by n_heads / n_kv_heads query heads; null: as many as n_heads."""
     d_ff: int | None = None
@@ -30,7 +32,12 @@ class DenseConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
-        check_divides("model.n_heads", self.n_heads, "model.d_model", self.d_model)
+        if self.head_dim is None:
+            check_divides("model.n_heads", self.n_heads, "model.d_model", self.d_model)
+        else:
+            check_positive("model.n_heads", self.n_heads)
+            if self.head_dim < 2 or self.head_dim % 2:
+                raise ConfigError(f"model.head_dim={self.head_dim} must be even: rotary positions turn pairs")
         if self.n_kv_heads is not None:
             check_divides("model.n_kv_heads", self.n_kv_heads, "model.n_heads", self.n_heads)
         if self.d_ff is not None:
@@ -42,7 +49,7 @@ class DenseConfig(ModelConfig):
             )
 
     def rotary_dim(self) -> int:
-        return self.d_model // self.n_heads
+        return self.head_dim or self.d_model // self.n_heads
 
     def feed_forward_width(self) -> int:
         return self.d_ff or -(-(self.d_model * 8 // 3) // 32) * 32

@@ -1,5 +1,10 @@
-"""Models as folders: config.json says which option with which fields; weights are named as in the decoder."""
+"""Models as folders: config.json says which option with which fields; weights are named as in the decoder.
 
+A folder saved by transformers is read too, where a layout of ours (`rlx/models/llama.py`) has its `model_type`: its
+config is translated first, and its tensors as they are read.
+"""
+
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -8,43 +13,108 @@ from typing import Any, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from rlx.errors import CheckpointError, RlxError
-from rlx.models.base import ModelConfig, check_positive
+from rlx.errors import CheckpointError, ConfigError, RlxError
+from rlx.models import llama
+from rlx.models.base import TIED, ModelConfig, check_positive
+from rlx.models.dense import DenseConfig
 from rlx.nn.decoder import Decoder
 from rlx.options import discover, option_of, plain_value
 
 FORMAT = 1
 """Raised when the meaning of config.json or of a tensor's name changes."""
-TIED = "head.weight"
-"""Left out of a folder when the head is the embedding."""
 
 
-def describe(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """What config.json says of a model."""
+def describe(config: ModelConfig, vocab_size: int, tokens: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What config.json says of a model, and of the tokens that pad, begin and end its documents."""
     return {
         "format": FORMAT,
         "model": option_of(config).name,
         "vocab_size": vocab_size,
         "fields": plain_value(config),
+        **({} if tokens is None else {"tokens": dict(tokens)}),
     }
 
 
+def is_foreign(description: dict[str, Any]) -> bool:
+    """True for the config.json of a folder that transformers saved."""
+    return "model_type" in description
+
+
 def config_of(description: dict[str, Any], where: Path | str) -> tuple[ModelConfig, int]:
-    """Model config and vocabulary size from config.json.
+    """Model config and vocabulary size from config.json, ours or theirs.
 
     Raises:
-        CheckpointError: not a folder of ours, or of an unknown model or field.
+        CheckpointError: of an unknown model or field, or of a model that rlx has not.
     """
+    told = "an rlx model of this version"
     try:
+        foreign = is_foreign(description)
+        if foreign:
+            told = "a model that rlx can hold"
+            description = _translated(description)
         name, values = description["model"], dict(description["fields"])
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']!r}, expected {FORMAT}")
         cls, vocab_size = discover("model")[name].config, int(description["vocab_size"])
         check_positive("vocab_size", vocab_size)
         kinds = get_type_hints(cls)
-        return cls(**{key: _field_value(key, value, kinds[key]) for key, value in values.items()}), vocab_size
-    except (KeyError, TypeError, ValueError, RlxError) as error:
-        raise CheckpointError(f"{where}: config.json is not an rlx model of this version ({error})") from error
+        config = cls(**{key: _field_value(key, value, kinds[key]) for key, value in values.items()})
+        return (llama.without_repetition(config) if foreign else config), vocab_size
+    except (AttributeError, KeyError, TypeError, ValueError, RlxError) as error:
+        raise CheckpointError(f"{where}: config.json is not {told} ({error})") from error
+
+
+def _translated(theirs: dict[str, Any]) -> dict[str, Any]:
+    """A config.json of ours from theirs."""
+    kind = theirs["model_type"]
+    if kind not in llama.CLASSES:
+        raise CheckpointError(f"model_type={kind}; rlx reads {', '.join(llama.CLASSES)}")
+    return {
+        "format": FORMAT,
+        "model": "dense",
+        "vocab_size": theirs.get("vocab_size"),
+        "fields": llama.fields_of(theirs),
+    }
+
+
+def read_tensors(
+    description: dict[str, Any], config: ModelConfig, tensors: dict[str, Tensor], where: Path | str
+) -> dict[str, Tensor]:
+    """Our names and tensors from those of a folder.
+
+    Raises:
+        CheckpointError: a tensor of a foreign folder that is missing or left over, named.
+    """
+    if not is_foreign(description):
+        return tensors
+    assert isinstance(config, DenseConfig)
+    try:
+        return llama.from_llama(tensors, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def parts_of(description: dict[str, Any], config: ModelConfig, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Our tensors' names, each with the names in the folder whose tensors `llama.joined` makes it of."""
+    if not is_foreign(description):
+        return {name: (name,) for name in names}
+    assert isinstance(config, DenseConfig)
+    return llama.places(config)
+
+
+def exported(
+    config: ModelConfig, vocab_size: int, tensors: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A config.json and tensors that transformers reads.
+
+    Raises:
+        ConfigError: no layout of transformers that rlx writes can express the model.
+    """
+    name = option_of(config).name
+    if name != "dense":
+        raise ConfigError(f"model={name} has no layout to be exported in; model=dense has Llama's and Qwen3's")
+    assert isinstance(config, DenseConfig)
+    return llama.to_config(config, vocab_size), llama.to_llama(tensors, config)
 
 
 def weights_of(model: Decoder) -> dict[str, Tensor]:

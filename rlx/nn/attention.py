@@ -1,4 +1,13 @@
-"""Causal self-attention with grouped key/value heads (Ainslie et al., arXiv 2305.13245), rotary positions, qk-norm."""
+"""Causal self-attention with grouped key/value heads (Ainslie et al., arXiv 2305.13245), rotary positions, qk-norm.
+
+The core is one of three forms of softmax(q k / sqrt(K)) v:
+1. torch's `scaled_dot_product_attention`, where a whole row is passed in float32 or on a GPU;
+2. matrix products over blocks of queries, each against the keys up to the block's end, for bf16 on a CPU, where (1) is
+   two to four times slower at these lengths;
+3. from a cache: matrix products, and for one token in a compiled step a multiply-and-sum that the compiler fuses.
+"""
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +17,46 @@ from rlx.nn.cache import KeyValueCache
 from rlx.nn.norm import RMSNorm
 from rlx.nn.rope import rotate
 from rlx.nn.rows import Rows
+
+BLOCK = 128
+"""Queries whose scores are held at once in form 2."""
+
+
+def attend_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, H, T, K] from queries [B, H, T, K], keys and values [B, G, T, K], and a causal mask [B, 1, T, T] or None."""
+    length, parts = q.shape[2], []
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        if mask is None:
+            seen = torch.ones(end - start, end, dtype=torch.bool, device=q.device).tril(start)[None, None]
+        else:
+            seen = mask[:, :, start:end, :end]
+        parts.append(_weigh(q[:, :, start:end], k[:, :, :end].transpose(-1, -2), v[:, :, :end], seen))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def attend_cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """[B, H, T, K] from queries [B, H, T, K], cached keys [B, G, K, S] and values [B, G, S, K], and a mask
+    [B, 1, T, S]."""
+    if q.shape[2] > 1 or not torch.compiler.is_compiling():
+        return _weigh(q, keys.to(q.dtype), values.to(q.dtype), mask)
+    batch, heads, _, width = q.shape
+    groups = keys.shape[1]
+    q = q.view(batch, groups, heads // groups, width, 1).float() / math.sqrt(width)  # [B, G, R, K, 1]
+    scores = (q * keys[:, :, None].float()).sum(-2).masked_fill(~mask, -torch.inf)  # [B, G, R, S]
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    mixed = (weights[..., None] * values[:, :, None].float()).sum(-2) / weights.sum(-1, keepdim=True)
+    return mixed.view(batch, heads, 1, width).to(values.dtype)
+
+
+def _weigh(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Form 2 for one block; the query heads of a group are rows of one product. `keys` is [B, G, K, S]."""
+    batch, heads, length, width = q.shape
+    groups = values.shape[1]
+    scores = q.reshape(batch, groups, -1, width) @ keys  # [B, G, R*T, S]
+    scores = scores.view(batch, heads, length, -1).float() / math.sqrt(width)
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype)
+    return (weights.view(batch, groups, -1, weights.shape[-1]) @ values).view(batch, heads, length, width)
 
 
 class Attention(nn.Module):
@@ -33,11 +82,15 @@ class Attention(nn.Module):
         if cache is not None:
             assert rows.mask is not None, "a cached pass needs a mask over the slots"
             cache.write(k, v, rows.positions)
-            k, v = cache.read(rows.mask.shape[-1])
-            k, v = k.to(q.dtype), v.to(q.dtype)
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=rows.mask, is_causal=rows.mask is None, enable_gqa=self.n_kv_heads != self.n_heads
-        )  # [B, H, T, K]
+            keys, values = cache.read(rows.mask.shape[-1])
+            mixed = attend_cached(q, keys, values, rows.mask)
+        elif q.dtype is torch.bfloat16 and q.device.type == "cpu":
+            mixed = attend_blocks(q, k, v, rows.mask)
+        else:
+            grouped = self.n_kv_heads != self.n_heads
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=rows.mask, is_causal=rows.mask is None, enable_gqa=grouped
+            )  # [B, H, T, K]
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

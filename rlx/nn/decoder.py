@@ -12,7 +12,7 @@ from rlx.nn.cache import Cache
 from rlx.nn.mlp import Aux
 from rlx.nn.norm import RMSNorm
 from rlx.nn.rope import rotary_tables
-from rlx.nn.rows import Rows, cache_mask, document_mask
+from rlx.nn.rows import Rows, cache_mask, document_mask, one_document_a_row
 
 
 class Decoder(nn.Module):
@@ -67,7 +67,14 @@ class Decoder(nn.Module):
             cache: state of the rows so far; it is written at `positions`. Not together with `documents`.
             slots: with a cache, how many of its positions are attended (at least the largest position + 1).
         """
-        rows = self._rows(tokens, positions, documents, cache, slots)
+        rows = self.rows(tokens, positions=positions, documents=documents, cache=cache, slots=slots)
+        return self.run(tokens, rows, cache)
+
+    def run(self, tokens: Tensor, rows: Rows, cache: Cache | None = None) -> tuple[Tensor, Aux]:
+        """`forward` on rows that are worked out already: the part that is worth compiling.
+
+        A compiler that saw how tables and masks are made would make them again in every layer and head.
+        """
         x, total = self.embed(tokens), {}
         for number, block in enumerate(self.blocks):
             x, aux = block(x, rows=rows, cache=None if cache is None else cache.layers[number])
@@ -79,21 +86,25 @@ class Decoder(nn.Module):
         """[..., V] from hidden [..., D], in hidden's dtype (or autocast's)."""
         return self.head(hidden)
 
-    def _rows(
+    def rows(
         self,
         tokens: Tensor,
-        positions: Tensor | None,
-        documents: Tensor | None,
-        cache: Cache | None,
-        slots: int | None,
+        *,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+        slots: int | None = None,
     ) -> Rows:
+        """What all layers need to know of a pass; arguments as `forward`."""
         if positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # [1, T]: the same in every row
+            if cache is not None:
+                positions = positions.expand(tokens.shape)
         mask = None
         assert cache is None or documents is None, "a cache holds one document a row"
         if cache is not None:
             mask = cache_mask(positions, slots or cache.length)
-        elif documents is not None:
+        elif documents is not None and not one_document_a_row(documents):
             mask = document_mask(documents)
         rotary = None
         if self.rotary is not None:
@@ -101,8 +112,9 @@ class Decoder(nn.Module):
             rotary = rotary_tables(positions, head_dim=head_dim, theta=theta)
         return Rows(positions=positions, mask=mask, rotary=rotary)
 
-    def new_cache(self, batch: int, length: int) -> Cache:
-        """An empty cache of `length` positions for `batch` rows, in the weights' dtype and place."""
+    def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> Cache:
+        """An empty cache of `length` positions for `batch` rows, where the weights are; their dtype if None."""
         weight = self.embed.weight
-        layers = [b.mixer.new_cache(batch, length, dtype=weight.dtype, device=weight.device) for b in self.blocks]
+        dtype = dtype or weight.dtype
+        layers = [b.mixer.new_cache(batch, length, dtype=dtype, device=weight.device) for b in self.blocks]
         return Cache(layers, length)

@@ -25,6 +25,14 @@ def document_mask(documents: Tensor) -> Tensor:
     return same & torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
 
 
+def one_document_a_row(documents: Tensor) -> bool:
+    """True when plain causal attention is enough: in no row a document follows another one.
+
+    Padding (-1) may follow: what it attends counts nowhere. Looked at on a CPU only; elsewhere it would be waited for.
+    """
+    return documents.device.type == "cpu" and not bool((documents > 0).any())
+
+
 def cache_mask(positions: Tensor, slots: int) -> Tensor:
     """[B, 1, T, S] bool from positions [B, T] int64: slot s holds position s, and a token sees slots up to its own."""
     return torch.arange(slots, device=positions.device) <= positions[:, None, :, None]

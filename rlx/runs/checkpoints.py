@@ -1,8 +1,10 @@
 """Checkpoints: model directories named `checkpoints/step-000100`, which to keep, and reading them without executing.
 
 A model directory is `config.json`, `model.safetensors` and perhaps `tokenizer.json`; a checkpoint adds
-`trainer/state.pt`. Nothing is ever loaded that could execute code: weights are safetensors, and state.pt is read with
-`weights_only=True`. What that would refuse is refused when it is saved, by name, and not after a long run.
+`trainer/state.pt`. In folders that others saved the weights may be in several files with an index, and what the
+tokenizer's tokens are for is in files of its own. Nothing is ever loaded that could execute code: weights are
+safetensors, and state.pt is read with `weights_only=True`. What that would refuse is refused when it is saved, by name,
+and not after a long run.
 """
 
 import json
@@ -12,24 +14,31 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlx.errors import CheckpointError, ConfigError, RunError
+from rlx.runs.checksums import check_whole, write_checksums
 from rlx.runs.files import (
     BEST,
     CHECKPOINTS,
+    GENERATION_CONFIG,
     MODEL_CONFIG,
+    MODEL_INDEX,
     MODEL_TOKENIZER,
     MODEL_WEIGHTS,
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
     TRAINER_STATE,
     StrPath,
     atomic_directory,
+    attempt_log,
     explained,
     remove_directory,
+    sync_folder,
     write_json,
 )
 
@@ -57,16 +66,18 @@ def step_of(name: str) -> int | None:
 
 
 def is_model_directory(folder: StrPath) -> bool:
-    """True when a folder has a model's config and weights."""
-    return all((Path(folder) / name).is_file() for name in (MODEL_CONFIG, MODEL_WEIGHTS))
+    """True when a folder has a model's config and weights (in one file, or the index of several)."""
+    folder = Path(folder)
+    return (folder / MODEL_CONFIG).is_file() and any((folder / n).is_file() for n in (MODEL_WEIGHTS, MODEL_INDEX))
 
 
-def list_checkpoints(run: StrPath) -> list[tuple[int, Path]]:
-    """Steps and folders of the whole checkpoints of a run, oldest first; [] when there is none."""
+def list_checkpoints(run: StrPath, *, partial: bool = False) -> list[tuple[int, Path]]:
+    """Steps and folders of a run's checkpoints, oldest first; of those that lack a file only with `partial`."""
     folder = Path(run) / CHECKPOINTS
     names = os.listdir(folder) if folder.is_dir() else []
     steps = sorted(step for step in map(step_of, names) if step is not None)
-    return [(step, checkpoint_path(run, step)) for step in steps if is_model_directory(checkpoint_path(run, step))]
+    found = [(step, checkpoint_path(run, step)) for step in steps]
+    return [(step, path) for step, path in found if partial or is_model_directory(path)]
 
 
 def latest(run: StrPath) -> tuple[int, Path] | None:
@@ -75,8 +86,23 @@ def latest(run: StrPath) -> tuple[int, Path] | None:
     return found[-1] if found else None
 
 
-def new_checkpoint(run: StrPath, step: int) -> AbstractContextManager[Path]:
-    """`atomic_directory` at the place of a step; an incomplete folder of that name (a partial copy) is removed first.
+def nearest_whole(run: StrPath, step: int, *, trainer: bool) -> int | None:
+    """The step nearest to `step` whose checkpoint is what was written (`check_whole`), or None."""
+    for other, folder in sorted(list_checkpoints(run), key=lambda found: (abs(found[0] - step), found[0])):
+        try:
+            check_whole(folder, trainer=trainer)
+        except CheckpointError:
+            continue
+        if not trainer or (folder / TRAINER_STATE).is_file():
+            return other
+    return None
+
+
+@contextmanager
+def new_checkpoint(run: StrPath, step: int, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder to fill, which becomes the checkpoint of a step, with the sums of its files.
+
+    A whole one that is there stays, unless it is to be replaced; an incomplete one (a partial copy) is removed.
 
     Raises:
         RunError: the disk is full or cannot be written.
@@ -86,7 +112,26 @@ def new_checkpoint(run: StrPath, step: int) -> AbstractContextManager[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir() and not is_model_directory(target):
         remove_directory(target)
-    return atomic_directory(target)
+    with atomic_directory(target) as folder:
+        yield folder
+        write_checksums(folder)
+        if replace and target.is_dir():
+            remove_directory(target, beside=target.with_name(f"{target.name}-replaced"))
+
+
+def set_aside(run: StrPath, step: int, attempt: int) -> Path:
+    """Move a checkpoint that cannot be used to `logs/attempt-<attempt>.dropped-step-000100`; returns that place.
+
+    Raises:
+        RunError: a folder cannot be changed.
+    """
+    path = checkpoint_path(run, step)
+    kept = attempt_log(run, attempt, f"dropped-{path.name}")
+    with explained(path):
+        os.rename(path, kept)
+        sync_folder(kept.parent)
+        sync_folder(path.parent)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,30 +179,59 @@ def log_steps(total: int, n: int) -> list[int]:
     return [*steps, total]
 
 
-def prune(run: StrPath, keep: Keep, total: int | None = None) -> list[int]:
-    """Delete the checkpoints that need not stay and return their steps; `total` is the run's length in steps.
+@dataclass(frozen=True, slots=True)
+class CheckpointPlan:
+    """Which steps of a run make a checkpoint, and which of them stay."""
 
-    The newest always stays, and the one that `best.json` names. A planned one stays whatever happened before.
+    every: int
+    """Steps between checkpoints."""
+    keep: Keep
+    planned: frozenset[int]
+    """Log-spaced steps, which stay for good."""
+
+    @classmethod
+    def of(cls, every: int, keep: str, total: int, *, first: int = 0) -> "CheckpointPlan":
+        """The plan of a run of `total` steps, of which another run has made the `first`."""
+        parsed = Keep.parse(keep)
+        return cls(every, parsed, frozenset(first + step for step in parsed.planned(total - first)))
+
+    def makes(self, step: int) -> bool:
+        """True when the plan makes a checkpoint at this step."""
+        return step > 0 and (step % self.every == 0 or step in self.planned)
+
+
+def prune(run: StrPath, plan: CheckpointPlan, *, ended: bool = False) -> list[int]:
+    """Delete what a run need not keep on its way and return the steps; `ended`: the newest is the run's last.
+
+    Of the checkpoints that the plan makes, `keep` says which stay. The others come from stops and from measurements
+    that were the best of their time: of them only the newest stays, as long as nothing newer is there, and the one that
+    best.json names. So what is left at the end of a run does not depend on where it was stopped.
 
     Raises:
-        ValueError: `keep` has log-spaced steps and `total` is missing.
         RunError: a folder cannot be changed.
     """
-    if keep.all:
-        return []
-    if keep.log and total is None:
-        raise ValueError("log-spaced checkpoints need the run's length in steps")
     steps = [step for step, _ in list_checkpoints(run)]
-    staying = keep.planned(total or 0) | set(steps[-max(keep.last, 1) :]) | {best_step(run)}
+    made = [step for step in steps if plan.makes(step) or (ended and step == steps[-1])]
+    first = 0 if plan.keep.all else max(0, len(made) - plan.keep.last)
+    staying = {*plan.planned, best_step(run), *steps[-1:], *made[first:]}
     gone = [step for step in steps if step not in staying]
     for step in gone:
         remove_directory(checkpoint_path(run, step))
     return gone
 
 
-def write_best(run: StrPath, step: int, metric: str, value: float) -> None:
-    """Name the checkpoint that `@best` means, and the metric's value that made it so."""
-    write_json(Path(run) / BEST, {"step": step, "metric": metric, "value": value})
+def write_best(run: StrPath, best: dict[str, Any] | None) -> None:
+    """Name the checkpoint that `@best` means, {"step", "metric", "value"}; None: none so far.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    path = Path(run) / BEST
+    if best is None:
+        with explained(path):
+            path.unlink(missing_ok=True)
+    else:
+        write_json(path, best)
 
 
 def best_step(run: StrPath) -> int | None:
@@ -198,6 +272,8 @@ def save_model_directory(
         if tokenizer_json is not None:
             (folder / MODEL_TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
     _save_tensors(folder / MODEL_WEIGHTS, tensors)
+    # safetensors lets the owner alone read what it writes; a group shares its models as it shares other files
+    (folder / MODEL_WEIGHTS).chmod((folder / MODEL_CONFIG).stat().st_mode)
 
 
 def load_model_directory(folder: StrPath) -> "tuple[dict[str, Tensor], dict[str, Any], str | None]":
@@ -207,13 +283,99 @@ def load_model_directory(folder: StrPath) -> "tuple[dict[str, Tensor], dict[str,
         CheckpointError: a file is missing, truncated or not what its name says.
     """
     folder = Path(folder)
-    config = _read_json(folder / MODEL_CONFIG)
-    tensors = _load_tensors(folder / MODEL_WEIGHTS)
+    config = read_model_config(folder)
+    with open_tensors(folder) as stored:
+        tensors = {name: stored.tensor(name) for name in stored.names}
     tokenizer = folder / MODEL_TOKENIZER
     if not tokenizer.is_file():
         return tensors, config, None
     _read_json(tokenizer)
     return tensors, config, tokenizer.read_text(encoding="utf-8")
+
+
+def read_model_config(folder: StrPath) -> dict[str, Any]:
+    """config.json of a model directory.
+
+    Raises:
+        CheckpointError: it is missing or no JSON object.
+    """
+    return _read_json(Path(folder) / MODEL_CONFIG)
+
+
+def read_token_settings(folder: StrPath) -> list[dict[str, Any]]:
+    """What the files of a foreign folder say about its tokens, the tokenizer's own first; [] without any.
+
+    Raises:
+        CheckpointError: one of them is damaged.
+    """
+    names = (TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION_CONFIG, MODEL_CONFIG)
+    return [_read_json(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+
+
+def weight_files(folder: StrPath) -> list[Path]:
+    """The files that hold a folder's tensors: model.safetensors, or those that its index names.
+
+    Raises:
+        CheckpointError: one is missing, or the index is damaged or names a file elsewhere.
+    """
+    folder = Path(folder)
+    index = folder / MODEL_INDEX
+    if (folder / MODEL_WEIGHTS).is_file() or not index.is_file():
+        return [_existing(folder / MODEL_WEIGHTS)]
+    named = _read_json(index).get("weight_map")
+    names = sorted(set(named.values())) if isinstance(named, dict) and all(map(_is_plain, named.values())) else []
+    if not names:
+        raise CheckpointError(f'{index} has no usable weight_map; expected {{"<tensor>": "<file beside it>", ...}}')
+    return [_existing(folder / name) for name in names]
+
+
+def model_files(folder: StrPath) -> list[Path]:
+    """All files that decide what a model folder is: config, weights, tokenizer, and what its tokens are for.
+
+    Raises:
+        CheckpointError: as `weight_files`.
+    """
+    folder, weights = Path(folder), weight_files(folder)
+    several = [folder / MODEL_INDEX] if weights[0].name != MODEL_WEIGHTS else []
+    settings = [folder / name for name in (MODEL_TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION_CONFIG)]
+    return [path for path in (folder / MODEL_CONFIG, *several, *weights, *settings) if path.is_file()]
+
+
+class StoredTensors:
+    """The tensors of a model folder, each read when it is asked for."""
+
+    def __init__(self, holders: dict[str, Any]) -> None:
+        self._holders = holders
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._holders)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._holders[name].get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> "Tensor":
+        return self._holders[name].get_tensor(name)
+
+
+@contextmanager
+def open_tensors(folder: StrPath) -> Iterator[StoredTensors]:
+    """Give the tensors of a model folder, of one file or of several.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or not what its name says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with ExitStack() as stack:
+        holders: dict[str, Any] = {}
+        for path in weight_files(folder):
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+            except (SafetensorError, OSError, ValueError) as error:
+                raise _unreadable(path, error) from error
+            holders.update(dict.fromkeys(file.keys(), file))
+        yield StoredTensors(holders)
 
 
 def save_trainer_state(folder: StrPath, state: dict[str, Any]) -> None:
@@ -273,16 +435,6 @@ def _save_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
             raise RunError(f"cannot write {path}: {_first_line(error)}") from error
 
 
-def _load_tensors(path: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(_existing(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
 def _refuse_shared(tensors: "dict[str, Tensor]") -> None:
     """Raise ValueError for tensors without data, or two whose bytes overlap."""
     spans = []
@@ -317,6 +469,11 @@ def _refused(value: Any, where: str, tensor_types: tuple[type, ...]) -> Iterator
         yield where, value
 
 
+def _is_plain(name: Any) -> bool:
+    """True for the name of a file in the same folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and os.path.basename(name) == name
+
+
 def _disk_error(error: BaseException) -> OSError | None:
     """The OSError on the way to an error, if there was one."""
     seen: BaseException | None = error
@@ -328,8 +485,6 @@ def _disk_error(error: BaseException) -> OSError | None:
 def _existing(path: Path) -> Path:
     if path.is_file():
         return path
-    if path.name == MODEL_WEIGHTS and any(path.parent.glob("*.index.json")):
-        raise CheckpointError(f"{path} is missing: the weights are in several files; save the model as one file")
     if path.name == MODEL_WEIGHTS and any(path.parent.glob("*.bin")):
         raise CheckpointError(f"{path} is missing: pickled weights are not loaded; save the model as safetensors")
     raise CheckpointError(f"{path} is missing; expected a whole checkpoint or model folder")

@@ -26,6 +26,7 @@ RUN = "run.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 EVAL = "eval.json"
+EVAL_PARTIAL = "eval.partial.jsonl"
 STATUS = "status"
 LEASE = "lease.json"
 BEST = "best.json"
@@ -37,8 +38,13 @@ CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 MODEL_CONFIG = "config.json"
 MODEL_WEIGHTS = "model.safetensors"
+MODEL_INDEX = "model.safetensors.index.json"
 MODEL_TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
+GENERATION_CONFIG = "generation_config.json"
 TRAINER_STATE = "trainer/state.pt"
+CHECKSUMS = "SHA256SUMS"
 
 StrPath = str | os.PathLike[str]
 
@@ -47,6 +53,7 @@ _ATTEMPT = re.compile(r"attempt-(\d+)\..*")
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and give the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and give the same command again",
+    errno.EIO: "the disk reports an error (EIO); look at its log, and give the same command again",
     errno.EFBIG: "the file grew past the size allowed here; raise `ulimit -f` and give the same command again",
     errno.EROFS: "the file system is read-only; choose another place with runs_dir=",
     errno.ENOTDIR: "a part of the path is a file; choose another place with runs_dir=",
@@ -176,13 +183,15 @@ def atomic_directory(target: StrPath) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_directory(path: StrPath) -> None:
+def remove_directory(path: StrPath, *, beside: StrPath | None = None) -> None:
     """Delete a folder so that its name is whole until it is gone: renamed first, then deleted.
+
+    `beside` is where it waits: a path on the same disk, in a folder that `remove_stale` looks into.
 
     Raises:
         RunError: the folder cannot be changed.
     """
-    path, temporary = Path(path), temporary_path(path)
+    path, temporary = Path(path), temporary_path(beside or path)
     with _listed(temporary), explained(path):
         shutil.rmtree(temporary, ignore_errors=True)
         os.rename(path, temporary)

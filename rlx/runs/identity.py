@@ -85,15 +85,14 @@ def content_hash(reference: str) -> str:
     Raises:
         CheckpointError: the reference is no model folder.
     """
-    from rlx.runs.files import MODEL_CONFIG, MODEL_TOKENIZER, MODEL_WEIGHTS
+    from rlx.runs.checkpoints import model_files
     from rlx.runs.references import resolve
 
-    folder, digest = resolve(parse_reference(reference)), hashlib.sha256()
-    for name in (MODEL_CONFIG, MODEL_WEIGHTS, MODEL_TOKENIZER):
-        if (folder / name).is_file():
-            digest.update(name.encode())
-            with open(folder / name, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest = hashlib.sha256()
+    for path in model_files(resolve(parse_reference(reference))):
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -1,17 +1,20 @@
 """The lease on a run directory: one process writes it at a time.
 
-`lease.json` is made with O_EXCL and says who holds it; its modification time is the heartbeat, renewed by a thread.
-There is no flock (it does not hold on many cluster file systems). A lease is broken, with a notice, when
+`lease.json` says who holds it; its modification time is the heartbeat, renewed by a thread. It is written under
+another name and linked to its own, which fails where there is one, so it is never seen half written. There is no flock
+(it does not hold on many cluster file systems). A lease is broken, with a notice, when
 
 1. its process is gone (same host and pid namespace: the number and the start time are compared), or
 2. it belongs to this very Slurm job, from another host or container (Slurm ended the old process before it requeued
    the job; a process that still runs on this host is not taken over, whatever its job), or
 3. it is held elsewhere and its heartbeat is older than `STALE_S`, by the file system's own clock.
 
-To break it, a process first creates `.lease-break-<token>`, which only one can, looks again, and renames the stale
-file away. So a slow process that judged an old lease cannot remove the new one made in the meantime.
+To break it, a process first takes `.lease-break-<token>`, which only one can, looks again, and renames the stale file
+away. So a slow process that judged an old lease cannot remove the new one made in the meantime. The marker is a lease
+too: that of a process that died with it is broken in the same way.
 """
 
+import errno
 import json
 import os
 import socket
@@ -35,6 +38,8 @@ STALE_S = 120.0
 PATIENCE_S = 5.0
 """Seconds to wait for another process that is just taking or breaking the lease."""
 _BREAK = ".lease-break-"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links say."""
 _TEXTS = ("host", "started", "namespace", "job", "token")
 
 
@@ -176,19 +181,46 @@ def holder_of(folder: StrPath) -> Holder | None:
 
 
 def _create(path: Path, mine: Holder) -> bool:
+    """Make the file with its content; False when there is one."""
+    data = json.dumps(asdict(mine)).encode()
+    written = temporary_path(path.with_name(f"{path.name}-{uuid.uuid4().hex}"))
+    _write_new(written, data)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.link(written, path)
+        return True
+    except (FileExistsError, FileNotFoundError):  # ours is not found where the holder, on another host, tidied up
+        return _links(written) > 1  # NFS repeats a request whose answer was lost, and then finds our own file
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    finally:
+        with suppress(OSError):
+            written.unlink()
+    try:
+        _write_new(path, data)
+        return True
     except FileExistsError:
         return False
+
+
+def _links(path: Path) -> int:
     try:
-        os.write(descriptor, json.dumps(asdict(mine)).encode())
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that was not there, and flush it; none is left where that fails."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.write(descriptor, data)
         os.fsync(descriptor)
     except OSError:
         path.unlink()
         raise
     finally:
         os.close(descriptor)
-    return True
 
 
 def _make_way(path: Path, mine: Holder, notice: Callable[[str], None]) -> bool:
@@ -223,11 +255,9 @@ def _reason_to_break(holder: Holder, age: float, mine: Holder, own_job: bool = T
 
 def _break(path: Path, stale: tuple[Holder, float]) -> bool:
     """Rename the stale file away; False when another process is breaking it, or it is renewed or new by now."""
-    marker = path.with_name(_BREAK + (stale[0].token or "unreadable"))
-    try:
-        os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
-    except FileExistsError:
-        _drop_old_marker(marker)
+    marker, mine = path.with_name(_BREAK + (stale[0].token or "unreadable")), Holder.here()
+    if not _create(marker, mine):
+        _break_marker(marker, mine)
         return False
     try:
         if _look(path) != stale:
@@ -243,11 +273,13 @@ def _break(path: Path, stale: tuple[Holder, float]) -> bool:
             marker.unlink()
 
 
-def _drop_old_marker(marker: Path) -> None:
-    """Remove the marker of a process that died while breaking a lease."""
-    with suppress(OSError):
-        if _file_system_now(marker.parent) - marker.stat().st_mtime > STALE_S:
-            marker.unlink()
+def _break_marker(marker: Path, mine: Holder) -> None:
+    """Take away the marker of a process that died while breaking a lease."""
+    found = _look(marker)
+    if found is not None:
+        age = _file_system_now(marker.parent) - found[1]
+        if _reason_to_break(found[0], age, mine) is not None:
+            _break(marker, found)
 
 
 def _sweep(folder: Path) -> None:

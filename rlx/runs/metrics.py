@@ -25,6 +25,8 @@ class MetricsLog:
             RunError: the file cannot be written.
         """
         self.path = Path(path)
+        self.appended = 0
+        """Rows written since the file was opened; the first of them comes after a `rewind`."""
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -50,6 +52,7 @@ class MetricsLog:
                 os.ftruncate(self._file, self._offset)
                 raise
         self._offset += len(line)
+        self.appended += 1
 
     def sync(self) -> None:
         """Flush the rows to the disk; call before a checkpoint stores `offset`.
@@ -70,7 +73,7 @@ class MetricsLog:
             CheckpointError: the file is shorter than `offset`, or no row ends there.
             RunError: the disk is full or cannot be written.
         """
-        self._check_row_ends(offset)
+        self.check_row_ends(offset)
         tail = os.pread(self._file, self._offset - offset, offset)
         if tail:
             self._keep_dropped(tail, attempt)
@@ -79,6 +82,16 @@ class MetricsLog:
                 os.fsync(self._file)
             self._offset = offset
         return tail.count(b"\n")
+
+    def check_row_ends(self, offset: int) -> None:
+        """Change nothing, and raise as `rewind` would: CheckpointError unless a row ends at byte `offset`."""
+        advice = "restore the file from a copy, or start in a new place with rerun=<label>"
+        if offset > self._offset:
+            raise CheckpointError(
+                f"{self.path} has {self._offset} bytes but the checkpoint was made after {offset}; {advice}"
+            )
+        if offset < 0 or (offset and os.pread(self._file, 1, offset - 1) != b"\n"):
+            raise CheckpointError(f"{self.path} has no row that ends at the checkpoint's byte {offset}; {advice}")
 
     def close(self) -> None:
         """Close the file; calling it again does nothing."""
@@ -121,24 +134,20 @@ class MetricsLog:
             os.ftruncate(self._file, length - len(torn))
         return length - len(torn)
 
-    def _check_row_ends(self, offset: int) -> None:
-        advice = "restore the file from a copy, or start in a new place with rerun=<label>"
-        if offset > self._offset:
-            raise CheckpointError(
-                f"{self.path} has {self._offset} bytes but the checkpoint was made after {offset}; {advice}"
-            )
-        if offset < 0 or (offset and os.pread(self._file, 1, offset - 1) != b"\n"):
-            raise CheckpointError(f"{self.path} has no row that ends at the checkpoint's byte {offset}; {advice}")
-
     def _keep_dropped(self, tail: bytes, attempt: int) -> None:
         suffix = "dropped.jsonl" if self.path.name == METRICS else f"{self.path.stem}.dropped.jsonl"
         kept = attempt_log(self.path.parent, attempt, suffix)
         with explained(kept):
             (self.path.parent / LOGS).mkdir(exist_ok=True)
             sync_folder(self.path.parent)
-            before = kept.read_bytes() if kept.exists() else b""
-        if not before.endswith(tail):
-            write_bytes(kept, before + tail)
+            if not self._newest_dropped(attempt, suffix).endswith(tail):
+                write_bytes(kept, (kept.read_bytes() if kept.exists() else b"") + tail)
+
+    def _newest_dropped(self, attempt: int, suffix: str) -> bytes:
+        """What was moved last: by this attempt, or an earlier one that was killed before it cut the file."""
+        files = (attempt_log(self.path.parent, number, suffix) for number in range(attempt, 0, -1))
+        newest = next((file for file in files if file.exists()), None)
+        return newest.read_bytes() if newest else b""
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

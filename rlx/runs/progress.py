@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
 
 QUIET_S = 10.0
@@ -42,7 +43,8 @@ class Progress:
     def close(self) -> None:
         """End the line."""
         if self.live and self.width:
-            print(file=self.out, flush=True)
+            with suppress(OSError):
+                print(file=self.out, flush=True)
             self.width = 0
 
     def _line(self, done: int, note: str, now: float) -> str:
@@ -53,8 +55,7 @@ class Progress:
         return f"{self.label} {bar} {done}/{self.total}  {note}  {left} left"
 
     def _show(self, line: str) -> None:
-        if not self.live:
-            print(line, file=self.out, flush=True)
-            return
-        print("\r" + line.ljust(self.width), end="", file=self.out, flush=True)
+        text = "\r" + line.ljust(self.width) if self.live else line + "\n"
+        with suppress(OSError):  # a screen that is gone, or a file of it on a full disk, ends no run
+            print(text, end="", file=self.out, flush=True)
         self.width = len(line)

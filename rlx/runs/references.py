@@ -20,7 +20,6 @@ from rlx.runs.checkpoints import (
     best_step,
     checkpoint_path,
     is_model_directory,
-    latest,
     list_checkpoints,
     step_of,
 )
@@ -155,10 +154,13 @@ def _is_run(folder: Path) -> bool:
 
 
 def _last(folder: Path, reference: Reference) -> Path:
-    newest = latest(folder)
-    if newest is None:
+    there = list_checkpoints(folder, partial=True)
+    if not there:
         raise CheckpointError(f"{reference.run} is finished but has no checkpoint; run it again with rerun=<label>")
-    return newest[1]
+    newest = there[-1][1]
+    if not is_model_directory(newest):
+        raise CheckpointError(f"{newest} lacks a file, and it is the last checkpoint; {_steps(reference)}")
+    return newest
 
 
 def _best(folder: Path, reference: Reference) -> Path:

@@ -20,11 +20,15 @@ def prepare(config: "Config", run: Run) -> None:
     assert config.trainer is not None
     threads = config.trainer.threads or available_cores()
     torch.set_num_threads(threads)
+    if config.trainer.compile:
+        torch.compiler.reset()  # of an earlier run in this process
+    half_on_cpu = config.trainer.precision is Precision.bf16 and config.trainer.accelerator == "cpu"
     run.record["arithmetic"] = {
         "precision": config.trainer.precision.value,
         "accelerator": config.trainer.accelerator,
         "threads": threads,
-        "attention": "torch scaled_dot_product_attention",
+        "compiled": config.trainer.compile,
+        "attention": "matrix products" if half_on_cpu else "torch scaled_dot_product_attention",
     }
 
 

@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from rlx.stages.base import Context
 
 
+TRAINING_KEYS = frozenset({"init", "eval"})
+"""Keys beside the groups that only a stage that trains reads."""
+
+
 @dataclass(kw_only=True, slots=True)
 class StageConfig:
     """One thing that `rlx` does."""
@@ -16,6 +20,12 @@ class StageConfig:
     """Groups that this stage reads; naming another one on the command line is an error."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """Groups that must be given."""
+    measures: ClassVar[frozenset[str]] = frozenset()
+    """Groups that are read only for eval.every: they change no weights, so they are not in the hash."""
+    trains: ClassVar[bool] = False
+    """Steps are made, with checkpoints on the way."""
+    measure: ClassVar[str] = ""
+    """The metric that the best checkpoint goes by, where checkpoint.best names no other."""
 
     def carry_out(self, config: "Config", context: "Context") -> None:
         """Do it, where `config` is the whole config."""

@@ -1,15 +1,22 @@
-"""`stage=eval`: one model on the task's held-out problems; greedy, pass@k, verdicts, one row a problem."""
+"""`stage=eval`: one model on the task's held-out problems; greedy, pass@k, verdicts, one row a problem.
 
+What is finished is kept in the run directory until the results are written, so that a run that was stopped or killed
+goes on from there.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlx.errors import ConfigError
 from rlx.options import option, option_of
-from rlx.runs.files import EVAL, write_json
+from rlx.runs.files import EVAL, EVAL_PARTIAL, write_json
+from rlx.runs.identity import content_hash
+from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig, start_of
-from rlx.types import Split
+from rlx.types import Example, Split
 
 if TYPE_CHECKING:
     from rlx.config import Config
@@ -42,7 +49,7 @@ class EvalConfig(RunStageConfig):
             raise ConfigError("decode.temperature=0: eval draws samples and adds the greedy completion itself")
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
-        from rlx.evaluation.evaluate import Evaluator, summarize
+        from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
         from rlx.models.size import forward_flops, parameter_count
         from rlx.runs.progress import Progress
 
@@ -51,15 +58,24 @@ class EvalConfig(RunStageConfig):
         start = start_of(config, config.init_from)
         start.model.to(device_of(config.trainer))
         task = config.task.build()
-        size = task.size(self.split)
-        count = self.problems if size is None else min(size, self.problems)
-        drawn = [task.example(self.split, n) for n in range(count)]
-        examples = list({example.id: example for example in drawn}.values())
-        evaluator = Evaluator(start.model, start.tokenizer, task, decode=config.decode, stop=context.stop)
-        progress = Progress(f"{context.label or 'eval':<24}", len(examples))
-        with arithmetic(config.trainer):
-            found = evaluator.evaluate(examples, samples=self.samples, seed=config.seed, progress=progress.update)
-        progress.close()
+        examples = first_problems(task, self.split, self.problems)
+        compile = config.trainer is not None and config.trainer.compile
+        evaluator = Evaluator(
+            start.model, start.tokenizer, task, decode=config.decode, stop=context.stop, compile=compile
+        )
+        with MetricsLog(run.path / EVAL_PARTIAL) as log:
+            partial = PartialEvaluation(run, log, examples)
+            progress = Progress(f"{context.label or 'eval':<24}", len(examples), done=partial.problems)
+
+            def keep(chunk: dict[str, Any]) -> None:
+                partial.append(chunk)
+                progress.update(partial.problems)
+
+            with arithmetic(config.trainer):
+                found = evaluator.evaluate(
+                    examples, samples=self.samples, seed=config.seed, done=partial.done, keep=keep
+                )
+            progress.close()
         name = option_of(config.task).name
         run.ledger.eval += forward_flops(start.model, found.passed, found.context)
         result: dict[str, Any] = {
@@ -82,5 +98,53 @@ class EvalConfig(RunStageConfig):
         run.save_record(
             parameters={"total": parameter_count(start.model)}, steps=0, tokens=sum(found.lengths), depth=start.depth
         )
+        (run.path / EVAL_PARTIAL).unlink()
         shown = {key.split("/")[-1]: value for key, value in metrics.items() if "mean_length" not in key}
         run.say("  " + "  ".join(f"{key} {value:.1%}" for key, value in shown.items()))
+
+
+class PartialEvaluation:
+    """The chunks that are finished, in a file of the run directory until the whole evaluation is."""
+
+    def __init__(self, run: Run, log: MetricsLog, examples: Sequence[Example]) -> None:
+        self.run, self.log = run, log
+        self.origin = {
+            "weights": [content_hash(parent["reference"]) for parent in run.record["parents"]],
+            "arithmetic": run.record["arithmetic"],
+        }
+        self.done = self._take_up(examples)
+        self.problems = sum(len(chunk["problems"]) for chunk in self.done)
+
+    def append(self, chunk: dict[str, Any]) -> None:
+        """Keep what was found of one more chunk.
+
+        Raises:
+            RunError: the lease is another's now, or the disk is full.
+        """
+        self.run.lease.ensure_held()
+        self.log.append({**chunk, **self.origin, "wall": self.run.wall})
+        self.log.sync()
+        self.problems += len(chunk["problems"])
+
+    def _take_up(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """What an earlier attempt finished, if it had the same weights and problems."""
+        from rlx.evaluation.evaluate import chunks
+
+        rows = MetricsLog.read(self.log.path)
+        if not rows:
+            return []
+        expected = [[example.id for example in chunk] for chunk in chunks(examples)]
+        found = [[problem["id"] for problem in row["problems"]] for row in rows]
+        if found != expected[: len(found)] or any(row["weights"] != self.origin["weights"] for row in rows):
+            self.run.say("  the model or the problems changed since the evaluation began: it starts over")
+            self.log.rewind(0, self.run.attempt - 1)
+            return []
+        last = rows[-1]
+        self.run.wall_before = last["wall"]
+        self.run.say(f"  going on after {sum(map(len, found))} problems")
+        if any(row["arithmetic"] != self.origin["arithmetic"] for row in rows):
+            self.run.say(
+                f"  they were made with {last['arithmetic']}, the others will be with {self.origin['arithmetic']}: "
+                "sums may differ in their last bits from an unbroken run"
+            )
+        return rows

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, Stopped
 from rlx.options import option
-from rlx.runs.checkpoints import checkpoint_path, new_checkpoint, save_model_directory
-from rlx.runs.files import MODEL_TOKENIZER, MODEL_WEIGHTS
+from rlx.runs.checkpoints import (
+    StoredTensors,
+    checkpoint_path,
+    new_checkpoint,
+    open_tensors,
+    read_model_config,
+    save_model_directory,
+)
+from rlx.runs.files import remove_directory
 from rlx.runs.references import parse_reference, resolve
 from rlx.runs.run import Run
+from rlx.signals import StopFlag
 from rlx.stages.arithmetic import arithmetic, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig, Start, load_start, read_model
 
@@ -57,12 +65,14 @@ class MergeStageConfig(RunStageConfig):
         folders = [resolve(parse_reference(reference)) for reference in config.merge.models]
         check_alike(folders)
         _, model_config, tokenizer = read_model(folders[0])
-        tensors = merged(config.merge.build(), folders)
-        if not checkpoint_path(run.path, 0).exists():
-            with new_checkpoint(run.path, 0) as folder:
-                description = describe(model_config, tokenizer.vocab_size)
-                save_model_directory(folder, tensors, description, tokenizer.to_json())
-        row = self.measured(config, run, [*folders, checkpoint_path(run.path, 0)])
+        tensors = merged(config.merge.build(), folders, context.stop)
+        path = checkpoint_path(run.path, 0)
+        if path.exists():  # an attempt that was killed left it, perhaps with other parents or other code
+            remove_directory(path)
+        with new_checkpoint(run.path, 0) as folder:
+            description = describe(model_config, tokenizer.vocab_size, tokenizer.tokens)
+            save_model_directory(folder, tensors, description, tokenizer.to_json())
+        row = self.measured(config, context, run, [*folders, path])
         run.metrics.rewind(0, run.attempt - 1)
         run.metrics.append({"step": 0, "tokens": 0, **row, **run.ledger.row(), "wall": round(run.wall, 3)})
         depth = 1 + max(load_start(folder).depth for folder in folders)
@@ -70,13 +80,13 @@ class MergeStageConfig(RunStageConfig):
         run.save_record(parameters={"total": numel}, steps=0, tokens=0, depth=depth, barrier=row["merge/barrier"])
         run.say(f"  held-out loss {row['val/loss']:.4f}, barrier {row['merge/barrier']:+.4f} nats")
 
-    def measured(self, config: "Config", run: Run, folders: Sequence[Path]) -> dict[str, float]:
+    def measured(self, config: "Config", context: Context, run: Run, folders: Sequence[Path]) -> dict[str, float]:
         """Held-out loss of each parent and of the result (the last folder)."""
         batches = self._held_out(config, load_start(folders[0]))
         device = device_of(config.trainer)
         batches = [batch.to(device) for batch in batches]
         with arithmetic(config.trainer):
-            losses = [held_out_loss(load_start(folder), batches, run, device) for folder in folders]
+            losses = [held_out_loss(load_start(folder), batches, run, device, context.stop) for folder in folders]
         *parents, result = losses
         row = {f"merge/parent_{n}/val_loss": loss for n, loss in enumerate(parents)}
         return {"val/loss": result, **row, "merge/barrier": result - sum(parents) / len(parents)}
@@ -94,8 +104,12 @@ class MergeStageConfig(RunStageConfig):
         return [packer.next()]
 
 
-def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "torch.device") -> float:
-    """Mean loss (nats) over the tokens that count, with the model put where the batches are."""
+def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "torch.device", stop: StopFlag) -> float:
+    """Mean loss (nats) over the tokens that count, with the model put where the batches are.
+
+    Raises:
+        Stopped: the process was asked to stop.
+    """
     import torch
 
     from rlx.models.size import forward_flops
@@ -105,6 +119,8 @@ def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "t
     start.model.to(device).eval()
     with torch.no_grad():
         for batch in batches:
+            if stop():
+                raise Stopped
             total += negative_log_likelihood(start.model, batch).item()
             counted += batch.loss_mask.sum().item()
             run.ledger.eval += forward_flops(start.model, *batch_size(batch))
@@ -115,10 +131,9 @@ def check_alike(folders: Sequence[Path]) -> None:
     """Raise ConfigError unless all folders hold the same architecture and the same tokenizer."""
     from rlx.options import plain_value
 
-    _, first, _ = read_model(folders[0])
-    text = (folders[0] / MODEL_TOKENIZER).read_text()
+    _, first, tokenizer = read_model(folders[0])
     for folder in folders[1:]:
-        _, other, _ = read_model(folder)
+        _, other, another = read_model(folder)
         if type(other) is not type(first):
             raise ConfigError(f"{folder} is {type(other).__name__}, {folders[0]} is {type(first).__name__}")
         mine, theirs = plain_value(first), plain_value(other)
@@ -127,20 +142,46 @@ def check_alike(folders: Sequence[Path]) -> None:
                 raise ConfigError(
                     f"merge.models differ in model.{name}: {mine[name]} in {folders[0]}, {theirs[name]} in {folder}"
                 )
-        if (folder / MODEL_TOKENIZER).read_text() != text:
+        if (another.to_json(), another.tokens) != (tokenizer.to_json(), tokenizer.tokens):
             raise ConfigError(f"{folder} has another tokenizer than {folders[0]}; its token ids mean other text")
 
 
-def merged(method: Any, folders: Sequence[Path]) -> "dict[str, Tensor]":
-    """The result's tensors, each read from the parents when its turn comes."""
-    from safetensors import safe_open
+class ParentTensors:
+    """A parent's tensors by our names, in float32, each read when it is asked for."""
 
-    with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(folder / MODEL_WEIGHTS, framework="pt")) for folder in folders]
-        shapes = [{name: tuple(f.get_slice(name).get_shape()) for name in f.keys()} for f in files]  # noqa: SIM118
+    def __init__(self, folder: Path, stored: StoredTensors) -> None:
+        from rlx.models.folder import config_of, parts_of
+
+        description = read_model_config(folder)
+        model_config, _ = config_of(description, folder)
+        self.stored, self.parts = stored, parts_of(description, model_config, stored.names)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of parts that stand one above the other, the rows are added."""
+        shapes = {name: [self.stored.shape(part) for part in parts] for name, parts in self.parts.items()}
         return {
-            output.name: method.tensor(
-                output, [f.get_tensor(source) for f, source in zip(files, output.sources, strict=True)]
-            )
-            for output in method.plan(shapes)
+            name: each[0] if len(each) == 1 else (sum(shape[0] for shape in each), *each[0][1:])
+            for name, each in shapes.items()
         }
+
+    def tensor(self, name: str) -> "Tensor":
+        from rlx.models.llama import joined
+
+        return joined([self.stored.tensor(part) for part in self.parts[name]])
+
+
+def merged(method: Any, folders: Sequence[Path], stop: StopFlag) -> "dict[str, Tensor]":
+    """The result's tensors, each read from the parents when its turn comes.
+
+    Raises:
+        Stopped: the process was asked to stop.
+    """
+    with ExitStack() as stack:
+        parents = [ParentTensors(folder, stack.enter_context(open_tensors(folder))) for folder in folders]
+        tensors = {}
+        for output in method.plan([parent.shapes() for parent in parents]):
+            if stop():
+                raise Stopped
+            inputs = [parent.tensor(source) for parent, source in zip(parents, output.sources, strict=True)]
+            tensors[output.name] = method.tensor(output, inputs)
+        return tensors

@@ -1,16 +1,26 @@
 """`stage=rl`: sample completions of the task's prompts, verify them, and improve the policy by `algorithm=`."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
-from rlx.options import option
+from rlx.options import option, recorded
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, check_numbers, start_of
+from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training, start_of
 
 if TYPE_CHECKING:
     from rlx.config import Config
+
+
+class Preflight(str, Enum):
+    """What a start without any signal means."""
+
+    warn = "warn"
+    """It is said, and the run goes on: what is rare may still be drawn."""
+    stop = "stop"
+    """The run fails before its first step."""
 
 
 @option("stage", "rl")
@@ -24,9 +34,11 @@ class RlConfig(RunStageConfig):
         }
     )  # fmt: skip
     requires: ClassVar[frozenset[str]] = frozenset({"task", "algorithm"})
+    trains: ClassVar[bool] = True
+    measure: ClassVar[str] = "val/pass@1"
 
     steps: int = 200
-    """Iterations."""
+    """Iterations, a continued parent's included (init.state=all)."""
     max_flops: float | None = None
     """Stop at the first iteration after which training and rollouts have spent so many operations; null: no limit."""
     prompts: int = 32
@@ -40,7 +52,9 @@ class RlConfig(RunStageConfig):
     val_problems: int = 64
     """Held-out problems measured each time, with group_size samples each."""
     preflight_problems: int = 64
-    """Problems sampled before the first step to see whether there is a signal; 0: none."""
+    """Training problems sampled before the first step to see whether there is a signal; 0: none."""
+    preflight: Preflight = recorded(Preflight.warn)  # noqa: RUF009 (it is a field)
+    """Where no group of the preflight has a signal: warn, or stop."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "prompts", "micro_rows"):
@@ -61,6 +75,7 @@ class RlConfig(RunStageConfig):
             )
         if config.decode.temperature == 0:
             raise ConfigError("decode.temperature=0 draws the same completion for a whole group; use decode=sample")
+        check_training(config)
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.size import parameter_count
@@ -68,13 +83,18 @@ class RlConfig(RunStageConfig):
         from rlx.stages.modules.policy import PolicyModule, RolloutSource, Sampler
 
         prepare(config, run)
+        context.heed_stop()
         start = start_of(config, config.init_from)
-        run.save_record(
-            parameters={"total": parameter_count(start.model)}, depth=start.depth + 1, planned_steps=self.steps
+        run.remember(
+            parameters={"total": parameter_count(start.model)},
+            depth=start.depth + 1,
+            origin=start.origin and str(start.origin),
+            planned_steps=self.steps,
         )
         sampler = Sampler(start, config, run, context.stop)
         module = PolicyModule(start, config, run, sampler, total=self.steps, clip_norm=self.clip_norm)
         source = RolloutSource(sampler, module, prompts=self.prompts, total=self.steps)
-        loop = LoopConfig(val_every=self.val_every, max_flops=self.max_flops, checkpoint=config.checkpoint)
+        metric = config.checkpoint.best or self.measure
+        loop = LoopConfig(val_every=self.val_every, max_flops=self.max_flops, metric=metric)
         fit(module, source, loop, context)
         module.conclude()

@@ -10,12 +10,16 @@ from rlx.runs.references import parse_reference
 from rlx.runs.run import Run, read_record
 from rlx.runs.status import State, state_of
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, Start, check_numbers, start_of
+from rlx.stages.base import Context, RunStageConfig, Start, check_numbers, check_training, start_of
 
 if TYPE_CHECKING:
     from rlx.batches import Batch
     from rlx.config import Config
     from rlx.data.packing import Packer
+
+
+AMPLE = 2
+"""Under a budget alone the data lasts for so many times the steps that it is expected to pay for."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,11 +30,14 @@ class TrainingConfig(RunStageConfig):
         {"task", "model", "corpus", "tokenizer", "optim", "schedule", "trainer", "logger"}
     )
     requires: ClassVar[frozenset[str]] = frozenset({"task"})
+    measures: ClassVar[frozenset[str]] = frozenset({"decode"})
+    trains: ClassVar[bool] = True
+    measure: ClassVar[str] = "val/loss"
     whole: ClassVar[bool] = True
     """Prompts count in the loss too."""
 
     steps: int | None = None
-    """Optimizer steps; null: as many as max_flops pays for."""
+    """Optimizer steps, a continued parent's included (init.state=all); null: as many as max_flops pays for."""
     max_flops: float | None = None
     """Operations that this run may spend on training; with steps given, whichever comes first ends it."""
     match_flops: str | None = recorded(None)
@@ -71,13 +78,21 @@ class TrainingConfig(RunStageConfig):
         from rlx.stages.modules.supervised import PackedSource, SupervisedModule
 
         prepare(config, run)
+        context.heed_stop()
         start = start_of(config, config.init_from)
         total = self.total_steps(config, start)
-        run.save_record(parameters={"total": parameter_count(start.model)}, depth=start.depth + 1, planned_steps=total)
+        run.remember(
+            parameters={"total": parameter_count(start.model)},
+            depth=start.depth + 1,
+            origin=start.origin and str(start.origin),
+            planned_steps=total,
+        )
         module = SupervisedModule(start, config, run, total=total, clip_norm=self.clip_norm)
         module.held_out = self.held_out(config, start) if self.val_every else []
-        source = PackedSource(self.packer(config, start, "train"), micro_batches=self.micro_batches, total=total)
-        loop = LoopConfig(val_every=self.val_every, max_flops=None, checkpoint=config.checkpoint)
+        most = total if self.budget() is None else self.steps or AMPLE * total
+        source = PackedSource(self.packer(config, start, "train"), micro_batches=self.micro_batches, total=most)
+        metric = config.checkpoint.best or self.measure
+        loop = LoopConfig(val_every=self.val_every, max_flops=self.budget(), metric=metric)
         fit(module, source, loop, context)
 
     def packer(self, config: "Config", start: Start, split: str) -> "Packer":
@@ -99,6 +114,7 @@ class TrainingConfig(RunStageConfig):
 
     def check(self, config: "Config") -> None:
         self.budget()
+        check_training(config)
 
     def also_from(self) -> dict[str, str]:
         return {"match_flops": self.match_flops} if self.match_flops else {}
@@ -113,7 +129,7 @@ class TrainingConfig(RunStageConfig):
         return record["flops"]["train"] + record["flops"]["rollout"]
 
     def total_steps(self, config: "Config", start: Start) -> int:
-        """Steps of the run: `steps`, or what the budget pays for, by the cost of typical batches."""
+        """Steps of the run: `steps`, or about what the budget pays for, by the cost of typical batches."""
         budget = self.budget()
         if budget is None:
             assert self.steps is not None
@@ -123,5 +139,5 @@ class TrainingConfig(RunStageConfig):
 
         packer = self.packer(config, start, "train")
         costs = [training_flops(start.model, *batch_size(packer.next())) for _ in range(8)]
-        paid = max(1, math.ceil(budget / (sum(costs) / len(costs))))
+        paid = start.made + max(1, math.ceil(budget / (sum(costs) / len(costs))))
         return paid if self.steps is None else min(paid, self.steps)

@@ -15,14 +15,16 @@ Where sources differ, or leave a choice, this file does:
    `REDUCED_LIMIT`) and is exhaustive from there; inputs not solved by then are redrawn. So long
    solutions nearly always begin by adding neighbours (all of 500 with 8 numbers): their depth is in the last 4.
    `solution=random` writes any of the solutions instead, fixed by the problem: a policy fine-tuned on it spreads over
-   all ways to a target.
+   all ways to a target. Searches end where they end; `difficulty` speaks of this solution in every trace.
 4. `test` holds the targets that rank first by a fixed hash, `val` the other targets' instances for which
    `is_held_out` is true, `train` the rest. Upstream shuffles targets by seed; here neither set moves with a seed, or a
    model trained under one seed would meet another seed's test targets. `task.seed` picks the train stream only.
-5. The problems do not depend on `trace` or `solution`, so arms that differ in them meet the same ones.
-6. `direct` is verified by Stream of Search's rule: the operations of the last printed state and the final one are
-   replayed; the number lists in between only have to be lists. Upstream takes the first goal line and ignores what
-   follows; here each completion must match its format to the end, white space at the end aside.
+5. The problems do not depend on `trace`, `solution` or how a search is made: example i of a split is the same problem
+   in all of them, so arms that differ in them meet the same ones.
+6. `direct` and the searches are verified by Stream of Search's rule: the operations of the last printed state and the
+   final one are replayed; the number lists in between only have to be lists. Upstream takes the first goal line and
+   ignores what follows; here each completion must match its format to the end, white space at the end aside. A search
+   that claims no goal is wrong.
 
 Worked example, target 59 from 55, 8, 13, 19. With `trace=operations` the prompt is `59:55,8,13,19\\n`, a solution
 `13+19=32,32/8=4,55+4=59`. With `trace=direct` the prompt is the first line, a solution the others:
@@ -36,6 +38,8 @@ Worked example, target 59 from 55, 8, 13, 19. With `trace=operations` the prompt
     Current State: 59:[55, 4], Operations: ['13+19=32', '32/8=4']
     Exploring Operation: 55+4=59, Resulting Numbers: [59]
     59,59 equal: Goal Reached
+
+With `trace=dfs`, `bfs` or `mix` a solution to the same prompt is a whole search: `rlx/tasks/countdown_heuristics.py`.
 """
 
 import math
@@ -44,9 +48,12 @@ from dataclasses import dataclass
 from rlx.errors import ConfigError
 from rlx.options import option
 from rlx.tasks.base import TaskConfig
+from rlx.tasks.countdown_heuristics import MOST_NUMBERS, Heuristic, Method, SearchTrace
 from rlx.tasks.countdown_search import BLOCK, Choice, Problem, Space, draw_block, instance_key, steps_of
-from rlx.tasks.countdown_traces import TRACES, Trace, replay, widest_steps
+from rlx.tasks.countdown_traces import DirectTrace, OperationsTrace, Trace, TraceFormat, replay
 from rlx.types import Example, Outcome, Split, Verdict
+
+SEARCHES = (Trace.dfs, Trace.bfs, Trace.mix)
 
 
 @option("task", "countdown")
@@ -65,9 +72,15 @@ class CountdownConfig(TaskConfig):
     held_out_targets: float = 0.1
     """Share of the targets that only `test` has (rounded down, at least one target)."""
     trace: Trace = Trace.direct
-    """Format of prompts and solutions: direct (sentences of Stream of Search) or operations (short)."""
+    """Format of solutions: direct (Stream of Search's sentences), operations (short), or a search: dfs, bfs, mix."""
     solution: Choice = Choice.first
     """Which of a problem's solutions is written: first (in search order), or random (any, fixed by the problem)."""
+    heuristic: Heuristic = Heuristic.sum
+    """What dfs and bfs sort by: sum (distance to the target) or multiply (to its divisors); a mix draws it."""
+    beam: int = 5
+    """Successors that bfs keeps of a state, and states that it expands at a time; a mix draws it from 1 to 5."""
+    keep_failed: bool = False
+    """Write searches that miss the target as they are, which do not verify; false widens them until they reach it."""
     test_examples: int = 1000
     """Size of `test`, in examples."""
     val_examples: int = 1000
@@ -90,6 +103,13 @@ class CountdownConfig(TaskConfig):
                 f"task.held_out_targets is a share between 0 and 1, got {self.held_out_targets}; "
                 "try task.held_out_targets=0.1"
             )
+        if self.trace in SEARCHES and self.numbers > MOST_NUMBERS:
+            raise ConfigError(
+                f"task.trace={self.trace.value} needs task.numbers of at most {MOST_NUMBERS}, got {self.numbers}; "
+                f"try task.numbers={MOST_NUMBERS} or task.trace=direct"
+            )
+        if self.beam < 1:
+            raise ConfigError(f"task.beam must be at least 1, got {self.beam}; try task.beam=5")
         for name in ("test_examples", "val_examples", "train_examples"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -112,9 +132,7 @@ class Countdown:
             Split.val: config.val_examples,
             Split.test: config.test_examples,
         }
-        digits = len(str(max(config.max_number**config.numbers, config.max_target)))
-        self.trace = TRACES[config.trace](digits)
-        self._longest = 4 * len(self.trace.solution(10**digits - 1, widest_steps(config.numbers, digits)))
+        self.trace = _format(config)
 
     def size(self, split: Split) -> int | None:
         """Number of examples, None when the stream is unbounded."""
@@ -138,10 +156,10 @@ class Countdown:
     def verify(self, example: Example, completion: str) -> Verdict:
         """What `completion` is: correct, wrong (legal, but not the target from all numbers), illegal or malformed.
 
-        Text longer than four times the longest legal solution is malformed unread.
+        Text longer than any solution can be is malformed unread.
         """
-        if len(completion) > self._longest:
-            return Verdict(Outcome.malformed, f"longer than {self._longest} characters")
+        if len(completion) > self.trace.longest:
+            return Verdict(Outcome.malformed, f"longer than {self.trace.longest} characters")
         parsed = self.trace.parse(completion.rstrip(" \t\r\n"))
         if parsed is None:
             return Verdict(Outcome.malformed, f"not in the format of trace={self.config.trace.value}")
@@ -160,7 +178,7 @@ class Countdown:
         return Example(
             id=f"countdown/{instance_key(problem.target, problem.inputs)}",
             prompt=self.trace.prompt(problem.target, problem.inputs),
-            solution=self.trace.solution(problem.target, steps),
+            solution=self.trace.solution(problem.target, problem.inputs, steps),
             truth=(problem.target, problem.inputs),
             difficulty={
                 "numbers": self.config.numbers,
@@ -175,3 +193,16 @@ class Countdown:
         quarter = 4 * (target - low) // count
         first, after = (low + math.ceil(part * count / 4) for part in (quarter, quarter + 1))
         return f"{first}-{after - 1}"
+
+
+def _format(config: CountdownConfig) -> TraceFormat:
+    """The way in which the setting's solutions are written."""
+    digits = len(str(max(config.max_number**config.numbers, config.max_target)))
+    if config.trace is Trace.direct:
+        return DirectTrace(config.numbers, digits)
+    if config.trace is Trace.operations:
+        return OperationsTrace(config.numbers, digits)
+    method = Method(config.heuristic, config.beam if config.trace is Trace.bfs else None)
+    if config.trace is Trace.mix:
+        method = None
+    return SearchTrace(config.numbers, digits, method=method, keep_failed=config.keep_failed)

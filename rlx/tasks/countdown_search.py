@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations, combinations_with_replacement
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from rlx.tasks.base import HELD_OUT_SHARE, is_held_out, stable_hash
 from rlx.tasks.countdown_traces import Operation, Step, calculate
 from rlx.types import Split
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -26,6 +26,13 @@ PAIRS = {count: list(combinations(range(count), 2)) for count in range(2, 9)}
 """Places (i, j) of the operands in a list of `count` numbers, in successor order."""
 EXHAUSTIVE = 4
 """From so many numbers on, every sequence of operations is tried."""
+FIRST, SECOND = ([pair[side] for pair in PAIRS[4]] for side in range(2))
+"""Operands of the pairs of 4 numbers; pair p and pair 5 - p have no number in common."""
+ORDERS = [(pair, third) for pair in range(6) for third in range(4) if third not in PAIRS[4][pair]]
+"""A pair of 4 numbers and a third one."""
+PAIR_OF, THIRD_OF = ([order[part] for order in ORDERS] for part in range(2))
+LAST_OF = [6 - sum(PAIRS[4][pair]) - third for pair, third in ORDERS]
+"""Their columns, and the number that is left over."""
 REDUCTIONS = 64
 """Ways down to `EXHAUSTIVE` numbers that are tried before inputs are redrawn."""
 REDUCED_LIMIT = 9_740
@@ -33,7 +40,11 @@ REDUCED_LIMIT = 9_740
 BLOCK = 128
 """Examples drawn together; reading one costs as much as reading all of its block."""
 WIDTH = {3: 512, 4: 256, 5: 256, 6: 256, 7: 256, 8: 256}
-"""Candidates searched at once, by inputs; wider arrays leave the CPU's cache."""
+"""Candidates drawn at once, by inputs."""
+NARROW = 128
+"""Instances whose first solution is searched at once; wider arrays leave the CPU's cache (2.5 times as slow)."""
+SINGLE = 2**24
+"""Whole numbers below this are exact in a float32."""
 PATIENCE = 4_096
 """Candidates without a solution after which a target is given up for another one."""
 MAX_TRIES = 1_000_000
@@ -99,7 +110,7 @@ def draw_block(space: Space, split: Split, seed: int, block: int, choice: Choice
     if not len(choices):
         raise _no_problem(space, split)
     targets = choices[_uniform(bits, (BLOCK,), len(choices))]
-    found: dict[int, Problem] = {}
+    found: dict[int, tuple[int, list[int], int]] = {}
     # One instance in HELD_OUT_SHARE is in `val`: so many more are drawn, and few of them searched.
     share = HELD_OUT_SHARE if split is Split.val else 1
     tries = target_tries = 0
@@ -111,29 +122,30 @@ def draw_block(space: Space, split: Split, seed: int, block: int, choice: Choice
             target_tries = 0
         slots = open_slots.repeat(each * share)
         inputs = 1 + _uniform(bits, (len(slots), space.numbers), space.max_number)
-        _collect(found, split, slots, targets[slots], inputs, choice)
+        _collect(found, split, slots, targets[slots], inputs)
         target_tries += each
         tries += each * len(open_slots) * _prefixes(space.numbers)
         if tries > MAX_TRIES:
             raise _no_problem(space, split)
-    return tuple(found[slot] for slot in range(BLOCK))
+    drawn, numbers, prefixes = (np.array([found[slot][part] for slot in range(BLOCK)]) for part in range(3))
+    picks = _picks(drawn, numbers) if choice is Choice.random else None
+    ranks = _ranks(drawn, numbers, prefixes, picks)
+    return tuple(Problem(found[slot][0], tuple(found[slot][1]), int(ranks[slot])) for slot in range(BLOCK))
 
 
-def _collect(found: dict[int, Problem], split: Split, slots: Ints, targets: Ints, inputs: Ints, choice: Choice) -> None:
-    """Put the first solvable candidate of the split into each open slot."""
+def _collect(
+    found: dict[int, tuple[int, list[int], int]], split: Split, slots: Ints, targets: Ints, inputs: Ints
+) -> None:
+    """Put the first solvable candidate of the split into each open slot: target, inputs and the way down to 4."""
     if split is Split.val and inputs.shape[1] > 3:  # a search among 3 numbers costs less than the hash
         pairs = zip(targets.tolist(), inputs.tolist(), strict=True)
         kept = np.array([in_split(split, target, numbers) for target, numbers in pairs])
         slots, targets, inputs = slots[kept], targets[kept], inputs[kept]
-    picks = _picks(targets, inputs) if choice is Choice.random else None
-    ranks = first_solutions(targets, inputs, picks)
-    for row in np.flatnonzero(ranks >= 0).tolist():
-        slot = int(slots[row])
-        if slot in found:
-            continue
-        problem = Problem(int(targets[row]), tuple(inputs[row].tolist()), int(ranks[row]))
-        if in_split(split, problem.target, problem.inputs):
-            found[slot] = problem
+    prefixes = _prefixes_that_reach(targets, inputs)
+    for row in np.flatnonzero(prefixes >= 0).tolist():
+        slot, target, numbers = int(slots[row]), int(targets[row]), inputs[row].tolist()
+        if slot not in found and in_split(split, target, numbers):
+            found[slot] = (target, numbers, int(prefixes[row]))
 
 
 def _uniform(bits: np.random.PCG64, shape: tuple[int, ...], below: int) -> Ints:
@@ -192,25 +204,52 @@ def first_solutions(targets: Ints, inputs: Ints, picks: Ints | None = None) -> I
         picks: [N] integers from 0; given, solution `picks` modulo their number is taken in place of the first. With
             5 numbers or more these are the solutions below the first way down to 4 numbers that has any.
     """
-    count = inputs.shape[1]
-    base = min(count, EXHAUSTIVE)
     ranks = np.full(len(targets), -1, dtype=np.int64)
-    for prefix in range(_prefixes(count)):
-        rows = np.flatnonzero(ranks < 0)
-        state = inputs[rows].T.astype(np.float64)
-        for i, j, sign in moves_of(prefix, count, base):
-            state = _reduce(state, i, j, sign)
+    prefixes = _prefixes_that_reach(targets, inputs)
+    rows = np.flatnonzero(prefixes >= 0)
+    if len(rows):
+        ranks[rows] = _ranks(targets[rows], inputs[rows], prefixes[rows], None if picks is None else picks[rows])
+    return ranks
+
+
+def _prefixes_that_reach(targets: Ints, inputs: Ints) -> Ints:
+    """The first way down to `EXHAUSTIVE` numbers below which each instance has a solution, -1 where there is none."""
+    found = np.full(len(targets), -1, dtype=np.int64)
+    for prefix in range(_prefixes(inputs.shape[1])):
+        rows = np.flatnonzero(found < 0)
+        state = _reduced(inputs[rows], prefix)
         legal = ~np.isnan(state).any(axis=0)
         rows, state = rows[legal], state[:, legal]
         if len(rows):
-            leaf = _first_leaf(targets[rows], state, None if picks is None else picks[rows])
-            ranks[rows] = np.where(leaf >= 0, prefix * paths(base) + leaf, -1)
+            found[rows[solvable(targets[rows], state)]] = prefix
+    return found
+
+
+def _ranks(targets: Ints, inputs: Ints, prefixes: Ints, picks: Ints | None) -> Ints:
+    """The rank of the first (or picked) solution below each instance's prefix, which must have one."""
+    base = min(inputs.shape[1], EXHAUSTIVE)
+    state = np.empty((base, len(targets)))
+    for prefix in np.unique(prefixes).tolist():
+        rows = prefixes == prefix
+        state[:, rows] = _reduced(inputs[rows], prefix)
+    ranks = prefixes * paths(base)
+    for start in range(0, len(targets), NARROW):
+        part = slice(start, start + NARROW)
+        ranks[part] += _first_leaf(targets[part], state[:, part], None if picks is None else picks[part])
     return ranks
 
 
 def _prefixes(count: int) -> int:
     """Ways down to `EXHAUSTIVE` numbers that are tried."""
     return min(REDUCTIONS, paths(count, min(count, EXHAUSTIVE)))
+
+
+def _reduced(inputs: Ints, prefix: int) -> Floats:
+    """The numbers left by a prefix, [N, numbers] -> [4 or fewer, N]; NaN where it is illegal or too large."""
+    state = inputs.T.astype(np.float64)
+    for i, j, sign in moves_of(prefix, inputs.shape[1], min(inputs.shape[1], EXHAUSTIVE)):
+        state = _reduce(state, i, j, sign)
+    return state
 
 
 def _reduce(state: Floats, i: int, j: int, sign: str) -> Floats:
@@ -222,12 +261,51 @@ def _reduce(state: Floats, i: int, j: int, sign: str) -> Floats:
     return np.stack([*rest, np.where(chosen <= REDUCED_LIMIT, chosen, np.nan)])
 
 
+def solvable(targets: Ints, state: Floats) -> Bools:
+    """Which instances, numbers [3 or 4, N], have a solution: [N].
+
+    With 4 numbers the last operation has one of them on a side, or a pair on each. Either way one side must be what the
+    other calls for, so only three numbers in every order, and pairs, are worked out.
+    """
+    if len(state) < EXHAUSTIVE:
+        return _first_leaf(targets, state, None) >= 0
+    state = _single(state)
+    goal = targets.astype(state.dtype)
+    pairs = np.empty((4, len(PAIRS[4]), len(goal)), state.dtype)
+    _results(state[FIRST], state[SECOND], pairs)
+    threes = np.empty((4, 4, len(ORDERS), len(goal)), state.dtype)
+    _results(pairs[:, PAIR_OF], np.broadcast_to(state[THIRD_OF], threes.shape[1:]), threes)
+    called_for = _called_for(goal, state)[:, LAST_OF]
+    other_pairs = _called_for(goal, pairs[:, :2:-1])
+    hit = np.zeros(len(goal), dtype=np.bool_)
+    for place in range(4):
+        hit |= (threes == called_for[place]).any(axis=(0, 1, 2))
+        hit |= (pairs[:, None, :3] == other_pairs[place]).any(axis=(0, 1, 2))
+    return hit
+
+
+def _single(state: Floats) -> Floats:
+    """In single precision, which is twice as fast, where that is exact: larger results are equal to no target.
+
+    The largest results that are compared with anything but a target have three of the numbers in them.
+    """
+    return state.astype(np.float32) if state.max() ** 3 < SINGLE else state
+
+
+def _called_for(goal: Floats, numbers: Floats) -> Floats:
+    """What makes the goal [N] with each number [..., N]: their sum, product, difference and quotient [4, ..., N]."""
+    found = np.empty((4, *numbers.shape), numbers.dtype)
+    _results(np.broadcast_to(goal, numbers.shape), numbers, found)
+    found[1][numbers == 0] = np.nan  # 0 makes 0 of everything, and divides nothing
+    return found
+
+
 def _first_leaf(targets: Ints, state: Floats, picks: Ints | None) -> Ints:
     """The first (or picked) path from `state` [numbers, N] that ends at the target [N], -1 where there is none."""
-    nodes = state[:, None]  # [numbers, L, N]
+    nodes = _single(state)[:, None]  # [numbers, L, N]
     while len(nodes) > 2:
         nodes = expand(nodes)
-    hits = _hits(nodes, targets.astype(np.float64)).reshape(-1, len(targets))  # [L * 4, N]
+    hits = _hits(nodes, targets.astype(nodes.dtype)).reshape(-1, len(targets))  # [L * 4, N]
     if picks is not None:
         wanted = 1 + picks % np.maximum(hits.sum(axis=0), 1)
         hits &= hits.cumsum(axis=0) == wanted
@@ -247,10 +325,10 @@ def _picks(targets: Ints, inputs: Ints) -> Ints:
 def expand(nodes: Floats) -> Floats:
     """All successors of all nodes, [numbers, L, N] -> [numbers - 1, L * moves, N]; NaN marks an illegal result.
 
-    A NaN stays NaN through every further operation and equals no target. All values are below 2^53, hence exact.
+    A NaN stays NaN through every further operation and equals no target. All values that count are exact.
     """
     count, length, width = nodes.shape
-    children = np.empty((count - 1, length, len(PAIRS[count]), 4, width))
+    children = np.empty((count - 1, length, len(PAIRS[count]), 4, width), nodes.dtype)
     for place, (i, j) in enumerate(PAIRS[count]):
         rest = [k for k in range(count) if k not in (i, j)]
         for row, k in enumerate(rest):

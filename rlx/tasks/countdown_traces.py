@@ -63,6 +63,9 @@ class Trace(Enum):
 
     direct = "direct"
     operations = "operations"
+    dfs = "dfs"
+    bfs = "bfs"
+    mix = "mix"
 
 
 class Parsed(NamedTuple):
@@ -73,27 +76,32 @@ class Parsed(NamedTuple):
 
 
 class TraceFormat(Protocol):
-    """A way to write problems and solutions. `parse` is given text of bounded length."""
+    """A way to write problems and solutions."""
 
     words: tuple[str, ...]
     marks: str
-
-    def __init__(self, digits: int) -> None: ...
+    longest: int
+    """Characters of the longest text that `parse` is given."""
 
     def prompt(self, target: int, inputs: Sequence[int]) -> str: ...
 
-    def solution(self, target: int, steps: Sequence[Step]) -> str: ...
+    def solution(self, target: int, inputs: Sequence[int], steps: Sequence[Step]) -> str: ...
 
     def parse(self, text: str) -> Parsed | None: ...
 
 
-def _number(digits: int) -> str:
+def number_pattern(digits: int) -> str:
     """Pattern of a natural number: ASCII, no leading zeros, at most `digits` long so that int() stays cheap."""
     return rf"(?:0|[1-9][0-9]{{0,{digits - 1}}})"
 
 
-def _operations(found: Sequence[tuple[str, str, str, str]]) -> list[Operation]:
+def operations_in(found: Sequence[tuple[str, str, str, str]]) -> list[Operation]:
     return [Operation(int(left), sign, int(right), int(result)) for left, sign, right, result in found]
+
+
+def state_sentence(target: int, numbers: list[int], done: list[str]) -> str:
+    """The numbers at hand and the operations that left them, in Stream of Search's words."""
+    return f"Current State: {target}:{numbers}, Operations: {done}"
 
 
 class OperationsTrace:
@@ -102,8 +110,9 @@ class OperationsTrace:
     words: tuple[str, ...] = ()
     marks = "+*-/=:,\n"
 
-    def __init__(self, digits: int) -> None:
-        number = _number(digits)
+    def __init__(self, numbers: int, digits: int) -> None:
+        self.longest = 4 * len(self.solution(10**digits - 1, (), _widest_steps(numbers, digits)))
+        number = number_pattern(digits)
         self._one = re.compile(rf"({number})([-+*/])({number})=({number})")
         one = rf"{number}[-+*/]{number}={number}"
         self._whole = re.compile(rf"{one}(?:,{one})*")
@@ -111,13 +120,13 @@ class OperationsTrace:
     def prompt(self, target: int, inputs: Sequence[int]) -> str:
         return f"{target}:{','.join(map(str, inputs))}\n"
 
-    def solution(self, target: int, steps: Sequence[Step]) -> str:
+    def solution(self, target: int, inputs: Sequence[int], steps: Sequence[Step]) -> str:
         return ",".join(str(step.operation) for step in steps)
 
     def parse(self, text: str) -> Parsed | None:
         if not self._whole.fullmatch(text):
             return None
-        return Parsed(_operations(self._one.findall(text)))
+        return Parsed(operations_in(self._one.findall(text)))
 
 
 class DirectTrace:
@@ -129,20 +138,21 @@ class DirectTrace:
     )  # fmt: skip
     marks = "+*-/=:,[]'# \n"
 
-    def __init__(self, digits: int) -> None:
-        number = _number(digits)
+    def __init__(self, numbers: int, digits: int) -> None:
+        self.longest = 4 * len(self.solution(10**digits - 1, (), _widest_steps(numbers, digits)))
+        number = number_pattern(digits)
         one = rf"{number}[-+*/]{number}={number}"
-        numbers = rf"\[{number}(?:, {number})*\]"
-        explore = rf"Exploring Operation: {one}, Resulting Numbers: {numbers}\n"
-        node = rf"Generated Node #{number}: {numbers} from Operation: {one}\n"
-        state = rf"Current State: {number}:{numbers}, Operations: \['{one}'(?:, '{one}')*\]\n"
+        left = rf"\[{number}(?:, {number})*\]"
+        explore = rf"Exploring Operation: {one}, Resulting Numbers: {left}\n"
+        node = rf"Generated Node #{number}: {left} from Operation: {one}\n"
+        state = rf"Current State: {number}:{left}, Operations: \['{one}'(?:, '{one}')*\]\n"
         self._whole = re.compile(rf"(?:{explore}{node}{state})*{explore}({number}),({number}) equal: Goal Reached")
         self._one = re.compile(rf"({number})([-+*/])({number})=({number})")
 
     def prompt(self, target: int, inputs: Sequence[int]) -> str:
-        return f"Current State: {target}:{list(inputs)}, Operations: []\n"
+        return state_sentence(target, list(inputs), []) + "\n"
 
-    def solution(self, target: int, steps: Sequence[Step]) -> str:
+    def solution(self, target: int, inputs: Sequence[int], steps: Sequence[Step]) -> str:
         done: list[str] = []
         lines: list[str] = []
         for node, (operation, numbers) in enumerate(steps, start=2):
@@ -150,7 +160,7 @@ class DirectTrace:
             lines.append(f"Exploring Operation: {done[-1]}, Resulting Numbers: {numbers}")
             if node <= len(steps):
                 lines.append(f"Generated Node #{node}: {numbers} from Operation: {done[-1]}")
-                lines.append(f"Current State: {target}:{numbers}, Operations: {done}")
+                lines.append(state_sentence(target, numbers, done))
         lines.append(f"{steps[-1].numbers[-1]},{target} equal: Goal Reached")
         return "\n".join(lines)
 
@@ -160,13 +170,10 @@ class DirectTrace:
             return None
         last_state = max(text.rfind("Operations: ["), 0)
         found: list[tuple[str, str, str, str]] = self._one.findall(text, last_state)
-        return Parsed(_operations(found), (int(whole[1]), int(whole[2])))
+        return Parsed(operations_in(found), (int(whole[1]), int(whole[2])))
 
 
-TRACES: dict[Trace, type[TraceFormat]] = {Trace.direct: DirectTrace, Trace.operations: OperationsTrace}
-
-
-def widest_steps(count: int, digits: int) -> list[Step]:
+def _widest_steps(count: int, digits: int) -> list[Step]:
     """Steps as long as any legal ones with numbers of `digits` digits; only their text is meant."""
     wide = 10**digits - 1
     return [Step(Operation(wide, "+", wide, wide), [wide] * left_over) for left_over in range(count - 1, 0, -1)]

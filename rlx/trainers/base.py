@@ -27,6 +27,9 @@ class TrainerConfig:
     """Kind of device: cpu or cuda."""
     devices: int = recorded(1)
     """Devices used by one run."""
+    compile: bool = recorded(False)
+    """Compile training and decoding steps: seconds to minutes before the first ones, then faster ones. Needs a C++
+    compiler on a CPU. Sums change in their last bits with it."""
     threads: int | None = recorded(None)
     """Threads of CPU arithmetic; null: as many as the process may use. Sums change in their last bits with it."""
 

@@ -37,6 +37,7 @@ def rollout(seed: int = 0, rows: int = 12, *, scale: float = 1.0, spread: float 
         turn=torch.zeros(mask.shape, dtype=torch.int64),
         finished=lengths < MAX_TOKENS,
         reference_logprobs=old + 0.4 * normal(*old.shape),
+        old_logprobs=old + 0.4 * normal(*old.shape),
     )
     return batch, old + spread * normal(*old.shape)
 
@@ -46,9 +47,10 @@ def by_loops(config: GrpoConfig, batch: RolloutBatch, now: Tensor, entropy: Tens
     rows, width = batch.tokens.shape
     rewards = [sum(row) for row in batch.rewards.tolist()]
     group, mask = batch.group.tolist(), batch.loss_mask.tolist()
-    old, new = batch.logprobs.tolist(), now.tolist()
-    assert batch.reference_logprobs is not None
+    sampled, new, cap = batch.logprobs.tolist(), now.tolist(), config.importance_sampling_cap
+    assert batch.reference_logprobs is not None and batch.old_logprobs is not None
     reference = batch.reference_logprobs.tolist()
+    old = sampled if cap is None else batch.old_logprobs.tolist()
     counted = [int(sum(row)) for row in mask]
     loss, gradient = 0.0, [[0.0] * width for _ in range(rows)]
     for i in range(rows):
@@ -71,6 +73,9 @@ def by_loops(config: GrpoConfig, batch: RolloutBatch, now: Tensor, entropy: Tens
             value, slope = -ratio * advantage, -ratio * advantage
             if clipped * advantage < ratio * advantage:
                 value, slope = -clipped * advantage, 0.0
+            if cap is not None:
+                correction = min(math.exp(old[i][t] - sampled[i][t]), cap)
+                value, slope = correction * value, correction * slope
             towards = math.exp(reference[i][t] - new[i][t])
             value += config.kl_coefficient * (towards - 1 - (reference[i][t] - new[i][t]))
             slope += config.kl_coefficient * (1 - towards)
@@ -104,6 +109,8 @@ def loss_of(
         {"clip_low": 0.0, "clip_high": 0.0},
         {"kl_coefficient": 0.7},
         {"entropy_coefficient": 0.2, "kl_coefficient": 0.1},
+        {"importance_sampling_cap": 1.2},
+        {"importance_sampling_cap": 2.0, "entropy_coefficient": 0.2, "kl_coefficient": 0.1},
     ],
     ids=str,
 )
@@ -247,8 +254,46 @@ def test_k3_estimates_the_divergence() -> None:
     torch.testing.assert_close(found, torch.autograd.grad(forward, logits)[0])
 
 
-def test_no_reference_is_needed_without_its_coefficient() -> None:
+def test_importance_weights_by_hand() -> None:
+    """Two tokens, sampled with probability 1/4: the trainer says 1/2 and 1/8, so the weights are 2 and 1/2."""
+    batch = outcome([1.0, 0.0])
+    batch.logprobs = torch.full_like(batch.logprobs, math.log(0.25)) * batch.loss_mask
+    batch.old_logprobs = torch.tensor([[0.5], [0.125]], dtype=torch.float64).log() * batch.loss_mask
+    now = batch.old_logprobs.clone()
+    advantage, weights = 1 / math.sqrt(2), {1.0: (1.0, 0.5), 1.5: (1.5, 0.5), 2.5: (2.0, 0.5)}
+    for cap, (first, second) in weights.items():
+        config = GrpoConfig(importance_sampling_cap=cap, std_eps=0.0)
+        loss, gradient = loss_of(config, batch, now)
+        assert loss.item() == pytest.approx(-advantage * (first - second) / 2)
+        assert gradient[:, 2].tolist() == pytest.approx([-advantage * first / 2, advantage * second / 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+@pytest.mark.parametrize("cap", [1.0, 2.0])
+def test_importance_weights_change_no_bit_where_sampler_and_trainer_agree(cap: float, dtype: torch.dtype) -> None:
+    batch, now = rollout()
+    batch.loss_mask, batch.rewards = batch.loss_mask.to(dtype), batch.rewards.to(dtype)
+    batch.logprobs = batch.logprobs.to(dtype)
+    batch.old_logprobs = batch.logprobs.clone()
+    choices: tuple[dict[str, Any], ...] = ({}, {"kl_coefficient": 0.3})
+    for settings in choices:
+        plain = loss_of(GrpoConfig(**settings), batch, now.to(dtype))
+        weighed = loss_of(GrpoConfig(importance_sampling_cap=cap, **settings), batch, now.to(dtype))
+        assert all(torch.equal(one, other) for one, other in zip(plain, weighed, strict=True))
+
+
+def test_a_ratio_beyond_the_clip_has_no_gradient_where_it_would_grow() -> None:
+    """A ratio of 10: no gradient for a good token, the whole for a bad one; of 0.1: the other way round."""
+    batch = outcome([1.0, 0.0])
+    for ratio, silent in ((10.0, 0), (0.1, 1)):
+        _, gradient = loss_of(GrpoConfig(), batch, batch.logprobs + math.log(ratio))
+        assert gradient[silent, 2] == 0 and abs(gradient[1 - silent, 2]) > 0.01
+
+
+def test_what_the_stage_must_supply() -> None:
     assert GrpoConfig().build().needs == frozenset()
+    assert GrpoConfig(kl_coefficient=0.1).build().needs == {"reference"}
+    assert GrpoConfig(importance_sampling_cap=1.0).build().needs == {"old_logprobs"}
 
 
 @pytest.mark.parametrize(
@@ -260,6 +305,7 @@ def test_no_reference_is_needed_without_its_coefficient() -> None:
         ({"clip_high": -0.1}, "clip_high=-0.1"),
         ({"std_eps": -1.0}, "std_eps=-1.0"),
         ({"kl_coefficient": -1.0}, "kl_coefficient=-1.0"),
+        ({"importance_sampling_cap": 0.9}, "importance_sampling_cap=0.9 must be at least 1"),
     ],
     ids=str,
 )

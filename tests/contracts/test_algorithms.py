@@ -19,6 +19,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"normalization": "token"},
         {"normalization": "constant", "std_normalization": False},
         {"kl_coefficient": 0.3, "entropy_coefficient": 0.1},
+        {"importance_sampling_cap": 1.2},
     ]
 }
 """Settings worth testing besides the defaults of an option."""
@@ -80,6 +81,7 @@ def rollout(rewards: list[float], group: list[int], seed: int = 0) -> RolloutBat
         turn=torch.zeros_like(tokens),
         finished=lengths < MAX_TOKENS,
         reference_logprobs=look(table() + 0.3 * table(seed + 2), tokens).logprobs,
+        old_logprobs=look(table() + 0.3 * table(seed + 3), tokens).logprobs,
     )
 
 
@@ -156,6 +158,7 @@ def test_padding_changes_nothing(config: AlgorithmConfig) -> None:
         rewards=widened(batch.rewards, 0),
         turn=widened(batch.turn, 0),
         reference_logprobs=widened(batch.reference_logprobs, -9.0),
+        old_logprobs=widened(batch.old_logprobs, -5.0),
     )
     parameters = logits.clone().requires_grad_()
     advantages = algorithm.advantages(padded)
@@ -244,6 +247,7 @@ def bandit(config: AlgorithmConfig, lr: float, updates: int) -> list[float]:
             turn=torch.zeros(64, 2, dtype=torch.int64),
             finished=torch.ones(64, dtype=torch.bool),
             reference_logprobs=torch.full((64, 2), 0.1).log() * mask,
+            old_logprobs=logprobs.detach(),
         )
         entropy = -(logs.exp() * logs).sum().expand(64, 2)
         out = PolicyOutput(logprobs=logprobs, entropy=entropy, values=torch.zeros(64, 2))

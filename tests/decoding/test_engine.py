@@ -1,5 +1,6 @@
 """The rollout engine against full passes of the same model, brute force, and the distribution it should draw from."""
 
+from shutil import which
 from typing import Any
 
 import pytest
@@ -131,6 +132,27 @@ def test_samples_do_not_depend_on_the_wave(model: Decoder, prompts: list[list[in
     same(complete(model, prompts, rows=rows), complete(model, prompts, rows=24))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["at once", "half", "all"])
+def test_samples_do_not_depend_on_refill(
+    model: Decoder, prompts: list[list[int]], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = complete(model, prompts)
+    monkeypatch.setattr(engine_module, "REFILL_SHARE", share)
+    found = complete(model, prompts, rows=6)
+    same(found, expected)
+    assert (found.passed, found.context) == (expected.passed, expected.context)
+
+
+def test_rows_that_ended_take_the_next_samples(model: Decoder, prompts: list[list[int]], monkeypatch: Any) -> None:
+    """With refill a batch needs about its tokens over its rows in steps, not every wave's longest row in sum."""
+    steps, step = [], Engine._step
+    monkeypatch.setattr(Engine, "_step", lambda self, *given: (steps.append(1), step(self, *given))[1])
+    done = complete(model, prompts, rows=6)
+    waves = sum(int(wave.max()) - 1 for wave in done.lengths.split(6))
+    tokens = int((done.lengths - 1).sum())
+    assert tokens / 6 <= len(steps) < waves
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 2.0], ids=["never", "half", "every step"])
 def test_samples_do_not_depend_on_compaction(
     model: Decoder, prompts: list[list[int]], share: float, monkeypatch: pytest.MonkeyPatch
@@ -218,6 +240,44 @@ def test_bfloat16_autocast_runs_and_is_near(model: Decoder, prompts: list[list[i
         before = prompts[row // 4]
         exact = torch.log_softmax(next_logits(model, before), -1)[done.tokens[row, 0]]
         assert abs(done.logprobs[row, 0] - exact) < 0.1
+
+
+def test_bfloat16_weights_follow_the_models(prompts: list[list[int]]) -> None:
+    """The copy in bf16 is brought up to date at every call, the embedding of a tied head included."""
+    torch.manual_seed(3)
+    one = DenseConfig(d_model=32, n_layers=2, n_heads=4, init_std=0.25).build(VOCAB)
+    engine = Engine(one, end_id=END, pad_id=PAD)
+
+    def drawn(engine: Engine) -> Completions:
+        with torch.autocast("cpu", torch.bfloat16):
+            return engine.complete(prompts, keys=KEYS, samples=2, decode=SampleConfig(max_tokens=8))
+
+    before = drawn(engine)
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    after = drawn(engine)
+    assert not torch.equal(before.logprobs, after.logprobs)
+    fresh = drawn(Engine(one, end_id=END, pad_id=PAD))
+    assert torch.equal(after.logprobs, fresh.logprobs) and torch.equal(after.tokens, fresh.tokens)
+    assert one.head.weight is one.embed.weight and one.head.weight.dtype is torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="compiling needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+def test_a_compiled_step_draws_the_same(model: Decoder, prompts: list[list[int]], half: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        expected = complete(model, prompts, rows=16)
+        engine = Engine(model, end_id=END, pad_id=PAD, compile=True)
+        found = engine.complete(prompts, keys=KEYS, samples=4, decode=SampleConfig(max_tokens=16, rows=16))
+    assert (found.passed, found.context) == (expected.passed, expected.context) or half
+    if half:
+        first = found.logprobs[:, 0] - expected.logprobs[:, 0]
+        assert first.abs().max() < 0.05
+    else:
+        same(found, expected)
 
 
 def some_logits(rows: int, vocab: int = 9) -> torch.Tensor:

@@ -18,6 +18,7 @@ SETTINGS = {
     "heads": {"n_heads": 4},
     "grouped heads": {"n_heads": 4, "n_kv_heads": 2},
     "one shared head": {"n_heads": 4, "n_kv_heads": 1},
+    "heads of their own width": {"n_heads": 4, "n_kv_heads": 2, "head_dim": 20},
     "other theta, eps and width": {"n_heads": 2, "rope_theta": 500.0, "norm_eps": 1e-3, "d_ff": 72},
 }
 
@@ -28,6 +29,7 @@ def config_of(**changes: Any) -> DenseConfig:
 
 def theirs_of(config: DenseConfig) -> Any:
     """A transformers model of the same sizes, with random weights, norms included."""
+    pytest.importorskip("transformers")
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     sizes = {
@@ -140,6 +142,9 @@ def test_left_over_and_missing_llama_tensors_are_named() -> None:
         ({"n_heads": 0}, r"model\.n_heads=0 does not divide model\.d_model=48; try 1 or 2"),
         ({"n_heads": 4, "n_kv_heads": 3}, r"model\.n_kv_heads=3 does not divide model\.n_heads=4; try"),
         ({"n_heads": 16}, r"model\.n_heads=16 makes heads of odd width 3; .* multiple of 32"),
+        ({"head_dim": 7}, r"model\.head_dim=7 must be even"),
+        ({"head_dim": 0}, r"model\.head_dim=0 must be even"),
+        ({"head_dim": 8, "n_heads": 0}, r"model\.n_heads=0 must be at least 1"),
         ({"d_model": 0}, r"model\.d_model=0 must be at least 1"),
         ({"n_layers": 0}, r"model\.n_layers=0 must be at least 1"),
         ({"d_ff": -8}, r"model\.d_ff=-8 must be at least 1"),
@@ -151,6 +156,11 @@ def test_wrong_sizes_are_one_line(values: dict[str, int], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
         config_of(**values)
     assert "\n" not in str(error.value)
+
+
+def test_heads_may_be_wider_than_the_model() -> None:
+    model = config_of(n_heads=5, head_dim=16).build(VOCAB)
+    assert model.blocks[0].mixer.out.weight.shape == (48, 80)
 
 
 def test_default_feed_forward_is_a_multiple_of_32() -> None:

@@ -13,6 +13,7 @@ SETTINGS = {
     "tied": {"n_heads": 4},
     "untied": {"n_heads": 4, "tie_embeddings": False},
     "grouped": {"n_heads": 4, "n_kv_heads": 2},
+    "wide heads": {"n_heads": 4, "head_dim": 24},
     "qk norm, own width": {"n_heads": 2, "d_ff": 100, "qk_norm": True},
 }
 
@@ -20,8 +21,9 @@ SETTINGS = {
 def by_hand(config: DenseConfig) -> int:
     """Parameters from the shapes that the papers give."""
     width, heads = config.d_model, config.n_heads
-    kv_width = width // heads * (config.n_kv_heads or heads)
-    attention = 2 * width * width + 2 * width * kv_width + (2 * width // heads if config.qk_norm else 0)
+    head_width = config.head_dim or width // heads
+    kv_width = head_width * (config.n_kv_heads or heads)
+    attention = 2 * width * heads * head_width + 2 * width * kv_width + (2 * head_width if config.qk_norm else 0)
     layer = attention + 3 * width * config.feed_forward_width() + 2 * width
     return config.n_layers * layer + width + VOCAB * width * (1 if config.tie_embeddings else 2)
 
@@ -57,7 +59,8 @@ def test_operations_of_full_rows(config: DenseConfig) -> None:
     model = config.build(VOCAB)
     forward, both = measured(config, rows, length)
     attended, square = rows * length * (length + 1) // 2, rows * length * length
-    per_position = 2 * 2 * 64 * config.n_layers  # score and value, a multiply-add each, over all heads
+    heads_width = config.n_heads * (config.head_dim or 64 // config.n_heads)
+    per_position = 2 * 2 * heads_width * config.n_layers  # score and value, a multiply-add each, over all heads
     assert forward_flops(model, rows * length, square) == pytest.approx(forward, rel=0.02)
     expected = forward - per_position * (square - attended)
     assert forward_flops(model, rows * length, attended) == pytest.approx(expected, rel=0.02)

@@ -12,6 +12,7 @@ import torch
 from rlx.errors import CheckpointError, ConfigError, RunError
 from rlx.runs import checkpoints
 from rlx.runs.checkpoints import (
+    CheckpointPlan,
     Keep,
     best_step,
     checkpoint_path,
@@ -20,10 +21,12 @@ from rlx.runs.checkpoints import (
     load_model_directory,
     load_trainer_state,
     log_steps,
+    nearest_whole,
     new_checkpoint,
     prune,
     save_model_directory,
     save_trainer_state,
+    set_aside,
     write_best,
 )
 
@@ -59,12 +62,13 @@ def test_only_whole_checkpoints_are_listed_in_the_order_of_steps(tmp_path):
     checkpoint_path(tmp_path, 40).mkdir()
     (checkpoint_path(tmp_path, 40) / "config.json").write_text("{}")
     assert there(tmp_path) == [20, 999_999, 1_000_000]
+    assert [step for step, _ in list_checkpoints(tmp_path, partial=True)] == [20, 40, 999_999, 1_000_000]
     assert latest(tmp_path) == (1_000_000, checkpoint_path(tmp_path, 1_000_000))
 
 
 def test_new_checkpoint_is_atomic_keeps_a_whole_one_and_replaces_half_a_one(tmp_path):
-    def write(text):
-        with new_checkpoint(tmp_path, 5) as folder:
+    def write(text, replace=False):
+        with new_checkpoint(tmp_path, 5, replace=replace) as folder:
             for name in ("config.json", "model.safetensors"):
                 (folder / name).write_text(text)
 
@@ -74,7 +78,21 @@ def test_new_checkpoint_is_atomic_keeps_a_whole_one_and_replaces_half_a_one(tmp_
     write("first")
     write("second")
     assert (half / "config.json").read_text() == "first"
+    write("third", replace=True)
+    assert (half / "config.json").read_text() == "third"
     assert os.listdir(tmp_path / "checkpoints") == ["step-000005"]
+
+
+def test_what_cannot_be_used_is_moved_and_the_nearest_whole_one_named(tmp_path):
+    for step in (10, 20, 30):
+        with new_checkpoint(tmp_path, step) as folder:
+            save_model_directory(folder, {}, {}, None)
+    (tmp_path / "logs").mkdir()
+    (checkpoint_path(tmp_path, 20) / "config.json").write_text("{ }")
+    assert nearest_whole(tmp_path, 20, trainer=False) == 10
+    assert nearest_whole(tmp_path, 20, trainer=True) is None
+    assert set_aside(tmp_path, 20, 3) == tmp_path / "logs" / "attempt-3.dropped-step-000020"
+    assert there(tmp_path) == [10, 30] and os.listdir(tmp_path / "logs") == ["attempt-3.dropped-step-000020"]
 
 
 @pytest.mark.parametrize(
@@ -112,41 +130,61 @@ def test_log_steps_are_evenly_spaced_in_the_logarithm():
 
 @pytest.mark.parametrize(
     ("keep", "left"),
-    [("last:2", [90, 100]), ("all", list(range(0, 101, 10))), ("last:1", [100]), ("last:1,log:3", [10, 100])],
+    [
+        ("last:2", [90, 100]),
+        ("all", list(range(10, 101, 10))),
+        ("last:1", [100]),
+        ("last:1,log:3", [10, 100]),
+        ("log:3", [10, 100]),
+    ],
 )
 def test_prune_keeps_what_it_should(tmp_path, keep, left):
-    make(tmp_path, *range(0, 101, 10))
-    gone = prune(tmp_path, Keep.parse(keep), total=100)
+    """Checkpoints of stops, at steps that the plan does not make, go."""
+    make(tmp_path, *range(0, 101, 10), 7, 95)
+    gone = prune(tmp_path, CheckpointPlan.of(10, keep, 100))
     assert there(tmp_path) == left
-    assert sorted(gone + left) == list(range(0, 101, 10))
+    assert sorted(gone + left) == sorted([*range(0, 101, 10), 7, 95])
     assert len(os.listdir(tmp_path / "checkpoints")) == len(left)
+
+
+@pytest.mark.parametrize(("ended", "left"), [(False, [20, 30, 33]), (True, [30, 33])], ids=["stopped", "ended"])
+def test_the_newest_stays_and_counts_when_it_is_the_last(tmp_path, ended, left):
+    make(tmp_path, 10, 20, 25, 30, 33)
+    prune(tmp_path, CheckpointPlan.of(10, "last:2", 100), ended=ended)
+    assert there(tmp_path) == left
 
 
 @pytest.mark.parametrize("every", [1, 2, 7])
 def test_planned_checkpoints_stay_whatever_the_history(tmp_path, every):
-    keep = Keep.parse("log:4")
+    plan = CheckpointPlan.of(1000, "log:4", 30)
     for step in range(1, 31):
         make(tmp_path, step)
         if step % every == 0:
-            prune(tmp_path, keep, total=30)
+            prune(tmp_path, plan)
         assert there(tmp_path)[-1] == step
-    prune(tmp_path, keep, total=30)
+    prune(tmp_path, plan)
     assert there(tmp_path) == log_steps(30, 4)
 
 
+def test_the_plan_of_a_continued_run_spaces_its_own_steps():
+    plan = CheckpointPlan.of(5, "log:3", 120, first=20)
+    assert plan.planned == {21, 30, 120}
+    assert [step for step in range(31) if plan.makes(step)] == [5, 10, 15, 20, 21, 25, 30]
+
+
 def test_prune_spares_the_best(tmp_path):
+    plan = CheckpointPlan.of(1, "last:1", 3)
     make(tmp_path, 1, 2, 3)
-    write_best(tmp_path, 1, "val/loss", float("nan"))
-    prune(tmp_path, Keep(last=1))
-    assert there(tmp_path) == [1, 3]
+    write_best(tmp_path, {"step": 1, "metric": "val/loss", "value": 0.5})
+    prune(tmp_path, plan)
+    assert there(tmp_path) == [1, 3] and best_step(tmp_path) == 1
     (tmp_path / "best.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"best\.json"):
         best_step(tmp_path)
-
-
-def test_prune_needs_the_length_for_planned_steps(tmp_path):
-    with pytest.raises(ValueError, match="length"):
-        prune(tmp_path, Keep(log=3))
+    write_best(tmp_path, None)
+    write_best(tmp_path, None)
+    prune(tmp_path, plan)
+    assert there(tmp_path) == [3]
 
 
 def model_tensors() -> dict[str, torch.Tensor]:
@@ -202,7 +240,7 @@ def test_a_truncated_file_is_one_line_with_its_name(tmp_path, name, share):
 
 
 @pytest.mark.parametrize(
-    ("other", "advice"), [("pytorch_model.bin", "pickled"), ("model.safetensors.index.json", "several files")]
+    ("other", "advice"), [("pytorch_model.bin", "pickled"), ("model.safetensors.index.json", "weight_map")]
 )
 def test_weights_in_another_form_are_explained(tmp_path, other, advice):
     (tmp_path / "config.json").write_text("{}")

@@ -192,6 +192,42 @@ def test_a_breaker_that_died_does_not_block_for_ever(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_marker_of_a_breaker_that_was_killed_is_broken_at_once(tmp_path):
+    plant(tmp_path, elsewhere(), STALE_S + 60)
+    process = hold(tmp_path / "other")
+    holder = holder_of(tmp_path / "other")
+    assert holder is not None
+    process.kill()
+    process.communicate()
+    (tmp_path / ".lease-break-old").write_text(json.dumps(asdict(holder)))
+    began = time.monotonic()
+    Lease.acquire(tmp_path, notice=lambda line: None).release()
+    assert time.monotonic() - began < 1 and [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_without_hard_links_a_lease_is_still_exclusive(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(lease.os, "link", refused)
+    with Lease.acquire(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["lease.json"]
+        with pytest.raises(BusyError):
+            Lease.acquire(tmp_path)
+
+
+def test_an_answer_lost_on_the_network_is_no_refusal(tmp_path, monkeypatch):
+    link = os.link
+
+    def twice(*given):
+        link(*given)
+        link(*given)
+
+    monkeypatch.setattr(lease.os, "link", twice)
+    with Lease.acquire(tmp_path) as held:
+        held.ensure_held()
+
+
 def test_the_heartbeat_renews_the_file(tmp_path):
     with Lease.acquire(tmp_path, interval=0.01):
         os.utime(tmp_path / "lease.json", (0, 0))

@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
         model(checkpoint_path(folder, step))
     (folder / "config.yaml").write_text("")
     write_status(folder, State.finished)
-    write_best(folder, 50, "val/loss", 1.0)
+    write_best(folder, {"step": 50, "metric": "val/loss", "value": 1.0})
     return folder
 
 
@@ -127,7 +127,7 @@ def test_a_run_that_never_started_and_one_without_checkpoints(tmp_path, monkeypa
 
 
 def test_best_needs_its_file_and_its_checkpoint(run):
-    write_best(run, 60, "val/loss", 1.0)
+    write_best(run, {"step": 60, "metric": "val/loss", "value": 1.0})
     assert "step 60, which is not there" in refusal(RUN + "@best")
     (run / "best.json").unlink()
     assert "has no best.json" in refusal(RUN + "@best")

@@ -25,6 +25,17 @@ def rl(start: Path | str, *more: str) -> list[str]:
             "algorithm.rewards.truncated=1", "algorithm.rewards.malformed=0.5", *more]  # fmt: skip
 
 
+def merge(first: Path | str, second: Path | str, *more: str) -> list[str]:
+    return [*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", f"merge.models=[{first},{second}]",
+            "stage.val_tokens=640", *more]  # fmt: skip
+
+
+def evaluation(start: Path | str, *more: str) -> list[str]:
+    """Three chunks of problems."""
+    return [*COUNTDOWN, "trainer.threads=1", "stage=eval", f"init_from={start}", "stage.problems=150",
+            "stage.samples=2", "decode.max_tokens=6", *more]  # fmt: skip
+
+
 def place(out: str) -> Path:
     """The run directory that a command's first line names."""
     line = out.splitlines()[0]

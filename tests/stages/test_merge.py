@@ -39,6 +39,6 @@ def test_models_that_do_not_fit_are_one_line(rlx):
 
 def test_precision_is_that_of_the_trainer(rlx, monkeypatch):
     start = place(rlx(*PRETRAIN).out)
-    seen = arithmetic_of(monkeypatch, Decoder, "forward")
+    seen = arithmetic_of(monkeypatch, Decoder, "run")
     done = rlx(*MERGE, f"merge.models=[{start},{start}]", "trainer.precision=bf16")
     assert done.code == 0 and seen and all(seen)

@@ -4,160 +4,209 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from rlx.runs.checkpoints import latest
+from rlx.runs.files import EVAL_PARTIAL
+from rlx.runs.metrics import MetricsLog
 from tests.conftest import command, environment
-from tests.stages.runs import PRETRAIN, digest, place, record, rl, rows, sft, status
-
-KILL = """
-import os, signal, sys
-import rlx.runs.metrics, rlx.runs.checkpoints, rlx.runs.files
-where, count = sys.argv[1], int(sys.argv[2])
-sys.argv = ["rlx", *sys.argv[3:]]
-left = count
-
-def killing(function):
-    def wrapped(*args, **kwargs):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return wrapped
-
-if where == "row":
-    rlx.runs.metrics.MetricsLog.append = killing(rlx.runs.metrics.MetricsLog.append)
-elif where == "state":
-    import rlx.stages.modules.loop as loop
-    loop.save_trainer_state = killing(loop.save_trainer_state)
-elif where == "forward":
-    import rlx.nn.decoder as decoder
-    decoder.Decoder.forward = killing(decoder.Decoder.forward)
-elif where == "prune":
-    import rlx.stages.modules.loop as loop
-    loop.prune = killing(loop.prune)
-from rlx.cli import main
-main()
-"""
+from tests.stages.kills import Server, differences
+from tests.stages.runs import PRETRAIN, digest, evaluation, merge, place, rl, rows, sft, status
 
 
-def killed(where: str, count: int, arguments: list[str]) -> int:
-    """Run the door in a process that kills itself at the count-th call of a function; returns its exit code."""
-    script = [command()[0], "-c", KILL, where, str(count), *arguments]
-    return subprocess.run(script, env=environment(), capture_output=True, timeout=300).returncode
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Two finished runs to begin from."""
+
+    first: Path
+    tuned: Path
+
+
+@pytest.fixture(scope="module")
+def starts(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Starts:
+    folder = tmp_path_factory.mktemp("starts")
+    first = folder / place(server.run([*PRETRAIN, "stage.steps=4"], folder=folder).out)
+    tuned = folder / place(server.run(sft(first, "stage.steps=4"), folder=folder).out)
+    return Starts(first, tuned)
+
+
+@pytest.fixture(scope="module")
+def wholes() -> dict[tuple[str, ...], Path]:
+    """Unbroken runs that are made, by their commands."""
+    return {}
 
 
 @pytest.fixture
-def unbroken(rlx):
-    """Runs a command in `runs_dir=whole` and gives its directory."""
+def unbroken(rlx, wholes, tmp_path_factory) -> Callable[[Sequence[str]], Path]:
+    """Runs a command in a place of its own, once, and gives its directory."""
 
-    def run(arguments: list[str]) -> Path:
-        done = rlx(*arguments, "runs_dir=whole")
-        assert done.code == 0, done.err
-        return place(done.out)
+    def run(arguments: Sequence[str]) -> Path:
+        key = tuple(arguments)
+        if key not in wholes:
+            done = rlx(*arguments, f"runs_dir={tmp_path_factory.mktemp('whole')}")
+            assert done.code == 0, done.err
+            wholes[key] = place(done.out)
+        return wholes[key]
 
     return run
 
 
-def same_bits(rlx, unbroken, arguments: list[str], kills: list[tuple[str, int]]) -> None:
-    """Kill the run at each point in turn, let it end, and compare it with the unbroken one."""
+COMMANDS: dict[str, Callable[[Starts], list[str]]] = {
+    "pretrain": lambda starts: list(PRETRAIN),
+    "sft": lambda starts: sft(starts.first),
+    "rl": lambda starts: rl(starts.first, "algorithm.minibatches=2", "algorithm.epochs=2"),
+    "merge": lambda starts: merge(starts.first, starts.tuned),
+    "eval": lambda starts: evaluation(starts.tuned),
+}
+KILLS = {
+    "pretrain": [("half a lease", 1), ("minibatch", 2), ("weights written", 1), ("checkpoint made", 1),
+                 ("lease being broken", 1), ("half a row", 2), ("row written", 2), ("rows kept elsewhere", 1),
+                 ("validation", 1), ("checkpoint to delete", 1), ("status", 2), ("run.json", 1)],
+    "sft": [("forward pass", 4), ("state written", 2), ("validated", 2), ("row", 3)],
+    "rl": [("sampled", 1), ("row written", 2), ("validation", 2), ("state written", 1), ("minibatch", 3),
+           ("checkpoint made", 1), ("sampling", 2), ("rows synced", 1), ("checkpoint named", 2),
+           ("status", 2), ("conclusion", 1)],
+    "merge": [("weights written", 1), ("checkpoint made", 1), ("checkpoint to delete", 1), ("forward pass", 3),
+              ("half a row", 1), ("row written", 1), ("rows kept elsewhere", 1), ("run.json written", 2)],
+    "eval": [("sampled", 1), ("half a row", 1), ("row written", 1), ("sampled", 3), ("row written", 2), ("row", 40),
+             ("eval.json written", 1), ("run.json", 1), ("chunks removed", 1)],
+}  # fmt: skip
+"""Where each run dies in turn, at which passing of the place in that process."""
+
+
+@pytest.mark.parametrize("stage", KILLS)
+def test_killed_at_many_places(server, starts, rlx, unbroken, stage):
+    arguments = COMMANDS[stage](starts)
     whole = unbroken(arguments)
-    for where, count in kills:
-        assert killed(where, count, arguments) == -signal.SIGKILL, f"{where} {count} was never reached"
+    for where, count in KILLS[stage]:
+        done = server.run(arguments, place=where, count=count)
+        assert done.code == -signal.SIGKILL, f"{where} {count} was never reached: {done}"
     done = rlx(*arguments)
     assert done.code == 0, done.err
     broken = place(done.out)
-    assert broken.name == whole.name and broken.parent.name == whole.parent.name
-    assert digest(broken) == digest(whole)
-    assert rows(broken) == rows(whole)
+    assert broken.parts[-2:] == whole.parts[-2:]
+    assert differences(broken, whole) == []
     assert status(broken)["state"] == "finished"
 
 
-def test_pretrain_killed_at_many_places(rlx, unbroken):
-    kills = [("forward", 2), ("row", 2), ("row", 5), ("state", 1), ("forward", 6), ("state", 1), ("prune", 1)]
-    same_bits(rlx, unbroken, list(PRETRAIN), kills)
+def test_rows_are_dropped_once_however_often_the_resume_is_killed(server, rlx):
+    assert server.run(PRETRAIN, place="row", count=6).code == -signal.SIGKILL
+    for _ in range(2):
+        server.run(PRETRAIN, place="rows kept elsewhere")
+    run = place(rlx(*PRETRAIN).out)
+    dropped = [row["step"] for path in run.glob("logs/*.dropped.jsonl") for row in MetricsLog.read(path)]
+    assert dropped and dropped == list(range(dropped[0], 6))
 
 
-def test_sft_killed_at_many_places(rlx, unbroken):
-    start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
-    start = Path("start") / start.parent.name / start.name
-    same_bits(rlx, unbroken, sft(start), [("row", 4), ("state", 1), ("forward", 8), ("state", 2), ("row", 3)])
+STOPS = {"preflight": (1, 0, 0), "first rollout": (2, 0, 0), "validation": (3, 0, 1), "second rollout": (4, 1, 1),
+         "second validation": (5, 1, 2), "third rollout": (6, 2, 2), "last rollout": (10, 5, 5),
+         "last validation": (11, 5, 6)}  # fmt: skip
+"""Which sampling of the run the stop comes in (they are validated at steps 1, 2, 4, 6), the rows and steps made."""
 
 
-def test_rl_killed_at_many_places(rlx, unbroken):
-    start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
-    arguments = rl(start, "algorithm.minibatches=2", "algorithm.epochs=2")
-    same_bits(rlx, unbroken, arguments, [("forward", 30), ("row", 3), ("state", 1), ("forward", 60), ("row", 2)])
-
-
-STOPS = {"preflight": (1, 0), "first rollout": (2, 0), "validation": (3, 1), "second rollout": (4, 1),
-         "second validation": (5, 2), "third rollout": (6, 2), "last rollout": (10, 5),
-         "last validation": (11, 6)}  # fmt: skip
-"""Which sampling of the run the stop comes in (they are validated at steps 1, 2, 4, 6), and the steps that are made."""
-
-
-@pytest.mark.parametrize("sampling, made", STOPS.values(), ids=STOPS.keys())
-def test_rl_stopped_inside_a_sampling(rlx, unbroken, monkeypatch, sampling, made):
-    """A stop in a rollout makes no step, one in a validation loses no number; preflight is paid for once."""
+@pytest.mark.parametrize("sampling, written, made", STOPS.values(), ids=STOPS.keys())
+def test_rl_stopped_inside_a_sampling(rlx, unbroken, starts, monkeypatch, sampling, written, made):
+    """A stop in a rollout makes no step, one in a validation loses no number and no time; preflight is paid once."""
     from rlx.decoding.engine import Engine
     from rlx.signals import stop
 
-    arguments = rl(place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out))
+    arguments = rl(starts.first)
     whole = unbroken(arguments)
-    complete, decode = Engine.complete, Engine._step
+    complete = Engine.complete
     calls = 0
 
-    def counted(*given, **named):
+    def stopping(engine, *given, **named):
         nonlocal calls
         calls += 1
-        return complete(*given, **named)
-
-    def stopping(*given):
         if calls == sampling:
-            stop.signal = signal.SIGTERM
-        return decode(*given)
+            heeded = engine.stop
+
+            def polled() -> bool:
+                stop.signal = signal.SIGTERM
+                return heeded()
+
+            monkeypatch.setattr(engine, "stop", polled)
+        return complete(engine, *given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "complete", counted)
-        patch.setattr(Engine, "_step", stopping)
+        patch.setattr(Engine, "complete", stopping)
         done = rlx(*arguments)
     run = place(done.out)
-    assert stop.signal and len(rows(run)) == made and rows(run) == rows(whole)[:made]
-    assert done.code == (75 if made < 6 else 0), done.err
-    assert made == 6 or list(digest(run))[-1] == f"step-{made:06}"
+    assert stop.signal and done.code == 75, done.err
+    assert rows(run) == rows(whole)[:written] and list(digest(run))[-1] == f"step-{made:06}"
     done = rlx(*arguments)
-    assert done.code == 0 and rows(run) == rows(whole)
-    assert digest(run)["step-000006"] == digest(whole)["step-000006"]  # the stop's own checkpoint may be there too
-    assert record(run)["preflight"] == record(whole)["preflight"]
-    assert record(run)["flops"] == record(whole)["flops"]
+    assert done.code == 0, done.err
+    assert differences(run, whole) == []
 
 
-def test_killed_after_the_last_checkpoint_still_finishes(rlx, unbroken):
-    whole = unbroken(list(PRETRAIN))
-    assert killed("prune", 4, list(PRETRAIN)) == -signal.SIGKILL
-    done = rlx(*PRETRAIN)
-    assert done.code == 0 and rows(place(done.out)) == rows(whole)
-    assert "finished already" in rlx(*PRETRAIN).out
+STOPPED_AT = {"pretrain": ("row written", 3), "merge": ("forward pass", 2), "eval": ("sampled", 3)}
+"""Where a signal comes: the run ends at the next step, or within the evaluation or the merge."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
-def test_a_signal_stops_at_a_step_and_the_run_goes_on(rlx, unbroken, number):
-    arguments = [*PRETRAIN, "stage.steps=400", "stage.val_every=0", "checkpoint.every=1000"]
+@pytest.mark.parametrize("stage", STOPPED_AT)
+def test_a_signal_stops_the_run_and_it_goes_on(server, starts, unbroken, stage, number):
+    arguments = COMMANDS[stage](starts)
+    where, count = STOPPED_AT[stage]
+    done = server.run(arguments, place=where, count=count, number=number)
+    assert done.code == 75 and "goes on from here" in done.err, done
+    run = place(done.out)
+    assert status(run)["state"] == "stopped"
+    assert len(rows(run)) == (3 if stage == "pretrain" else 0)  # merge and eval write their row at the end
+    done = server.run(arguments)
+    assert done.code == 0 and status(run)["state"] == "finished", done.err
+    assert differences(run, unbroken(arguments)) == []
+
+
+def test_an_evaluation_goes_on_after_the_chunks_that_are_done(server, starts, rlx):
+    arguments = evaluation(starts.first)
+    assert server.run(arguments, place="sampled", count=5).code == -signal.SIGKILL
+    done = rlx(*arguments, "trainer.threads=2")
+    assert done.code == 0 and "going on after 128 problems" in done.out and "last bits" in done.out
+    assert not (place(done.out) / EVAL_PARTIAL).exists()
+
+
+def test_a_parent_that_changed_since_is_evaluated_and_merged_anew(server, starts, rlx, unbroken):
+    parent = place(rlx(*PRETRAIN, "stage.steps=4").out)
+    judged, merged = evaluation(parent), merge(parent, starts.tuned)
+    assert server.run(judged, place="sampled", count=5).code == -signal.SIGKILL
+    assert server.run(merged, place="checkpoint made").code == -signal.SIGKILL
+    _, checkpoint = latest(parent) or (0, Path())
+    file = checkpoint / "model.safetensors"
+    save_file({name: tensor + 0.1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    (checkpoint / "SHA256SUMS").unlink(missing_ok=True)
+    done = rlx(*judged)
+    assert done.code == 0 and "it starts over" in done.out
+    assert differences(place(done.out), unbroken(judged)) == []
+    assert differences(place(rlx(*merged).out), unbroken(merged)) == []
+
+
+def test_alone_in_its_directory_and_stopped_from_outside(server, rlx):
+    arguments = [*PRETRAIN, "stage.steps=100000", "stage.val_every=0", "checkpoint.every=100000"]
     process = subprocess.Popen(
         command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     run = wait_for_rows(process, 3)
-    os.kill(process.pid, number)
+    refused = rlx(*arguments)
+    os.kill(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 75, err
-    assert "goes on from here" in err and status(run)["state"] == "stopped"
+    assert refused.code == 2 and f"pid {process.pid}" in refused.err and len(refused.err.strip().splitlines()) == 1
+    assert process.returncode == 75 and "goes on from here" in err, err
     stopped = rows(run)
-    assert digest(run) and int(next(iter(digest(run))).removeprefix("step-")) == stopped[-1]["step"] < 400
-    done = rlx(*arguments)
-    assert done.code == 0
-    assert rows(run)[: len(stopped)] == stopped and rows(run) == rows(unbroken(arguments))
+    assert status(run)["state"] == "stopped" and list(digest(run)) == [f"step-{stopped[-1]['step']:06}"]
+    assert server.run(arguments, place="row written", count=2).code == -signal.SIGKILL
+    assert rows(run)[: len(stopped)] == stopped and len(rows(run)) == len(stopped) + 2
 
 
 def wait_for_rows(process: subprocess.Popen, count: int) -> Path:
@@ -168,15 +217,3 @@ def wait_for_rows(process: subprocess.Popen, count: int) -> Path:
                 return path.parent
         time.sleep(0.02)
     raise AssertionError(process.communicate()[1])
-
-
-def test_a_second_process_on_the_same_run_is_refused(rlx):
-    arguments = [*PRETRAIN, "stage.steps=100000", "stage.val_every=0"]
-    process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        wait_for_rows(process, 1)
-        done = rlx(*arguments)
-        assert done.code == 2 and f"pid {process.pid}" in done.err and len(done.err.strip().splitlines()) == 1
-    finally:
-        process.kill()
-        process.communicate()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
+from itertools import product
 from random import Random
 from statistics import mean
 from typing import Any
@@ -24,13 +25,14 @@ from rlx.tasks.countdown_search import (
     first_solutions,
     moves_of,
     paths,
+    solvable,
     split_targets,
     steps_of,
 )
 from rlx.tasks.countdown_traces import Trace
 from rlx.types import Example, Outcome, Split
 
-BOTH = list(Trace)
+BOTH = [Trace.direct, Trace.operations]
 DIRECT_59 = """\
 Current State: 59:[55, 8, 13, 19], Operations: []
 Exploring Operation: 13+19=32, Resulting Numbers: [55, 8, 32]
@@ -111,6 +113,34 @@ def test_solvable_exactly_when_brute_force_says_so(numbers: int, count: int) -> 
     assert {True, False} == set((ranks >= 0).tolist()) or numbers == 5
 
 
+@pytest.mark.parametrize("lowest, largest", [(1, 9), (1, 99), (200, 255), (250, 300), (900, 1000), (0, 3), (0, 60)])
+def test_a_target_is_reached_exactly_when_brute_force_says_so(lowest: int, largest: int) -> None:
+    """Small numbers in single precision, large ones in double; zeros are left by reductions of 5 numbers or more."""
+    random = Random(largest)
+    inputs = [tuple(random.randint(lowest, largest) for _ in range(4)) for _ in range(20)]
+    cases: list[tuple[int, tuple[int, ...]]] = []
+    for numbers in inputs:
+        values = [value for value in trees(numbers) if 0 < value < 100_000] or [1]
+        near = [value + 1 for value in values]
+        cases += [(target, numbers) for target in (*random.choices(values, k=10), *random.choices(near, k=10))]
+    targets = np.array([target for target, _ in cases])
+    state = np.array([numbers for _, numbers in cases]).T.astype(np.float64)
+    expected = [target in trees(numbers) for target, numbers in cases]
+    assert solvable(targets, state).tolist() == expected
+    assert len(set(expected)) == 2
+
+
+def test_a_division_that_all_but_ends_is_no_solution() -> None:
+    """445 * 447 * 456 is 1 more than 991 * 91529, which a float32 cannot tell."""
+    near = []
+    for a, b, c, d in product(range(440, 470), range(440, 470), range(440, 470), (991, 997)):
+        if a <= b <= c and a * b * c % d == 1 and a * b * c // d < 100_000:
+            near.append((a * b * c // d, (a, b, c, d)))
+    assert len(near) > 5
+    ranks = first_solutions(np.array([target for target, _ in near]), np.array([inputs for _, inputs in near]))
+    assert (ranks < 0).all()
+
+
 @pytest.mark.parametrize("trace", BOTH, ids=lambda trace: trace.name)
 @pytest.mark.parametrize(("numbers", "count"), [(3, 60), (4, 60), (5, 10)])
 def test_solution_is_the_first_in_successor_order(numbers: int, count: int, trace: Trace) -> None:
@@ -168,7 +198,7 @@ def test_direct_trace_is_written_as_in_the_source() -> None:
     steps = steps_of(inputs, rank)
     assert [str(step.operation) for step in steps] == wanted
     writer = countdown(Trace.direct).trace
-    assert writer.prompt(59, inputs) + writer.solution(59, steps) == DIRECT_59
+    assert writer.prompt(59, inputs) + writer.solution(59, inputs, steps) == DIRECT_59
 
 
 def test_default_holds_out_nine_targets() -> None:
@@ -293,8 +323,10 @@ def test_examples_are_in_range_and_verify(trace: Trace, numbers: int) -> None:
         assert task.verify(example, example.solution).correct
 
 
-def test_traces_have_the_same_problems() -> None:
-    assert ids(countdown(Trace.direct), Split.train, 20) == ids(countdown(Trace.operations), Split.train, 20)
+@pytest.mark.parametrize("split", list(Split), ids=lambda split: split.value)
+def test_traces_have_the_same_problems(split: Split) -> None:
+    expected = ids(countdown(Trace.direct), split, 20)
+    assert all(ids(countdown(trace), split, 20) == expected for trace in Trace)
 
 
 def test_examples_are_the_same_in_every_process() -> None:
@@ -375,7 +407,7 @@ def test_difficulty() -> None:
         assert example.difficulty["multiplicative"] == len(re.findall(r"[*/]", example.solution))
 
 
-@pytest.mark.parametrize("trace", BOTH, ids=lambda trace: trace.name)
+@pytest.mark.parametrize("trace", list(Trace), ids=lambda trace: trace.name)
 def test_words_spell_every_text(trace: Trace) -> None:
     task = countdown(trace)
     words = set(task.words())
@@ -401,6 +433,9 @@ def test_words_spell_every_text(trace: Trace) -> None:
         {"held_out_targets": 1.0},
         {"test_examples": 0},
         {"train_examples": -1},
+        {"trace": Trace.dfs, "numbers": 5},
+        {"trace": Trace.mix, "numbers": 8},
+        {"beam": 0},
     ],
     ids=str,
 )

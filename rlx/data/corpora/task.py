@@ -17,22 +17,42 @@ from rlx.types import Split
 class TaskCorpusConfig(CorpusConfig):
     """Prompts and solutions of `task=`."""
 
+    max_tokens: int | None = None
+    """Tokens after which a document is cut, its end mark with the rest; null cuts none."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 2:
+            raise ConfigError(
+                f"corpus.max_tokens must be at least 2, got {self.max_tokens}; try corpus.max_tokens=4096"
+            )
+
     def build(
         self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
     ) -> "TaskCorpus":
         if task is None:
             raise ConfigError("corpus=task needs a task; add task=countdown (or another)")
-        return TaskCorpus(task, tokenizer, split=split, whole=whole, key=key)
+        return TaskCorpus(task, tokenizer, split=split, whole=whole, key=key, max_tokens=self.max_tokens)
 
 
 class TaskCorpus:
     """Documents of a task's split, in the order that `key` names; held-out splits in their own, round and round."""
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: Tokenizer,
+        *,
+        split: Split,
+        whole: bool,
+        key: tuple[object, ...],
+        max_tokens: int | None = None,
+    ) -> None:
         self.task, self.tokenizer, self.split, self.whole = task, tokenizer, split, whole
+        self.max_tokens = max_tokens
         self.size = task.size(split)
         self.order = Order(self.size, *key) if split is Split.train else None
 
     def document(self, position: int) -> Document:
         index = position % (self.size or position + 1) if self.order is None else self.order[position]
-        return document_of(self.task.example(self.split, index), self.tokenizer, whole=self.whole)
+        document = document_of(self.task.example(self.split, index), self.tokenizer, whole=self.whole)
+        return document if self.max_tokens is None else document.cut(self.max_tokens)

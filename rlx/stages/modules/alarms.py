@@ -1,121 +1,294 @@
 """What an RL run says of itself: whether it can learn before it starts, what goes wrong on the way, what came of it.
 
-Each alarm is a sentence with its likely cause. Thresholds are judged on windows of iterations, against the noise of
-sampled rewards, and are not tuned to a task.
+Each sentence names its likely cause and what to change. Thresholds are judged on spells of iterations, against the
+noise of sampled rewards, and are not tuned to a task. Numbers that are not finite end a run; `loop.fit` says so.
 """
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from statistics import variance
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, variance
 from typing import Any
 
 WINDOW = 20
-"""Iterations that a mean is taken over."""
+"""Iterations that a mean reward is taken over, and that the absence of a signal must last."""
+SPELL = 5
+"""Iterations of which most must show what a single one may show by chance."""
 GAP_LIMIT = 0.02
 """Mean gap (nats) between sampled and trained log-probabilities above which rollouts are off-policy."""
+DRIFT_LIMIT = 0.1
+"""Divergence (nats a token) of the policy at an iteration's last update from the one that sampled: stale data."""
+NOISE = 5.0
+"""Standard errors that the reward must have fallen by: the best of many windows is high by chance."""
+ENTROPY_SHARE = 0.1
+"""Entropy below this share of the first iteration's is a collapse, unless most samples are right."""
+MOSTLY = 0.9
+"""A share of samples or groups that counts as nearly all."""
 
 
-def preflight(row: dict[str, float], group_size: int) -> list[str]:
-    """Sentences about the start checkpoint, from the metrics of one rollout before the first step."""
-    solved, dead = row["rewards/verifier/mean"], row["frac_reward_zero_std"]
+@dataclass(slots=True, kw_only=True)
+class Setting:
+    """What the sentences name of a run's config."""
+
+    lr: float
+    max_tokens: int
+    group_size: int
+    worth: dict[str, float]
+    """Reward of each verdict, by its name."""
+    corrected: bool
+    """Importance weights correct for rollouts that are off-policy."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Probe:
+    """What the preflight looked at, besides the metrics of its rollout."""
+
+    problems: int
+    """Problems sampled, `group_size` times each."""
+    longest: int
+    """Tokens of the longest of their solutions as the task writes them, the end mark included."""
+    asked: str
+    """Task and format of this run, as typed: `task=countdown task.trace=direct`."""
+    trained: str | None
+    """The same of the run that made the start; empty for random weights, None where it is not known."""
+
+    def format_hint(self) -> str:
+        """Why the start may not know the format, and what to do."""
+        if self.trained == "":
+            return f"its weights are random; fine-tune it on {self.asked} first (stage=sft)"
+        if self.trained is not None and self.trained != self.asked:
+            return f"it was trained on {self.trained}, this run asks for {self.asked}; use the same, or fine-tune first"
+        if self.trained is None:
+            return f"fine-tune it on {self.asked} first (stage=sft)"
+        return f"train it longer on {self.asked}"
+
+
+def preflight(row: dict[str, float], setting: Setting, probe: Probe) -> tuple[list[str], str]:
+    """What the metrics of one rollout before the first step tell of the start.
+
+    Returns:
+        Sentences, the first with the numbers; and why no group has a signal, empty where some group has one.
+    """
+    solved, dead, cut = row["rewards/verifier/mean"], row["frac_reward_zero_std"], row["completions/clipped_ratio"]
     said = [
-        f"preflight: pass@1 {solved:.1%}, pass@{group_size} {row['rewards/verifier/any_of_group']:.1%}, "
-        f"groups without signal {dead:.1%}, completions cut {row['completions/clipped_ratio']:.1%}"
+        f"preflight: pass@1 {solved:.1%}, pass@{setting.group_size} {row['rewards/verifier/any_of_group']:.1%} "
+        f"({probe.problems} problems, {setting.group_size} samples each), groups without signal {dead:.1%}, "
+        f"completions cut {cut:.1%}"
     ]
-    if dead >= 1.0:
-        cause = "no sample was right" if solved == 0 else "every sample of a group got the same reward"
-        said.append(
-            f"this start cannot learn: {cause}, so no group has a signal; train the start longer, take easier "
-            "problems, or raise algorithm.group_size"
-        )
-    elif dead > 0.9:
+    if dead >= 1:
+        return said, f"{_cause(row, setting, probe)}; no group has a signal"
+    if dead > MOSTLY:
         said.append(f"{dead:.0%} of the groups have no signal: expect slow learning; raise algorithm.group_size")
-    if row["completions/clipped_ratio"] > 0.5:
+    if probe.longest > setting.max_tokens:
+        said.append(_too_short(setting, probe))
+    elif cut > 0.5:
+        said.append(f"{cut:.0%} of the completions are cut: {_never_ends(setting)}")
+    if row["outcomes/malformed"] > 0.5:
+        said.append(f"{row['outcomes/malformed']:.0%} of the completions are malformed: {probe.format_hint()}")
+    others = {name: worth for name, worth in setting.worth.items() if name != "correct"}
+    best = max(others, key=lambda name: others[name])
+    if others[best] >= setting.worth["correct"]:
         said.append(
-            f"{row['completions/clipped_ratio']:.0%} of the completions are cut at decode.max_tokens: raise it, "
-            "or train the start until it ends its answers"
+            f"algorithm.rewards.{best}={others[best]:g} is worth no less than a correct answer "
+            f"({setting.worth['correct']:g}): the policy may learn to give that instead"
         )
-    return said
+    return said, ""
+
+
+def _cause(row: dict[str, float], setting: Setting, probe: Probe) -> str:
+    """Why the samples of every group got the same reward."""
+    solved, cut = row["rewards/verifier/mean"], row["completions/clipped_ratio"]
+    if len(set(setting.worth.values())) == 1:
+        return f"every verdict is worth {setting.worth['correct']:g} (algorithm.rewards), so no sample beats another"
+    if solved == 1:
+        return "every sample is right already, take harder problems"
+    if cut == 1 and probe.longest > setting.max_tokens:
+        return f"every completion is cut: {_too_short(setting, probe)}"
+    if cut == 1 and probe.trained == probe.asked:
+        return f"every completion is cut: {_never_ends(setting)}"
+    shares = ", ".join(f"{name} {row[f'outcomes/{name}']:.0%}" for name in setting.worth if row[f"outcomes/{name}"])
+    if row["outcomes/malformed"] + row["outcomes/truncated"] >= MOSTLY:
+        return f"the start does not know the format ({shares}): {probe.format_hint()}"
+    if solved == 0:
+        return (
+            f"no sample was right ({shares}): train the start longer, take easier problems, or raise "
+            "algorithm.group_size"
+        )
+    return f"the samples of each group are worth the same ({shares}): raise algorithm.group_size or decode.temperature"
+
+
+def _too_short(setting: Setting, probe: Probe) -> str:
+    return (
+        f"solutions of {probe.asked} have up to {probe.longest} tokens, decode.max_tokens={setting.max_tokens} cuts "
+        f"them; raise it to {probe.longest} or more"
+    )
+
+
+def _never_ends(setting: Setting) -> str:
+    return f"decode.max_tokens={setting.max_tokens} is too low, or the start does not end its answers"
 
 
 class Alarms:
-    """Watches the rows of a run."""
+    """Watches the rows of a run; each alarm is said once, with the first step of the spell that raised it."""
 
-    def __init__(self, lr: float) -> None:
-        self.lr = lr
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
         self.rewards: deque[float] = deque(maxlen=WINDOW)
-        self.first: float | None = None
-        self.best = 0.0
+        self.best: tuple[float, float] | None = None
+        """Highest mean reward so far, and the squared standard error of that mean."""
         self.entropy: float | None = None
-        self.dead = 0
+        """Of the first iteration that trained on anything."""
+        self.cut: float | None = None
+        """Share of completions cut in the first iteration."""
+        self.recent: dict[str, list[float]] = {"entropy": [], "approx_kl": []}
+        """Last `SPELL` values of metrics that not every row has."""
+        self.since: dict[str, int] = {}
+        """First step of the spell that each alarm's condition is in."""
+        self.said: list[str] = []
+
+    def begin(self, rewards: Sequence[float]) -> None:
+        """Take the reward of the start from its mean on each problem of the preflight."""
+        if len(rewards) > 1:
+            self.best = (fmean(rewards), variance(rewards) / len(rewards))
 
     def check(self, row: dict[str, Any]) -> list[str]:
-        """Sentences for what this row shows; the caller says each once."""
+        """New sentences for a row of metrics."""
         self.rewards.append(row["reward"])
-        self.dead = self.dead + 1 if row["frac_reward_zero_std"] >= 1.0 else 0
-        if self.entropy is None and row.get("entropy", 0) > 0:
-            self.entropy = row["entropy"]
-        checks = (self._collapsed, self._dead, self._entropy, self._clipped, self._gap)
-        return [sentence for check in checks if (sentence := check(row))]
+        if self.entropy is None:
+            self.entropy = row.get("entropy")
+        if self.cut is None:
+            self.cut = row["completions/clipped_ratio"]
+        checks: tuple[tuple[str, int, Callable[[dict[str, Any]], str | None]], ...] = (
+            ("collapse", SPELL, self._collapse),
+            ("signal", WINDOW, self._signal),
+            ("entropy", 1, self._entropy),
+            ("clipped", SPELL, self._clipped),
+            ("gap", 1, self._gap),
+            ("drift", 1, self._drift),
+        )
+        return [sentence for check in checks if (sentence := self._new(*check, row))]
 
-    def _collapsed(self, row: dict[str, Any]) -> str:
+    def _new(
+        self, name: str, length: int, condition: Callable[[dict[str, Any]], str | None], row: dict[str, Any]
+    ) -> str:
+        """The sentence of a condition that now holds for `length` rows in a row, if it was not said.
+
+        A condition is empty where it does not hold and None where the row cannot tell: a spell then goes on.
+        """
+        sentence = condition(row)
+        if sentence == "":
+            self.since.pop(name, None)
+        if not sentence or name in self.said:
+            return ""
+        first = self.since.setdefault(name, row["step"])
+        if row["step"] - first + 1 < length:
+            return ""
+        self.said.append(name)
+        return f"from step {first}: {sentence}"
+
+    def _usual(self, name: str, row: dict[str, Any]) -> float | None:
+        """The median of a metric's last values; None while there are too few, and where this row has none."""
+        if name not in row:
+            return None
+        values = self.recent[name] = [*self.recent[name], row[name]][-SPELL:]
+        return median(values) if len(values) == SPELL else None
+
+    def _collapse(self, row: dict[str, Any]) -> str:
         if len(self.rewards) < WINDOW:
             return ""
-        mean = sum(self.rewards) / WINDOW
-        if self.first is None:
-            self.first = mean
-        self.best = max(self.best, mean)
-        if mean < 0.5 * self.best and self.best > 0.01:
+        mean, error = fmean(self.rewards), variance(self.rewards) / WINDOW
+        best, best_error = self.best or (mean, error)
+        if mean >= best:
+            self.best = (mean, error)
+        low = min(self.setting.worth.values())
+        if mean - low < 0.5 * (best - low) and best - mean > NOISE * math.sqrt(error + best_error):
+            lr = self.setting.lr
             return (
-                f"the policy collapsed: mean reward fell below half of its best ({self.best:.3f}); "
-                f"optim.lr={self.lr:g} is probably too high, try {self.lr / 5:.1g}"
+                f"the policy collapsed: mean reward fell from {best:.3f} to {mean:.3f}; optim.lr={lr:g} is probably "
+                f"too high, try {lr / 5:.1g}"
             )
         return ""
 
-    def _dead(self, row: dict[str, Any]) -> str:
-        if self.dead < WINDOW:
+    def _signal(self, row: dict[str, Any]) -> str:
+        if row["frac_reward_zero_std"] < 1:
             return ""
-        what = "wrong" if row["reward"] == 0 else "equally rewarded"
+        solved = row["rewards/verifier/mean"]
+        if len(set(self.setting.worth.values())) == 1:
+            what = "every verdict is worth the same (algorithm.rewards)"
+        elif solved == 1:
+            what = "every sample is right; take harder problems"
+        elif solved == 0:
+            what = "no sample is right; the start is too weak for these problems, or the policy has collapsed"
+        else:
+            what = "the samples of each group are equal; raise decode.temperature, or the policy has collapsed"
+        return f"no signal for {WINDOW} iterations, every advantage is 0 and the rewards teach nothing: {what}"
+
+    def _entropy(self, row: dict[str, Any]) -> str | None:
+        usual = self._usual("entropy", row)
+        if usual is None or self.entropy is None:
+            return None
+        if usual >= ENTROPY_SHARE * self.entropy or row["rewards/verifier/mean"] >= MOSTLY:
+            return ""
         return (
-            f"no signal for {WINDOW} iterations: all samples are {what}, every advantage is 0 and nothing is learnt; "
-            "the start is too weak for these problems, or the policy has collapsed"
+            f"entropy fell below a tenth of its start ({self.entropy:.3f}): samples of a group are nearly equal and "
+            "exploration ends; a lower optim.lr, algorithm.entropy_coefficient or algorithm.kl_coefficient hold it up"
         )
 
-    def _entropy(self, row: dict[str, Any]) -> str:
-        if self.entropy and 0 < row.get("entropy", 0) < 0.1 * self.entropy:
-            return (
-                "entropy fell below a tenth of its start: samples of a group are nearly equal and exploration ends; "
-                "a lower optim.lr, algorithm.entropy_coefficient or algorithm.kl_coefficient hold it up"
-            )
-        return ""
-
     def _clipped(self, row: dict[str, Any]) -> str:
-        if row["completions/clipped_ratio"] >= 1.0:
-            return "every completion is cut at decode.max_tokens: none can be right; raise it"
-        return ""
+        if row["completions/clipped_ratio"] < 1:
+            return ""
+        setting, cut = self.setting, self.cut or 0.0
+        what = f"every completion is cut at decode.max_tokens={setting.max_tokens} and none can be right"
+        if cut > 0.5:
+            return f"{what}; raise it, or train the start until it ends its answers"
+        return f"{what}, {cut:.0%} were at first: the policy ends its answers no more; lower optim.lr={setting.lr:g}"
 
-    def _gap(self, row: dict[str, Any]) -> str:
-        if row.get("sampling/sampling_logp_difference/mean", 0) > GAP_LIMIT:
-            return (
-                f"sampled and trained log-probabilities differ by more than {GAP_LIMIT} nats on average: the rollouts "
-                "are off-policy; use trainer.precision=fp32"
-            )
-        return ""
+    def _gap(self, row: dict[str, Any]) -> str | None:
+        name = "sampling/sampling_logp_difference/mean"
+        if name not in row:
+            return None
+        if row[name] <= GAP_LIMIT:
+            return ""
+        remedy = (
+            "algorithm.importance_sampling_cap corrects for it; trainer.precision=fp32 removes it"
+            if self.setting.corrected
+            else "use truncated importance sampling (algorithm.importance_sampling_cap=2) or trainer.precision=fp32"
+        )
+        return (
+            f"sampled and trained log-probabilities differ by more than {GAP_LIMIT} nats on average: the rollouts are "
+            f"off-policy; {remedy}"
+        )
+
+    def _drift(self, row: dict[str, Any]) -> str | None:
+        usual = self._usual("approx_kl", row)
+        if usual is None:
+            return None
+        if usual <= DRIFT_LIMIT:
+            return ""
+        return (
+            f"the policy moves more than {DRIFT_LIMIT} nats a token from the one that sampled (approx_kl): too many "
+            "updates a rollout, or too large ones; lower algorithm.epochs, algorithm.minibatches or "
+            f"optim.lr={self.setting.lr:g}"
+        )
 
     def state(self) -> dict[str, Any]:
         return {
             "rewards": list(self.rewards),
-            "first": self.first,
             "best": self.best,
             "entropy": self.entropy,
-            "dead": self.dead,
+            "cut": self.cut,
+            "recent": {name: list(values) for name, values in self.recent.items()},
+            "since": dict(self.since),
+            "said": list(self.said),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.rewards = deque(state["rewards"], maxlen=WINDOW)
-        self.first, self.best = state["first"], state["best"]
-        self.entropy, self.dead = state["entropy"], state["dead"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        self.entropy, self.cut = state["entropy"], state["cut"]
+        self.recent = {name: list(values) for name, values in state["recent"].items()}
+        self.since, self.said = dict(state["since"]), list(state["said"])
 
 
 def conclusion(before: Sequence[float], after: Sequence[float]) -> str:

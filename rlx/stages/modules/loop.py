@@ -4,10 +4,13 @@
    `training_step`, so that everything is counted in the same steps.
 2. The source is one endless-looking epoch whose length is known, so Lightning fetches nothing ahead. Its state, the
    counters and the random generators are this callback's, which no order of events in Lightning can lose.
-3. All work of a step boundary is in `on_train_batch_end`, in this order: metrics row, validation, fsync, checkpoint,
-   stop. Validation is ours: Lightning's moves rows on a resume.
-4. Signals only set a flag; the handlers are put back after Lightning took them.
+3. All work of a step boundary is in `on_train_batch_end`, in this order: measurements, metrics row, fsync, checkpoint,
+   stop. Measurements are ours: Lightning's validation moves rows on a resume.
+4. Signals only set a flag; the handlers are put back after Lightning took them. A stop inside a measurement abandons
+   it: the step is saved with its row pending, and the next attempt begins with measuring and writing that row.
 5. Random generators are restored in `on_train_start`, after Lightning has built its iterators, which draw numbers.
+6. Under a budget of operations the last step is the first at or past it, and the schedule runs over as many steps as
+   the budget pays for by the mean cost of those made.
 """
 
 import logging
@@ -16,38 +19,32 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
-from rlx.config import CheckpointConfig, Config
-from rlx.errors import RunError, Stopped
-from rlx.models.folder import load_weights, weights_of
-from rlx.runs.checkpoints import (
-    Keep,
-    checkpoint_path,
-    list_checkpoints,
-    load_model_directory,
-    load_trainer_state,
-    new_checkpoint,
-    prune,
-    save_model_directory,
-    save_trainer_state,
-)
+from rlx.config import Config
+from rlx.errors import DivergedError, RunError, Stopped
+from rlx.options import option_of
+from rlx.runs.checkpoints import CheckpointPlan, checkpoint_path, prune, write_best
 from rlx.runs.progress import Progress
 from rlx.runs.run import Run
 from rlx.signals import StopFlag
 from rlx.stages.base import Context, Start, seed_for
+from rlx.stages.continuing import parent_state
+from rlx.stages.modules.checkpointing import (
+    ModelDirectoryIO,
+    TakenUp,
+    generators_state,
+    last_good,
+    restore_generators,
+)
+from rlx.stages.modules.measuring import EvalInside
 from rlx.trainers.base import Precision, TrainerConfig
-
-PREFIX = "model."
-"""How Lightning names the decoder's tensors in a module that holds it as `model`."""
 
 
 class Source(Protocol):
@@ -73,8 +70,10 @@ class StepModule(pl.LightningModule):
         self.model = start.model
         self.start, self.config, self.run = start, config, run
         self.total, self.clip_norm = total, clip_norm
-        self.position = 0
+        self.position = start.made
         """Steps made before the current one."""
+        self.span = total
+        """Steps that the schedule runs over."""
         self.row: dict[str, float | Tensor] = {}
         self.tokens = 0
         self.done = False
@@ -84,20 +83,23 @@ class StepModule(pl.LightningModule):
         optimizer = self.config.optim.build(self.model)
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
+
+    def put_settings(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the optimizer the rates and decays of this run's config, where it was loaded with its parent's."""
+        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
 
     def update(self, optimizer: Any) -> Tensor:
         """Set the rate, clip, step, and clear the gradient; returns the gradient's norm before clipping."""
         assert self.config.schedule is not None
-        factor = self.config.schedule.factor(self.position, self.total)
+        factor = self.config.schedule.factor(self.position, self.span)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         if not torch.isfinite(norm):
-            raise RunError(
-                f"the gradient at step {self.position + 1} is {norm.item()}: the run has diverged; "
-                "a lower optim.lr is the usual remedy"
-            )
+            raise DivergedError(f"the gradient is {norm.item()}: the run has diverged")
         optimizer.step()
         optimizer.zero_grad()
         return norm
@@ -107,7 +109,11 @@ class StepModule(pl.LightningModule):
         return self.trainer.optimizers[0].param_groups[0]["lr"]
 
     def validate(self) -> dict[str, float]:
-        """Metrics on held-out data; called in eval mode, without gradients, with generators set aside."""
+        """Metrics on held-out data; called in eval mode, without gradients, with generators set aside.
+
+        Raises:
+            Stopped: the process was asked to stop; nothing was counted.
+        """
         return {}
 
     def note(self) -> str:
@@ -115,7 +121,7 @@ class StepModule(pl.LightningModule):
         return ""
 
     def alarms(self, row: dict[str, Any]) -> list[str]:
-        """Sentences about what goes wrong in this run, each said once."""
+        """New sentences about what goes wrong in this run."""
         return []
 
     def state(self) -> dict[str, Any]:
@@ -126,37 +132,6 @@ class StepModule(pl.LightningModule):
         """Take up what `state` gave."""
 
 
-class ModelDirectoryIO(CheckpointIO):
-    """Lightning's checkpoint as a model directory, with everything else in trainer/state.pt."""
-
-    def __init__(self, start: Start, run: Run) -> None:
-        self.start, self.run = start, run
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        self.run.lease.ensure_held()
-        tensors = checkpoint.pop("state_dict")
-        kept = weights_of(self.start.model).keys()
-        named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-        step = int(Path(path).name.removeprefix("step-"))
-        with new_checkpoint(self.run.path, step) as folder:
-            save_model_directory(
-                folder,
-                {name: tensor for name, tensor in named.items() if name in kept},
-                self.start.description(),
-                self.start.tokenizer.to_json(),
-            )
-            save_trainer_state(folder, checkpoint)
-
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict:
-        tensors, _, _ = load_model_directory(path)
-        load_weights(self.start.model, tensors, path)
-        named = {PREFIX + name: tensor for name, tensor in self.start.model.state_dict().items()}
-        return {**load_trainer_state(path), "state_dict": named}
-
-    def remove_checkpoint(self, path: Any) -> None:
-        raise NotImplementedError("checkpoints are pruned by rlx.runs")
-
-
 @dataclass(slots=True, kw_only=True)
 class LoopConfig:
     """What the callback needs of a stage's config."""
@@ -165,68 +140,103 @@ class LoopConfig:
     """Steps between validations; 0: none."""
     max_flops: float | None
     """Stop when training and rollouts have spent so many operations."""
-    checkpoint: CheckpointConfig
+    metric: str
+    """What the best checkpoint goes by: losses are better when lower, everything else when higher."""
 
 
 class RunCallback(pl.Callback):
-    """Rows, validation, checkpoints, stopping: all at step boundaries."""
+    """Rows, measurements, checkpoints, stopping: all at step boundaries."""
 
-    def __init__(self, run: Run, source: Source, loop: LoopConfig, stop: StopFlag, *, seed: int, label: str) -> None:
-        self.run, self.source, self.loop, self.stop, self.seed = run, source, loop, stop, seed
-        self.label = label
-        self.keep = Keep.parse(loop.checkpoint.keep)
-        self.step = self.tokens = 0
-        self.complete = False
-        self.resumed: dict[str, Any] | None = None
+    def __init__(
+        self, module: StepModule, source: Source, loop: LoopConfig, stop: StopFlag, taken: TakenUp | None, label: str
+    ) -> None:
+        self.module, self.run, self.config = module, module.run, module.config
+        self.source, self.loop, self.stop, self.taken, self.label = source, loop, stop, taken, label
+        self.first, self.limit = module.start.made, len(source)
+        checkpoint = self.config.checkpoint
+        self.plan = CheckpointPlan.of(checkpoint.every, checkpoint.keep, module.total, first=self.first)
+        inside = self.config.eval.every > 0
+        self.evaluation = EvalInside(module.start, self.config, self.run, stop) if inside else None
+        self.step, self.tokens = self.first, 0
+        self.spent_up = False
+        """The budget of operations is used up."""
+        self.pending: dict[str, Any] | None = None
+        """The row of the step just made, until it is measured and written."""
+        self.best: dict[str, Any] | None = None
+        self.named: dict[str, Any] | None = None
+        """What best.json says."""
+        self.renew = False
+        """The checkpoint of this step that is on the disk was made while its row was pending."""
         self.progress: Progress | None = None
         self.said: list[str] = []
 
-    # What a checkpoint holds besides Lightning's own.
-
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds besides Lightning's own."""
         return {
+            "stage": option_of(self.config.stage).name,
+            "optim": option_of(self.config.optim).name,
+            "seed": self.config.seed,
             "step": self.step,
             "tokens": self.tokens,
-            "complete": self.complete,
+            "spent_up": self.spent_up,
+            "pending": self.pending,
+            "best": self.best,
             "wall": self.run.wall,
             "ledger": self.run.ledger.state_dict(),
             "offsets": {"metrics": self.run.metrics.offset, "samples": self.run.samples.offset},
             "source": self.source.state_dict(),
-            "module": self.module_state,
+            "module": self.module.state(),
             "generators": generators_state(),
             "said": list(self.said),
             "threads": torch.get_num_threads(),
         }
 
     @property
-    def module_state(self) -> dict[str, Any]:
-        return self._module.state()
+    def last(self) -> bool:
+        """True when the step just made is the run's last."""
+        return self.spent_up or self.step >= self.limit
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.resumed = state_dict
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, StepModule)
-        self._module = pl_module
+    @property
+    def over(self) -> bool:
+        """True when nothing is left to do."""
+        return self.last and self.pending is None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop.install()
-        if self.resumed is None:
-            torch.manual_seed(seed_for(self.seed, "steps"))
-            random.seed(seed_for(self.seed, "steps"))
-            np.random.seed(seed_for(self.seed, "steps") % 2**32)
+        if self.taken is None:
+            torch.manual_seed(seed_for(self.config.seed, "steps"))
+            random.seed(seed_for(self.config.seed, "steps"))
+            np.random.seed(seed_for(self.config.seed, "steps") % 2**32)
+        elif self.taken.parents:
+            self._follow(self.taken.state["run"])
+            self.module.put_settings(trainer.optimizers[0])
         else:
-            self._take_up(self.resumed)
-        self.progress = Progress(self.label, self._module.total, done=self.step)
+            self._take_up(self.taken.state["run"])
+        self.progress = Progress(self.label, self.module.total, done=self.step)
+        self._name_best()
+        if self.pending is not None:
+            self.module.row = dict(self.pending)
+            self._complete_row()
+            self.renew = self.pending is None
+        if self.renew or self.over:
+            self._boundary(trainer, made=self.renew)
+        elif self.stop():
+            trainer.should_stop = True
 
     def _take_up(self, state: dict[str, Any]) -> None:
-        self.step, self.tokens, self.complete = state["step"], state["tokens"], state["complete"]
-        self.said = list(state["said"])
+        """Go on where this run's own checkpoint stands."""
+        self._follow(state)
+        self.tokens, self.spent_up, self.said = state["tokens"], state["spent_up"], list(state["said"])
+        self.pending, self.best = state["pending"], state["best"]
         self.run.wall_before = state["wall"]
         self.run.ledger.load_state_dict(state["ledger"])
+        self.module.span = self._span()
+
+    def _follow(self, state: dict[str, Any]) -> None:
+        """Go on after the step of a checkpoint, with counts of one's own."""
+        self.step = self.module.position = state["step"]
         self.source.load_state_dict(state["source"])
-        self._module.position = self.step
-        self._module.restore(state["module"])
+        self.module.restore(state["module"])
         if state["threads"] != torch.get_num_threads():
             self.run.say(
                 f"resumed with {torch.get_num_threads()} threads, the checkpoint had {state['threads']}: sums may "
@@ -235,60 +245,108 @@ class RunCallback(pl.Callback):
         restore_generators(state["generators"])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        module = self._module
-        done, module.done = module.done, False
+        made, self.module.done = self.module.done, False
         if self.run.lease.lost:
             self.run.lease.ensure_held()
-        if done:
-            self._step_done(module)
-        last = self.complete or self.step >= module.total
-        if last or self.stop() or (done and self._is_due(module.total)):
-            self._checkpoint(trainer, module)
-        if last or self.stop():
-            trainer.should_stop = True
+        if made:
+            self._count_step()
+            self._complete_row()
+        self._boundary(trainer, made=made)
 
-    def _is_due(self, total: int) -> bool:
-        return self.step % self.loop.checkpoint.every == 0 or self.step in self.keep.planned(total)
-
-    def _step_done(self, module: StepModule) -> None:
+    def _count_step(self) -> None:
+        module = self.module
         self.step += 1
         self.tokens += module.tokens
-        module.position = self.step
-        row: dict[str, Any] = {"step": self.step, "tokens": self.tokens}
-        row.update({name: value.item() if isinstance(value, Tensor) else value for name, value in module.row.items()})
-        spent = self.run.ledger.train + self.run.ledger.rollout
-        self.complete = self.loop.max_flops is not None and spent >= self.loop.max_flops
-        last = self.complete or self.step >= module.total
-        if self.loop.val_every and (self.step % self.loop.val_every == 0 or last or self.step == 1):
-            row.update(self._validated(module))
-        row.update(self.run.ledger.row())
-        self.run.metrics.append({**row, "wall": round(self.run.wall, 3)})
-        for sentence in module.alarms(row):
-            if sentence not in self.said:
-                self.said.append(sentence)
-                self.run.say(f"  alarm: {sentence}")
-        if self.progress is not None:
-            paid = module.total if self.loop.max_flops is None else math.ceil(self.step * self.loop.max_flops / spent)
-            self.progress.update(self.step, module.note(), total=min(module.total, paid))
+        module.position, module.span = self.step, self._span()
+        self.spent_up = self.loop.max_flops is not None and self._spent >= self.loop.max_flops
+        values = {name: value.item() if isinstance(value, Tensor) else value for name, value in module.row.items()}
+        self.pending = {"step": self.step, "tokens": self.tokens, **values}
+        self.renew = False
 
-    def _validated(self, module: StepModule) -> dict[str, float]:
+    @property
+    def _spent(self) -> float:
+        """Operations that count towards the budget."""
+        return self.run.ledger.train + self.run.ledger.rollout
+
+    def _span(self) -> int:
+        made = self.step - self.first
+        if self.loop.max_flops is None or made == 0:
+            return self.module.total
+        return min(self.limit, self.first + max(made, math.ceil(made * self.loop.max_flops / self._spent)))
+
+    def _complete_row(self) -> None:
+        """Measure what is due after this step and write its row; when a stop comes meanwhile, it stays pending."""
+        assert self.pending is not None
+        spent = self.run.ledger.state_dict()
+        try:
+            measured = self._measured()
+        except Stopped:
+            self.run.ledger.load_state_dict(spent)
+            return
+        row, self.pending = {**self.pending, **measured, **self.run.ledger.row()}, None
+        self.run.metrics.append({**row, "wall": round(self.run.wall, 3)})
+        for sentence in self.module.alarms(row):
+            self.alarm(sentence)
+            self.run.say(f"  alarm: {sentence}")
+        self._judge(row)
+        if self.progress is not None:
+            self.progress.update(self.step, self.module.note(), total=self.module.span)
+
+    def _measured(self) -> dict[str, float]:
+        """Held-out metrics, where they are due after this step."""
+        module, step = self.module, self.step
+        every = self.loop.val_every
+        validate = every and (step % every == 0 or self.last or step == 1)
+        evaluate = self.evaluation is not None and (step % self.evaluation.every == 0 or self.last)
+        if not validate and not evaluate:
+            return {}
         module.model.eval()
         kept = generators_state()
         try:
             with torch.no_grad():
-                return module.validate()
+                found = module.validate() if validate else {}
+                return {**found, **self.evaluation()} if self.evaluation is not None and evaluate else found
         finally:
             restore_generators(kept)
             module.model.train()
 
-    def _checkpoint(self, trainer: pl.Trainer, module: StepModule) -> None:
+    def _judge(self, row: dict[str, Any]) -> None:
+        """Keep in mind the best step so far; of equal ones the first."""
+        value = row.get(self.loop.metric, math.nan)
+        sign = -1 if self.loop.metric.endswith("loss") else 1
+        if not math.isnan(value) and (self.best is None or sign * value > sign * self.best["value"]):
+            self.best = {"step": self.step, "metric": self.loop.metric, "value": value}
+
+    def alarm(self, sentence: str) -> None:
+        """Keep a sentence about what goes wrong, in run.json too."""
+        self.said.append(sentence)
+        self.run.save_record(alarms=list(self.said))
+
+    def _boundary(self, trainer: pl.Trainer, *, made: bool) -> None:
+        """Checkpoint and stop, where they are due; `made`: a step was made and its row written since the last look."""
+        stopping = self.stop()
+        is_best = self.best is not None and self.best["step"] == self.step
+        if self.over or stopping or (made and (is_best or self.plan.makes(self.step))):
+            self._checkpoint(trainer)
+            stopping = self.stop()
+        if self.over or stopping:
+            trainer.should_stop = True
+
+    def _checkpoint(self, trainer: pl.Trainer) -> None:
         path = checkpoint_path(self.run.path, self.step)
         self.run.metrics.sync()
         self.run.samples.sync()
-        if not path.exists():
+        if self.renew or not path.exists():
             trainer.save_checkpoint(path)
-        prune(self.run.path, self.keep, module.total)
+            self.renew = False
+        if self.best != self.named:
+            self._name_best()
+        prune(self.run.path, self.plan, ended=self.over)
         self.run.save_record(steps=self.step, tokens=self.tokens)
+
+    def _name_best(self) -> None:
+        write_best(self.run.path, self.best)
+        self.named = self.best
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.progress is not None:
@@ -300,48 +358,34 @@ def fit(module: StepModule, source: Source, loop: LoopConfig, context: Context) 
 
     Raises:
         Stopped: a signal came; the state of the last step is on the disk.
-        RunError: the source ran dry, or the numbers are not finite.
+        DivergedError: the numbers are not finite.
+        RunError: the source ran dry.
     """
-    run, config, start = module.run, module.config, module.start
+    run, config = module.run, module.config
     assert config.trainer is not None
+    taken = last_good(run, module.start.model)
+    if taken is None and module.start.made:
+        assert module.start.folder is not None
+        taken = TakenUp(folder=module.start.folder, state=parent_state(module.start.folder), parents=True)
     label = f"{context.label or run.record['stage']:<24}"
-    callback = RunCallback(run, source, loop, context.stop, seed=config.seed, label=label)
-    newest = _take_up_rows(run)
-    if newest is not None and _ended(newest, module.total):
-        state = load_trainer_state(newest)["callbacks"][RunCallback.__qualname__]
-        load_weights(start.model, load_model_directory(newest)[0], newest)
-        callback.setup(None, module, "fit")  # pyright: ignore[reportArgumentType]
-        callback._take_up(state)
-    else:
-        trainer = _trainer(config.trainer, callback, ModelDirectoryIO(start, run), module.total)
-        trainer.fit(module, source, ckpt_path=newest, weights_only=True)
-        if callback.stop() and not _is_over(callback, module):
-            raise Stopped
-        if not _is_over(callback, module):
-            raise RunError(f"the data ran dry at step {callback.step} of {module.total}")
+    callback = RunCallback(module, source, loop, context.stop, taken, label)
+    trainer = _trainer(config.trainer, callback, ModelDirectoryIO(module.start, run, taken, key=callback.state_key))
+    try:
+        trainer.fit(module, source, ckpt_path=taken and taken.folder, weights_only=True)
+    except DivergedError as error:
+        assert config.optim is not None
+        remedy = f"a lower optim.lr (now {config.optim.lr:g}) is the usual remedy"
+        sentence = f"step {callback.step + 1}: {error}; {remedy}"
+        callback.alarm(sentence)
+        raise DivergedError(sentence) from error
+    except SystemExit as ended:  # Lightning's answer to a second Ctrl-C, with a code of its own
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise ended.__context__ from None
+        raise
+    if not callback.over:
+        context.heed_stop()
+        raise RunError(f"the data ran dry at step {callback.step} of {module.total}")
     run.save_record(steps=callback.step, tokens=callback.tokens, alarms=callback.said)
-
-
-def _is_over(callback: RunCallback, module: StepModule) -> bool:
-    return callback.complete or callback.step >= module.total
-
-
-def _ended(checkpoint: Path, total: int) -> bool:
-    """True when a checkpoint is that of the run's last step: nothing is left to train."""
-    state = load_trainer_state(checkpoint)["callbacks"][RunCallback.__qualname__]
-    return state["complete"] or state["step"] >= total
-
-
-def _take_up_rows(run: Run) -> Path | None:
-    """The newest checkpoint, with the rows younger than it moved away; None in a new run."""
-    found = list_checkpoints(run.path)
-    offsets = {"metrics": 0, "samples": 0}
-    if found:
-        offsets = load_trainer_state(found[-1][1])["callbacks"][RunCallback.__qualname__]["offsets"]
-        run.say(f"  going on from step {found[-1][0]}")
-    run.metrics.rewind(offsets["metrics"], run.attempt - 1)
-    run.samples.rewind(offsets["samples"], run.attempt - 1)
-    return found[-1][1] if found else None
 
 
 def quiet_lightning() -> None:
@@ -352,7 +396,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")
 
 
-def _trainer(config: TrainerConfig, callback: RunCallback, io: ModelDirectoryIO, total: int) -> pl.Trainer:
+def _trainer(config: TrainerConfig, callback: RunCallback, io: ModelDirectoryIO) -> pl.Trainer:
     quiet_lightning()
     precision = "bf16-mixed" if config.precision is Precision.bf16 else "32-true"
     return pl.Trainer(
@@ -371,23 +415,3 @@ def _trainer(config: TrainerConfig, callback: RunCallback, io: ModelDirectoryIO,
         plugins=[io, LightningEnvironment()],
         callbacks=[callback],
     )
-
-
-def generators_state() -> dict[str, Any]:
-    """State of torch's, Python's and numpy's global generators, as `weights_only` loading takes it."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    assert not isinstance(keys, str)
-    return {
-        "torch": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)],
-    }
-
-
-def restore_generators(state: dict[str, Any]) -> None:
-    """Put the generators back to `generators_state`."""
-    torch.set_rng_state(state["torch"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))

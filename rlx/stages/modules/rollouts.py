@@ -13,7 +13,7 @@ from rlx.batches import RolloutBatch
 from rlx.config import Config
 from rlx.data.documents import prompt_ids
 from rlx.data.order import Order
-from rlx.decoding.engine import Completions, Engine, never
+from rlx.decoding.engine import Completions, Engine
 from rlx.errors import Stopped
 from rlx.evaluation.verdicts import verified
 from rlx.models.size import forward_flops
@@ -55,8 +55,13 @@ class Sampler:
         self.start, self.config, self.run = start, config, run
         self.task, self.algorithm, self.decode = config.task.build(), config.algorithm, config.decode
         tokenizer = start.tokenizer
-        self.engine = Engine(start.model, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
-        self.stop = stop
+        self.engine = Engine(
+            start.model,
+            end_id=tokenizer.end_id,
+            pad_id=tokenizer.pad_id,
+            stop=stop,
+            compile=config.trainer is not None and config.trainer.compile,
+        )
         self.order = Order(self.task.size(Split.train), config.seed, "rl", start.depth)
 
     def training_examples(self, iteration: int, count: int) -> list[Example]:
@@ -70,18 +75,17 @@ class Sampler:
         return [self.task.example(Split.val, n) for n in range(count if size is None else min(count, size))]
 
     def sample(
-        self, examples: Sequence[Example], *key: object, version: int, purpose: str = "rollout", heed_stop: bool = True
+        self, examples: Sequence[Example], *key: object, version: int, purpose: str = "rollout"
     ) -> Rollout:
         """Draw a group of completions for every problem; `key` names the draw, `purpose` its entry in the ledger.
 
         Raises:
-            Stopped: the process was asked to stop and `heed_stop` is true; the run's state is untouched.
+            Stopped: the process was asked to stop; the run's state is untouched.
         """
         began = time.perf_counter()
         prompts = [prompt_ids(example, self.start.tokenizer) for example in examples]
         base = seed_for(self.config.seed, "rollout", *key)
         keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(prompts))]
-        self.engine.stop = self.stop if heed_stop else never
         with arithmetic(self.config.trainer):
             completions = self.engine.complete(
                 prompts, keys=keys, samples=self.algorithm.group_size, decode=self.decode

@@ -1,6 +1,6 @@
 """Next-token training on packed documents: pretrain and sft are this module with other masks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,11 @@ from rlx.batches import Batch
 from rlx.data.packing import Packer
 from rlx.decoding.logprobs import token_logprobs
 from rlx.models.size import forward_flops, training_flops
+from rlx.nn.compiled import compiled
+from rlx.nn.decoder import Decoder
+from rlx.nn.rows import Rows
+from rlx.runs.run import Run
+from rlx.stages.base import Start
 from rlx.stages.modules.loop import StepModule
 
 
@@ -42,12 +47,16 @@ class SupervisedModule(StepModule):
 
     held_out: list[Batch]
 
+    def __init__(self, start: Start, config: Any, run: Run, *, total: int, clip_norm: float) -> None:
+        super().__init__(start, config, run, total=total, clip_norm=clip_norm)
+        self.likelihood = compiled(_row_losses) if config.trainer.compile else _row_losses
+
     def training_step(self, batches: list[Batch], index: int) -> None:
         optimizer: Any = self.optimizers()
         counted = sum(batch.loss_mask.sum() for batch in batches)
         total = torch.zeros((), device=self.device)
         for batch in batches:
-            loss = negative_log_likelihood(self.model, batch) / counted
+            loss = negative_log_likelihood(self.model, batch, self.likelihood) / counted
             self.manual_backward(loss)
             total += loss.detach()
         norm = self.update(optimizer)
@@ -74,14 +83,20 @@ class SupervisedModule(StepModule):
         return f"loss {float(self.row['train/loss']):.3f}"
 
 
-def negative_log_likelihood(model: Any, batch: Batch) -> Tensor:
-    """Sum [] of -log p (nats) over the tokens whose loss mask is 1, each given its document so far."""
-    hidden, aux = model(batch.tokens, positions=batch.positions, documents=batch.documents)
-    logprobs = token_logprobs(model.logits(hidden), batch.tokens)
-    loss = -(logprobs * batch.loss_mask).sum()
+def _row_losses(model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor) -> Tensor:
+    """The part of `negative_log_likelihood` that is worth compiling."""
+    hidden, aux = model.run(tokens, rows)
+    logprobs = token_logprobs(model.logits(hidden), tokens)
+    loss = -(logprobs * loss_mask).sum()
     for value in aux.values():
-        loss = loss + value * batch.loss_mask.sum()
+        loss = loss + value * loss_mask.sum()
     return loss
+
+
+def negative_log_likelihood(model: Decoder, batch: Batch, core: Callable[..., Tensor] = _row_losses) -> Tensor:
+    """Sum [] of -log p (nats) over the tokens whose loss mask is 1, each given its document so far."""
+    rows = model.rows(batch.tokens, positions=batch.positions, documents=batch.documents)
+    return core(model, batch.tokens, rows, batch.loss_mask)
 
 
 def batch_size(batch: Batch) -> tuple[int, int]:

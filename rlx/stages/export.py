@@ -1,0 +1,89 @@
+"""`stage=export`: a model as a folder that transformers opens, in the Llama layout or (with qk_norm) Qwen3's.
+
+1. No run is made. The folder holds the weights in float32, the tokenizer, and which of its tokens begin, end and pad;
+   `generate` stops at the end mark.
+2. The tokenizer adds nothing to a text, as in rlx. A document begins with the begin mark, so a prompt is
+   `tokenizer(tokenizer.bos_token + text)`.
+3. The padding token is not in config.json: transformers gives its embedding no gradient, and it may be the end mark.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from rlx.errors import ConfigError
+from rlx.options import option
+from rlx.runs.checkpoints import save_model_directory
+from rlx.runs.files import GENERATION_CONFIG, TOKENIZER_CONFIG, atomic_directory, explained, write_json
+from rlx.runs.references import format_reference, is_pasteable, parse_reference, resolve
+from rlx.stages.base import Context, load_start
+from rlx.stages.config import StageConfig
+
+if TYPE_CHECKING:
+    from rlx.config import Config
+
+
+@option("stage", "export")
+@dataclass(kw_only=True, slots=True)
+class ExportConfig(StageConfig):
+    """A model folder for transformers."""
+
+    uses: ClassVar[frozenset[str]] = frozenset()
+
+    to: str | None = None
+    """The folder to make; what is there already is never overwritten."""
+    max_length: int = 2048
+    """Longest text (tokens) that other programs are told to give the model; rlx has no limit to go by."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise ConfigError(f"stage.max_length={self.max_length} must be at least 1")
+
+    def carry_out(self, config: "Config", context: Context) -> None:
+        from rlx.models.folder import exported, weights_of
+
+        if config.init_from in (None, "random"):
+            raise ConfigError("stage=export needs a model: init_from=<run>")
+        target, shown = self._target()
+        start = load_start(resolve(parse_reference(str(config.init_from))))
+        tokenizer = start.tokenizer
+        description, theirs = exported(start.model_config, tokenizer.vocab_size, weights_of(start.model))
+        ids = {"bos_token_id": tokenizer.begin_id, "eos_token_id": tokenizer.end_id}
+        length = {"max_position_embeddings": self.max_length}
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": tokenizer.tokens["begin"],
+            "eos_token": tokenizer.tokens["end"],
+            "pad_token": tokenizer.tokens["pad"],
+            "model_max_length": self.max_length,
+            "clean_up_tokenization_spaces": False,
+        }
+        with explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
+                target.rmdir()  # it is empty
+        with atomic_directory(target) as folder:
+            save_model_directory(folder, theirs, {**description, **length, **ids}, tokenizer.to_json())
+            write_json(folder / GENERATION_CONFIG, {**ids, "pad_token_id": tokenizer.pad_id})
+            write_json(folder / TOKENIZER_CONFIG, settings)
+        opening = f'AutoModelForCausalLM.from_pretrained("{shown}") and AutoTokenizer open it'
+        print(f"exported: {shown}; {opening}, and so does init_from=hf:{shown}", flush=True)
+
+    def _target(self) -> tuple[Path, str]:
+        """The place of the folder, and how it is written on a command line.
+
+        Raises:
+            ConfigError: none is given, something is there, or its name would need quoting.
+        """
+        if not self.to:
+            raise ConfigError("stage=export needs stage.to=<folder>, a new one")
+        target = Path(os.path.abspath(Path(self.to).expanduser()))
+        shown = format_reference(target)
+        if not is_pasteable(shown):
+            raise ConfigError(f"stage.to={self.to!r} has characters that a command line would need to quote")
+        if os.path.lexists(target) and not (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
+            raise ConfigError(f"stage.to={self.to} is there already, and not an empty folder; name a new one")
+        if any(parent.is_file() for parent in target.parents):
+            raise ConfigError(f"stage.to={self.to} is inside a file; name a place in a folder")
+        return target, shown

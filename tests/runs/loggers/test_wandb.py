@@ -1,0 +1,588 @@
+"""logger=wandb, read back from W&B's own files and from a small server: every row once, whatever happens."""
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rlx.runs.loggers.wandb as mirror
+from rlx.errors import RunError, Stopped
+from rlx.runs.loggers.wandb import Mode, WandbConfig
+from rlx.runs.run import open_run
+from rlx.runs.status import State, read_status
+from tests.conftest import COUNTDOWN, command, environment, only
+from tests.stages.runs import PRETRAIN, place, record, rl
+
+KEY = "0123456789" * 4
+"""A key of the right length; nobody's."""
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No account, settings or service of whoever runs the tests, and a mirror that does not dawdle."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_X_DISABLE_STATS", "true")
+    monkeypatch.setattr(mirror, "PERIOD_S", 0.1)
+
+
+class Uploaded:
+    """What one .wandb file would upload."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.run: Any = None
+        self.exit: int | None = None
+        for kind, found in _records(file):
+            if kind == "history":
+                row = {_key(item): json.loads(item.value_json) for item in found.item}
+                self.rows.append({**row, "_step": found.step.num})
+            elif kind == "summary":
+                self.summary.update({_key(item): json.loads(item.value_json) for item in found.update})
+            elif kind == "run":
+                self.run = found
+                self.config = {item.key: json.loads(item.value_json) for item in found.config.update}
+            elif kind == "exit":
+                self.exit = found.exit_code
+
+    def steps(self) -> list[int]:
+        return [row["_step"] for row in self.rows]
+
+
+def _key(item: Any) -> str:
+    return item.key or "/".join(item.nested_key)
+
+
+def _records(file: Path) -> Iterator[tuple[str, Any]]:
+    """Kinds and contents of the records: a log of LevelDB's format, a header of 7 bytes before it."""
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
+
+    data, at, parts = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        _, length, part = struct.unpack("<IHB", data[at : at + 7])
+        if not part or at + 7 + length > len(data):
+            return
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if part in (1, 4):  # whole, or the last of several
+            found = Record.FromString(parts)
+            kind, parts = found.WhichOneof("record_type"), b""
+            yield kind, getattr(found, kind) if kind else None
+
+
+def unsynced(run: Path) -> list[Uploaded]:
+    """What `wandb sync --include-online` would upload, in the order of the attempts."""
+    files = sorted(run.glob("wandb/*/*.wandb"), key=lambda file: file.stat().st_mtime)
+    return [Uploaded(file) for file in files if not file.with_name(f"{file.name}.synced").exists()]
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_rows(run: Path, sent: list[dict[str, Any]]) -> None:
+    """The rows sent are those of metrics.jsonl, each once, under their steps."""
+    truth = rows(run)
+    assert [row["_step"] for row in sent] == [row["step"] for row in truth]
+    for row, true in zip(sent, truth, strict=True):
+        assert {name: row.get(name) for name in true} == pytest.approx(true, nan_ok=True)
+
+
+@contextmanager
+def opened(path: Path, *, mode: Mode = Mode.offline, **fields: Any) -> Iterator[Any]:
+    logger = WandbConfig(mode=mode, **fields)
+    with open_run(path, config={"seed": 0}, command="rlx", record={"parents": []}, logger=logger) as run:
+        yield run
+
+
+def append(run: Any, *steps: int, loss: float = 1.0) -> None:
+    for step in steps:
+        run.metrics.append({"step": step, "train/loss": loss / step})
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_an_rl_run_arrives_whole(rlx):
+    wandb = ("logger=wandb", "logger.mode=offline", "logger.project=reasoning", "logger.tags=[mine]")
+    arguments = rl("random", "stage.steps=3")
+    done = rlx(*arguments, *wandb)
+    run = place(done.out)
+    assert done.code == 0 and "wandb" not in done.err.lower() and "wandb:" not in done.out
+    (sent,) = unsynced(run)
+    check_rows(run, sent.rows)
+    assert sent.run.run_id == record(run)["wandb"]["id"] and sent.exit == 0
+    assert (sent.run.project, sent.run.job_type, sent.run.run_group) == ("reasoning", "rl", run.parent.name)
+    assert set(sent.run.tags) == {"countdown", "dense", "rl", "grpo", "smoke", "mine"}
+    assert sent.run.display_name == f"{run.parent.name}-seed0" and not sent.run.git.commit
+    assert sent.config["stage"]["steps"] == 3 and sent.config["options"]["algorithm"] == "grpo"
+    assert sent.summary["flops/lineage"] == pytest.approx(record(run)["flops"]["lineage"])
+    assert sent.summary["conclusion"] == record(run)["conclusion"]
+    assert sent.summary["parameters/total"] == record(run)["parameters"]["total"]
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    table = json.loads(max(run.glob("wandb/*/files/media/table/*.json"), key=os.path.getsize).read_text())
+    assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == samples and samples
+    assert sent.summary["samples/_type"] == "table-file" and any("samples/_type" in row for row in sent.rows)
+    assert "finished already" in rlx(*arguments).out  # the logger is not in the hash
+
+
+def test_stages_without_steps_are_mirrored_too(rlx):
+    starts = [place(rlx(*PRETRAIN, "stage.steps=1", f"seed={seed}").out) for seed in (0, 1)]
+    wandb = ("logger=wandb", "logger.mode=offline", *COUNTDOWN, "trainer.threads=1")
+    small = ("stage.problems=2", "stage.samples=2", "decode.max_tokens=8")
+    done = rlx("stage=eval", f"init_from={starts[0]}", *small, *wandb)
+    run = place(done.out)
+    (sent,) = unsynced(run)
+    check_rows(run, sent.rows)
+    metrics = json.loads((run / "eval.json").read_text())["metrics"]
+    assert metrics and {name: sent.summary[name] for name in metrics} == pytest.approx(metrics)
+    assert sent.steps() == [0] and sent.run.job_type == "eval" and "samples/_type" in sent.rows[0]
+    models = f"merge.models=[{starts[0]},{starts[1]}]"
+    done = rlx("stage=merge", "merge=linear", models, "stage.val_tokens=640", *wandb)
+    run = place(done.out)
+    (sent,) = unsynced(run)
+    check_rows(run, sent.rows)
+    assert sent.summary["merge/barrier"] == pytest.approx(record(run)["barrier"]) and "linear" in sent.run.tags
+
+
+KILL = """
+import os, signal, sys, time
+import rlx.runs.loggers.wandb as mirror
+from rlx.runs.metrics import MetricsLog
+last = int(sys.argv[1])
+sys.argv = ["rlx", *sys.argv[2:]]
+mirror.PERIOD_S = 0.05
+append, made = MetricsLog.append, 0
+
+def killing(log, row):
+    global made
+    made += 1
+    if made == last:
+        time.sleep(1.5)  # what was read is on the disk
+        os.kill(os.getpid(), signal.SIGKILL)
+    append(log, row)
+
+MetricsLog.append = killing
+from rlx.cli import main
+main()
+"""
+
+
+def test_killed_and_resumed_every_row_is_there_once(rlx):
+    arguments = [*PRETRAIN, "logger=wandb", "logger.mode=offline"]
+    killed = [command()[0], "-c", KILL, "12", *arguments]
+    assert subprocess.run(killed, env=environment(), timeout=120).returncode == -signal.SIGKILL
+    run = only("runs/*/seed0")
+    (first,) = unsynced(run)
+    assert 0 < len(first.rows) <= 11 and first.exit is None
+    done = rlx(*arguments)
+    assert done.code == 0, done.err
+    assert "going on from step" in done.out and (run / "logs/attempt-1.dropped.jsonl").exists()
+    (second,) = unsynced(run)
+    check_rows(run, second.rows)
+    assert second.run.run_id == first.run.run_id and second.exit == 0 and len(second.rows) == 12
+
+
+def test_a_resume_cuts_the_file_before_it_is_read(tmp_path):
+    with opened(tmp_path) as run:
+        append(run, 1, 2, 3, 4, 5)
+        cut = len(b"".join((tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:3]))
+    with opened(tmp_path) as run:
+        time.sleep(0.8)  # the mirror has started and looked several times
+        run.metrics.rewind(cut, 1)
+        append(run, 4, 5, 6, loss=12345.678)
+    (sent,) = unsynced(tmp_path)
+    check_rows(tmp_path, sent.rows)
+    assert sent.steps() == [1, 2, 3, 4, 5, 6]
+
+
+def test_earlier_attempts_stay_until_the_newest_has_their_rows(tmp_path):
+    with opened(tmp_path) as run:
+        append(run, 1, 2)
+    with opened(tmp_path) as run:
+        wait_for(lambda: len(list(tmp_path.glob("wandb/*"))) == 2)
+        time.sleep(0.5)
+        assert len(unsynced(tmp_path)) == 2
+        append(run, 3)
+        wait_for(lambda: len(unsynced(tmp_path)) == 1)
+        assert unsynced(tmp_path)[0].steps()[:2] == [1, 2]
+    assert unsynced(tmp_path)[0].steps() == [1, 2, 3]
+
+
+def test_numbers_that_json_lacks_and_a_table_that_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "TABLE_ROWS", 50)
+    monkeypatch.setattr(mirror, "PERIOD_S", 0.02)
+    sizes, send = [], mirror.Mirror._send_samples
+    monkeypatch.setattr(
+        mirror.Mirror, "_send_samples", lambda self, found: (sizes.append(len(found)), send(self, found))
+    )
+    with opened(tmp_path) as run:
+        for step in range(1, 101):
+            run.samples.append({"step": step, "completion": "nan", "reward": float("nan")})
+            run.metrics.append({"step": step, "kl": float("nan" if step % 2 else "inf")})
+            wait_for(lambda: sizes)
+            time.sleep(0.01)
+    (sent,) = unsynced(tmp_path)
+    assert sent.rows[0]["kl"] != sent.rows[0]["kl"] and sent.rows[1]["kl"] == float("inf")
+    tables = [json.loads(file.read_text()) for file in tmp_path.glob("wandb/*/files/media/table/*.json")]
+    largest = max(tables, key=lambda table: len(table["data"]))
+    assert [row[0] for row in largest["data"]] == list(range(2, 101, 2))  # thinned, the newest kept
+    assert len(sizes) > 1 and sizes[-1] == 100  # sent when there are twice as many, and at the end
+    assert all(after > 1.8 * before for before, after in pairwise(sizes[:-1]))
+
+
+class Server(ThreadingHTTPServer):
+    """As much of W&B's server as a run needs: it keeps the lines of the files that are streamed to it."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.files: dict[str, dict[int, str]] = {}
+        self.exits: list[int] = []
+        self.preempting = False
+        self.tables: list[list[list[Any]]] = []
+        self.received: list[int] = []
+        self.started = False
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for _, line in sorted(self.files.get("wandb-history.jsonl", {}).items())]
+
+    def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        owner = {"id": "e", "name": "group"}
+        if operation == "RunResumeStatus" and self.started:
+            history = self.history()
+            empty = dict.fromkeys(("displayName", "notes")) | {"logLineCount": 0, "eventsLineCount": 0, "tags": []}
+            tail = {"historyLineCount": len(history), "historyTail": json.dumps([json.dumps(r) for r in history[-1:]])}
+            texts = {"summaryMetrics": "{}", "eventsTail": "[]", "config": "{}", "wandbConfig": '{"t": {}}'}
+            bucket = {"id": "b", "name": given["name"], **empty, **tail, **texts}
+            return {"model": {"id": "p", "name": "rlx", "entity": owner, "bucket": bucket}}
+        if operation == "UpsertBucket":
+            self.started = True
+            bucket = dict.fromkeys(("displayName", "description", "sweepName")) | {"historyLineCount": 0}
+            project = {"id": "p", "name": given["project"], "entity": owner}
+            bucket |= {"id": "b", "name": given["name"], "config": "{}", "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if operation == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in given["files"]]
+            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        return self.answer_table(operation, given)
+
+    def answer_table(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        """What the upload of a table asks; W&B keeps it as an artifact."""
+        artifact = {"id": "a", "state": "PENDING", "digest": "d", "artifactSequence": {"latestArtifact": None}}
+        target = {"id": "m", "uploadUrl": f"{self.url}/manifest", "uploadHeaders": []}
+        if operation == "Viewer":
+            return {"viewer": {"id": "v", "entity": "group", "username": "someone", "flags": "{}"}}
+        if set(given) == {"entity", "project", "name"}:
+            return {"project": {"artifact": {"artifactType": {"name": "run_table"}}}}
+        if operation == "CreateArtifact":
+            return {"createArtifact": {"artifact": artifact}}
+        if operation == "CreateArtifactManifest":
+            return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": target}}}
+        if operation == "CreateArtifactFiles":
+            names = [file["name"] for file in given["input"]["artifactFiles"]]
+            nodes = [{**target, "uploadUrl": f"{self.url}/{name}", "artifact": artifact} for name in names]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if operation == "CommitArtifact":
+            return {"commitArtifact": {"artifact": artifact}}
+        return {}
+
+    def stream(self, given: dict[str, Any]) -> None:
+        for name, part in (given.get("files") or {}).items():
+            lines = {part["offset"] + n: line for n, line in enumerate(part["content"])}
+            self.files.setdefault(name, {}).update(lines)
+            if name == "wandb-history.jsonl":
+                self.received += [json.loads(line)["_step"] for line in lines.values()]
+        self.preempting |= bool(given.get("preempting"))
+        self.exits += [given["exitcode"]] if given.get("complete") else []
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that the client dropped."""
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        reply: dict[str, Any] = {}
+        if self.path == "/graphql":
+            given = json.loads(body)
+            reply = {"data": self.server.answer(given.get("operationName", ""), given.get("variables") or {})}
+        elif self.path.endswith("/file_stream"):
+            self.server.stream(json.loads(body))
+        elif self.path == "/samples.table.json":
+            self.server.tables.append(json.loads(body)["data"])
+        text = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_PUT = do_POST
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    found = Server()
+    monkeypatch.setenv("WANDB_BASE_URL", found.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_online_the_run_goes_on_where_the_server_is(tmp_path, server, capfd):
+    with pytest.raises(Stopped), opened(tmp_path, mode=Mode.online) as run:
+        run.samples.append({"step": 1, "completion": "early"})
+        append(run, 1, 2, 3)
+        raise Stopped
+    assert server.received == [1, 2, 3] and server.exits == [75] and server.preempting
+    assert server.tables == [[[1, "early"]]]
+    name = record(tmp_path)["wandb"]["id"]
+    assert f"W&B: {server.url}/group/rlx/runs/{name}" in capfd.readouterr().out
+    # Two rows more had reached the server when a second attempt was killed; its checkpoint is that of step 3.
+    for step in (4, 5):
+        line = json.dumps({"_step": step, "step": step, "train/loss": 1 / step})
+        server.files["wandb-history.jsonl"][step - 1] = line
+    with opened(tmp_path, mode=Mode.online) as run:
+        append(run, 4, 5, 6, 7)
+    assert server.received == [1, 2, 3, 6, 7] and server.exits == [75, 0]
+    check_rows(tmp_path, server.history())
+    assert record(tmp_path)["wandb"]["id"] == name
+    assert len(unsynced(tmp_path)) == 1
+    with opened(tmp_path, mode=Mode.online) as run:
+        run.samples.append({"step": 7, "completion": "late"})
+    assert server.received == [1, 2, 3, 6, 7] and "samples" in json.loads(server.files["wandb-summary.json"][0])
+    assert server.tables[-1] == [[1, "early"], [7, "late"]]
+
+
+def test_a_server_that_takes_no_tables_gets_the_rows(tmp_path, server, monkeypatch, capfd):
+    monkeypatch.setattr(server, "answer_table", lambda operation, given: {})
+    with opened(tmp_path, mode=Mode.online) as run:
+        run.samples.append({"step": 1, "completion": "x"})
+        append(run, 1)
+        time.sleep(0.3)
+        append(run, 2)
+    _, line = capfd.readouterr().out.splitlines()
+    assert "without the table" in line and server.received == [1, 2] and server.exits == [0]
+
+
+def refused() -> Iterator[str]:
+    yield "http://127.0.0.1:9"
+
+
+def silent() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("address", [refused, silent], ids=["refused", "silent"])
+def test_a_server_that_is_not_there_costs_one_line(tmp_path, monkeypatch, capfd, address):
+    for url in address():
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setattr(mirror, "INIT_S", 0.5)
+        with opened(tmp_path, mode=Mode.online) as run:
+            append(run, 1, 2, 3)
+    captured = capfd.readouterr()
+    (line,) = captured.out.splitlines()
+    assert "going on offline" in line and "wandb sync" in line and not captured.err
+    (sent,) = unsynced(tmp_path)
+    check_rows(tmp_path, sent.rows)
+    assert sent.exit == 0 and sent.file.parent.name.startswith("offline-run-")
+    assert read_status(tmp_path).state is State.finished
+
+
+def test_without_a_key_nobody_is_asked_for_one(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("wandb.errors.term._sys_stdin_isatty", lambda: True)
+    monkeypatch.setattr("wandb.errors.term._sys_stderr_isatty", lambda: True)
+    with opened(tmp_path, mode=Mode.online) as run:
+        append(run, 1)
+    captured = capfd.readouterr()
+    (line,) = captured.out.splitlines()
+    assert "No API key" in line and not captured.err
+    assert unsynced(tmp_path)[0].steps() == [1]
+
+
+def test_a_server_that_is_lost_delays_the_end_and_no_more(tmp_path, server, monkeypatch, capfd):
+    monkeypatch.setattr(mirror, "FINISH_S", 0.5)
+    began = time.monotonic()
+    with opened(tmp_path, mode=Mode.online) as run:
+        append(run, 1)
+        wait_for(lambda: server.started)
+        server.shutdown()
+        server.server_close()
+        append(run, 2, 3)
+    assert time.monotonic() - began < 15
+    first, last = capfd.readouterr().out.splitlines()
+    assert server.url in first and "took not everything" in last
+    assert f"wandb sync --include-online {tmp_path}/wandb/run-" in last
+    (sent,) = unsynced(tmp_path)
+    check_rows(tmp_path, sent.rows)
+    assert read_status(tmp_path).state is State.finished
+
+
+def service() -> Any:
+    """wandb's process, as the mirror finds it."""
+    return sys.modules["wandb.sdk.wandb_setup"]._singleton._connection._proc._process
+
+
+@pytest.mark.parametrize("way", ["the service dies", "a call fails"])
+def test_a_mirror_that_fails_is_replaced_offline(tmp_path, server, monkeypatch, capfd, way):
+    before = set(threading.enumerate())
+    with opened(tmp_path, mode=Mode.online) as run:
+        append(run, 1)
+        wait_for(lambda: "url" in run.record["wandb"])
+        if way == "the service dies":
+            service().kill()
+        else:
+            failing = iter([RuntimeError("no such call"), None])
+            monkeypatch.setattr(mirror, "_numbers", lambda row: _raise_or(next(failing, None), row))
+        append(run, 2, 3)
+    _, line = capfd.readouterr().out.splitlines()
+    assert "going on offline" in line
+    (sent,) = unsynced(tmp_path)
+    check_rows(tmp_path, sent.rows)
+    assert sent.file.parent.name.startswith("offline-run-") and sent.exit == 0
+    if way == "a call fails":  # a thread of a run that was not ended would ask its service once more, and fail loudly
+        wait_for(lambda: not [t for t in set(threading.enumerate()) - before if t.name == "NetStatThr"], 2)
+
+
+def _raise_or(error: Exception | None, row: Any) -> Any:
+    if error is not None:
+        raise error
+    return row
+
+
+@pytest.mark.parametrize("name", ["WAIT_S", "STOP_WAIT_S"])
+def test_a_mirror_that_hangs_is_left_behind(tmp_path, monkeypatch, capfd, name):
+    hang, hung, send = threading.Event(), [], mirror.Mirror._send
+
+    def hanging(self: mirror.Mirror, *, last: bool = False) -> None:
+        if self.run.path.name == "first":
+            hung.append(threading.current_thread())
+            hang.wait(60)
+        send(self, last=last)
+
+    monkeypatch.setattr(mirror, name, 0.3)
+    monkeypatch.setattr(mirror.Mirror, "_send", hanging)
+    began = time.monotonic()
+    with suppress(Stopped), opened(tmp_path / "first") as run:
+        append(run, 1)
+        wait_for(lambda: hung)
+        process = service()
+        if name == "STOP_WAIT_S":
+            raise Stopped
+    assert time.monotonic() - began < 15 and process.returncode == -signal.SIGKILL
+    assert "took too long" in capfd.readouterr().out
+    monkeypatch.undo()
+    with opened(tmp_path / "second") as run:  # the next of a sweep, while the first wakes up
+        append(run, 1)
+        wait_for(lambda: list(tmp_path.glob("second/wandb/*/*.wandb")))
+        hang.set()
+        hung[0].join(10)
+        append(run, 2)
+    assert not capfd.readouterr().out
+    (sent,) = unsynced(tmp_path / "second")
+    assert sent.steps() == [1, 2] and sent.exit == 0
+
+
+def test_a_run_that_failed_is_failed_there_too(tmp_path):
+    with pytest.raises(RunError), opened(tmp_path) as run:
+        append(run, 1)
+        raise RunError("the run has diverged")
+    assert unsynced(tmp_path)[0].exit == 1
+
+
+def test_another_process_s_run_is_not_ended(tmp_path, monkeypatch):
+    sends, send = [], mirror.Mirror._send
+    monkeypatch.setattr(mirror.Mirror, "_send", lambda self, last=False: (sends.append(last), send(self, last=last)))
+    with pytest.raises(RunError, match="removed"), opened(tmp_path) as run:
+        append(run, 1)
+        wait_for(lambda: sends)
+        (tmp_path / "lease.json").unlink()
+    assert unsynced(tmp_path)[0].exit is None and True not in sends
+
+
+def test_nothing_of_wandb_is_left_in_the_process(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getppid()}-unix-{tmp_path}/gone")  # a parent's, which has ended
+    exits, threads = (sys.exit, sys.excepthook), set(threading.enumerate())
+    with opened(tmp_path) as run:
+        append(run, 1)
+    assert (sys.exit, sys.excepthook) == exits and "WANDB_SERVICE" not in os.environ
+    assert set(threading.enumerate()) <= threads and not capfd.readouterr().out
+    assert unsynced(tmp_path)[0].steps() == [1]
+
+
+def test_without_the_library_the_run_goes_on(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with opened(tmp_path) as run:
+        append(run, 1)
+    (line,) = capfd.readouterr().out.splitlines()
+    assert "wandb" in line and "goes on without it" in line and read_status(tmp_path).state is State.finished
+
+
+@pytest.mark.parametrize("word, there", [("disabled", False), ("offline", True), ("dryrun", True)])
+def test_the_environment_has_the_last_word(tmp_path, monkeypatch, capfd, word, there):
+    monkeypatch.setenv("WANDB_MODE", word)
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    with opened(tmp_path, mode=Mode.online) as run:
+        append(run, 1)
+    assert not capfd.readouterr().out
+    assert [sent.run.project for sent in unsynced(tmp_path)] == (["theirs"] if there else [])
+
+
+def test_tasks_of_an_array_do_not_call_at_once(monkeypatch):
+    def waits(task: int) -> float:
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        return mirror._stagger()
+
+    found = [waits(task) for task in range(1000)]
+    assert len(set(found[:20])) == 20 and 0 <= min(found) < max(found) <= mirror.STAGGER_S
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    assert mirror._stagger() == 0
+
+
+def test_a_run_that_was_local_first_keeps_its_totals(tmp_path):
+    with open_run(tmp_path, config={}, command="rlx", record={"parents": []}) as run:
+        run.ledger.train = 5.0
+        run.save_record(steps=1)
+    with opened(tmp_path):
+        found = record(tmp_path)
+        assert found["wandb"]["id"] and found["flops"]["train"] == 5.0

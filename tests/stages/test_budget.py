@@ -1,0 +1,68 @@
+"""stage.max_flops: a run ends with the first step at or past its budget, by the ledger, wherever it was stopped."""
+
+import signal
+
+import pytest
+
+from rlx.runs.metrics import MetricsLog
+from rlx.signals import stop
+from rlx.stages.training import TrainingConfig
+from tests.stages.runs import PRETRAIN, digest, place, rl, rows, sft
+
+COSINE = ("schedule=cosine", "schedule.floor=0", "schedule.warmup_steps=2", "stage.val_every=0")
+
+
+def spent(row: dict) -> float:
+    return row["flops/train"] + row["flops/rollout"]
+
+
+@pytest.fixture
+def start(door):
+    return place(door(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
+
+
+def command(kind: str, start, budget: float) -> list[str]:
+    if kind == "rl":
+        return rl(start, *COSINE, f"stage.max_flops={budget}", "stage.steps=200")
+    more = [*COSINE, f"stage.max_flops={budget}", "stage.steps=null"]
+    return [*PRETRAIN, *more] if kind == "pretrain" else sft(start, *more)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft", "rl"])
+def test_the_last_step_is_the_first_at_or_past_the_budget(door, start, monkeypatch, kind):
+    cost = spent(rows(place(door(*command(kind, start, 1.0)).out))[0])
+    arguments = command(kind, start, 9.5 * cost)
+    whole = place(door(*arguments, "runs_dir=whole").out)
+    found = rows(whole)
+    assert spent(found[-2]) < 9.5 * cost <= spent(found[-1]) and len(found) > 5
+    rates = [row["train/lr"] for row in found]
+    assert rates[1] == max(rates) and 0 < rates[-1] < 0.15 * rates[1]  # the schedule ends with the budget
+    append = MetricsLog.append
+
+    def stopping(log, row):
+        append(log, row)
+        if row.get("step") in (3, 4):
+            stop.signal = signal.SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "append", stopping)
+        assert door(*arguments).code == door(*arguments).code == 75
+    run = place(door(*arguments).out)
+    assert rows(run) == found and digest(run) == digest(whole)
+
+
+@pytest.mark.parametrize("share", [0.6, 1.5])
+def test_an_estimate_that_is_wrong_moves_neither_the_end_nor_the_schedule_far(door, start, monkeypatch, share):
+    """How many steps a budget pays for is guessed from a few batches; the ledger has the last word."""
+    cost = spent(rows(place(door(*command("sft", start, 1.0)).out))[0])
+    total = TrainingConfig.total_steps
+    monkeypatch.setattr(TrainingConfig, "total_steps", lambda *given: round(share * total(*given)))
+    found = rows(place(door(*command("sft", start, 20 * cost)).out))
+    assert spent(found[-2]) < 20 * cost <= spent(found[-1])
+    assert found[-1]["train/lr"] < 0.05 * found[1]["train/lr"] < found[-3]["train/lr"]
+
+
+def test_steps_end_a_run_before_its_budget(door, start):
+    cost = spent(rows(place(door(*command("sft", start, 1.0)).out))[0])
+    found = rows(place(door(*sft(start, *COSINE, f"stage.max_flops={30 * cost}", "stage.steps=7")).out))
+    assert len(found) == 7 and found[-1]["train/lr"] < 0.2 * found[1]["train/lr"]

@@ -1,0 +1,61 @@
+"""trainer.compile=true: the same training up to rounding, and the same bits after a stop."""
+
+import signal
+from shutil import which
+
+import pytest
+
+from rlx.runs.metrics import MetricsLog
+from rlx.signals import stop
+from tests.stages.runs import PRETRAIN, digest, place, rl, rows
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(which("g++") is None, reason="compiling needs a C++ compiler"),
+    pytest.mark.filterwarnings("ignore"),
+]
+COMPILED = "trainer.compile=true"
+
+
+def stopped_and_taken_up(rlx, monkeypatch, arguments: list[str], after: int):
+    """The run of a command that is asked to stop after some rows and given again."""
+    append, count = MetricsLog.append, 0
+
+    def stopping(log: MetricsLog, row: dict) -> None:
+        nonlocal count
+        append(log, row)
+        count += "tokens" in row
+        if count == after:
+            stop.signal = signal.SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "append", stopping)
+        assert rlx(*arguments).code == 75
+    done = rlx(*arguments)
+    assert done.code == 0, done.err
+    return place(done.out)
+
+
+def test_compiled_training_is_the_same_and_resumes_to_the_same_bits(rlx, monkeypatch):
+    arguments = [*PRETRAIN, COMPILED, "stage.steps=5", "stage.val_every=0"]
+    plain = rows(place(rlx(*PRETRAIN, "stage.steps=5", "stage.val_every=0", "runs_dir=plain").out))
+    whole = place(rlx(*arguments, "runs_dir=whole").out)
+    for mine, theirs in zip(rows(whole), plain, strict=True):
+        assert mine["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+        assert mine["flops/total"] == theirs["flops/total"]
+    broken = stopped_and_taken_up(rlx, monkeypatch, arguments, 2)
+    assert rows(broken) == rows(whole)
+    assert digest(broken)["step-000005"] == digest(whole)["step-000005"]
+
+
+def test_compiled_rl_samples_as_it_trains_and_resumes_to_the_same_bits(rlx, monkeypatch):
+    start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
+    arguments = rl(start, COMPILED, "stage.steps=3", "stage.val_every=0", "decode.rows=32", "stage.micro_rows=32")
+    done = rlx(*arguments, "runs_dir=whole")
+    assert done.code == 0, done.err
+    whole = place(done.out)
+    gaps = [row.get("sampling/sampling_logp_difference/mean", 0.0) for row in rows(whole)]
+    assert 0 < max(gaps) <= 1e-5
+    broken = stopped_and_taken_up(rlx, monkeypatch, arguments, 1)
+    assert rows(broken) == rows(whole)
+    assert digest(broken)["step-000003"] == digest(whole)["step-000003"]
