@@ -10,8 +10,8 @@
    bits of the logits, which matrix products of another shape may round differently).
 5. Under autocast the linear layers' weights are cast once a call, into a copy, not at every token; the rest stays in
    float32, as in the trainer's autocast. The cache is in autocast's dtype.
-6. `compile=True` compiles a step for fixed numbers of rows and slots: `decode.rows` and the cache's length, or halves,
-   quarters, ... of them where those are enough.
+6. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
+   where those are enough, and quarters of the cache's length, in multiples of what a vector register holds.
 """
 
 import copy
@@ -34,8 +34,10 @@ ALIVE_SHARE = 0.75
 """Rows are compacted when no sample waits and fewer than this share of them is alive."""
 REFILL_SHARE = 0.125
 """Rows take new samples when this share of them is idle: filling one at a time would copy states all the time."""
-SMALLEST_SLOTS, SMALLEST_ROWS = 64, 32
-"""A compiled step has at least so many."""
+SMALLEST_ROWS = 32
+"""Rows that a compiled step has at least."""
+SLOT_UNIT = 32
+"""Slots that a compiled step attends are a multiple: the numbers of bf16 that a vector register of 512 bits holds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,7 +118,7 @@ class Engine:
         waiting = _Waiting(model, prompts, keys, samples, self.pad_id, chunk=max(1, decode.rows // samples))
         rows = self._enough(decode.rows, len(out.tokens))
         length = max(len(prompt) for prompt in prompts) + decode.max_tokens
-        length = rounded(length) if self._compile else length
+        length = rounded(length, SLOT_UNIT) if self._compile else length
         state = _State(
             cache=model.new_cache(rows, length, dtype=_dtype(device)),
             tokens=torch.zeros(rows, dtype=torch.int64, device=device),
@@ -182,7 +184,8 @@ class Engine:
         out.passed += len(alive)
         out.context += int(seen.sum())
         slots = int(seen.max())
-        slots = halved(state.cache.length, slots, SMALLEST_SLOTS) if self._compile else slots
+        if self._compile:
+            slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
         logits = self._logits(model, state.tokens[:, None], rows, state.cache)
         state.positions[alive] = seen

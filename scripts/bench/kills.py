@@ -59,11 +59,12 @@ class Case:
 
 def commands(server: Server, folder: Path) -> dict[str, list[str]]:
     """The smallest run of every stage, with the runs that it starts from made."""
-    start = place(server.run([*PRETRAIN, "stage.steps=4"], folder=folder).out)
+    start = place(server.run([*PRETRAIN, "stage.steps=4", "schedule=constant"], folder=folder).out)
     tuned = place(server.run(sft(start, "stage.steps=4"), folder=folder).out)
     return {
         "pretrain": [*PRETRAIN, "stage.micro_batches=2", "checkpoint.keep=last:1+log:4"],
-        "sft": sft(start),
+        "sft": sft(start, "eval.every=4", "eval.problems=4", "eval.samples=2", "decode.max_tokens=8"),
+        "continued": [*PRETRAIN, f"init_from={start}", "init.state=all", "schedule=constant"],
         "rl": rl(start, "algorithm.minibatches=2", "algorithm.epochs=2", "algorithm.kl_coefficient=0.01"),
         "merge": merge(start, tuned),
         "eval": evaluation(tuned),

@@ -24,6 +24,7 @@ def door(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # a process that dies loses nothing of what it wrote
+    monkeypatch.setattr("rlx.runs.run.git_state", dict)  # four processes a run
 
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["rlx", *arguments])

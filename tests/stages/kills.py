@@ -1,8 +1,9 @@
 """Runs that die at a chosen place, and all that must be equal once they were let end.
 
-Importing everything takes seconds and the smallest run one, so a server process imports and then forks a child for
-every command (a single thread is what makes that safe). The child dies by a signal that it sends itself at the n-th
-passing of a place, or that the server sends after some time.
+Importing everything takes seconds and the smallest run less than one, so a server process imports, composes a command
+when it is first given, and forks a child that carries it out (a single thread is what makes that safe). The child dies
+by a signal that it sends itself at the n-th passing of a place, or that the server sends after some time. It flushes
+nothing to the disk: a process that dies loses nothing of what it wrote.
 """
 
 import fnmatch
@@ -77,6 +78,7 @@ PLACES = {
     "verified": _at("rlx.evaluation.verdicts:verified", after=True),
     "validation": _at(*_VALIDATE),
     "validated": _at(*_VALIDATE, after=True),
+    "evaluated inside": _at("rlx.stages.modules.measuring:EvalInside.__call__", after=True),
     "row": _at("rlx.runs.metrics:MetricsLog.append"),
     "half a row": _at("rlx.runs.metrics:_write_all", half=True),
     "row written": _at("rlx.runs.metrics:MetricsLog.append", after=True),
@@ -84,8 +86,11 @@ PLACES = {
     "weights": _at("rlx.runs.checkpoints:save_model_directory"),
     "weights written": _at("rlx.runs.checkpoints:save_model_directory", after=True),
     "state written": _at("rlx.runs.checkpoints:save_trainer_state", after=True),
+    "sums written": _at("rlx.runs.checksums:write_checksums", after=True),
     "checkpoint named": _renamed("step-*"),
     "checkpoint made": _renamed("step-*", after=True),
+    "best.json": _renamed("best.json"),
+    "best.json written": _renamed("best.json", after=True),
     "pruning": _at("rlx.runs.checkpoints:prune"),
     "checkpoint to delete": _renamed(".tmp-step-*", after=True),
     "pruned": _at("rlx.runs.checkpoints:prune", after=True),
@@ -160,7 +165,7 @@ class Server:
         number: int = signal.SIGKILL,
         seconds: float | None = None,
     ) -> Done:
-        """Give a command to the door of a new process.
+        """Carry out a command in a new process.
 
         Args:
             arguments: overrides.
@@ -189,8 +194,8 @@ class Server:
         return json.loads(answer)
 
 
-_IMPORTED = ("rlx.cli", "rlx.explain", "rlx.evaluation.evaluate", "rlx.stages.modules.policy",
-             "rlx.stages.modules.supervised", "safetensors.torch", "hydra._internal.hydra")  # fmt: skip
+_IMPORTED = ("rlx.cli", "rlx.explain", "rlx.evaluation.evaluate", "rlx.stages.modules.measuring",
+             "rlx.stages.modules.policy", "rlx.stages.modules.supervised", "safetensors.torch")  # fmt: skip
 """What commands import sooner or later."""
 
 
@@ -200,23 +205,31 @@ def serve() -> None:
 
     for name in _IMPORTED:
         import_module(name)
-    import_module("rlx.store").register()
     torch.set_num_threads(1)
     threads = len(os.listdir("/proc/self/task")) if Path("/proc/self/task").exists() else 1
     assert threads == 1, f"{threads} threads: a fork would leave all but one behind"
+    commands: dict[tuple[str, ...], Any] = {}
     for line in sys.stdin:
         job = json.loads(line)
-        with tempfile.TemporaryDirectory() as folder:
+        command = tuple(job["arguments"])
+        if command not in commands:
+            commands[command] = _composed(command)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            said = [folder / "out", folder / "err"]
+            for path in said:
+                path.touch()
             child = os.fork()
             if child == 0:
-                _child(job, Path(folder))
+                _child(job, commands[command], folder)
             code = os.waitstatus_to_exitcode(_wait(child, job.get("seconds")))
-            out, err = ((Path(folder) / name).read_text() for name in ("out", "err"))
-            passings = Path(folder) / "passings"
+            out, err = (path.read_text(errors="replace") for path in said)
+            passings = folder / "passings"
             answer = {"done": {"code": code, "out": out, "err": err}}
             if passings.exists():
                 answer["passings"] = json.loads(passings.read_text())
         print(json.dumps(answer), flush=True)
+    os._exit(0)  # Python's own end takes seconds with so much imported
 
 
 def _wait(child: int, seconds: float | None) -> int:
@@ -232,33 +245,47 @@ def _wait(child: int, seconds: float | None) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def _child(job: dict[str, Any], folder: Path) -> None:
+def _composed(arguments: Sequence[str]) -> Any:
+    """Config and context of a command, as the door makes them."""
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    from rlx.cli import _compose
+    from rlx.store import register
+
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_module("rlx.conf", version_base="1.3"):
+        return _compose(arguments)
+
+
+def _child(job: dict[str, Any], composed: Any, folder: Path) -> None:
     """What a forked process does: it never returns."""
+    from rlx.cli import _report
+
     for number, name in enumerate(("out", "err"), start=1):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT, 0o600), number)
+        os.dup2(os.open(folder / name, os.O_WRONLY), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(job["folder"])
+    os.fsync = lambda descriptor: None
     seen: Counter[str] = Counter()
     if "place" not in job:
         for name, place in PLACES.items():
             watch(place, lambda last, name=name: seen.update([name]))
     elif job["place"] is not None:
         watch(PLACES[job["place"]], _dying(job["count"], job["number"]))
-    sys.argv = ["rlx", *job["arguments"]]
-    code = 1
+    config, context = composed
+    context.stop.install()
+    code = 0
     try:
-        from rlx.cli import main
-
-        main()
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    finally:
-        if seen:
-            (folder / "passings").write_text(json.dumps(seen))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        config.stage.carry_out(config, context)
+    except BaseException as error:
+        code = _report(error)
+    if seen:
+        (folder / "passings").write_text(json.dumps(seen))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _dying(count: int, number: int) -> Hit:
@@ -293,7 +320,7 @@ def outcome(run: Path) -> dict[str, Any]:
     found.update({f"weights {name}": value for name, value in digest(run).items()})
     for state in sorted(run.glob("checkpoints/*/trainer/state.pt")):
         found[f"state {state.parts[-3]}"] = _plain_state(state)
-    for name in ("samples.jsonl", "eval.json"):
+    for name in ("samples.jsonl", "eval.json", "best.json"):
         if (run / name).exists():
             found[name] = (run / name).read_text()
     return found

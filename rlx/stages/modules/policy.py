@@ -20,8 +20,8 @@ from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import read_config
 from rlx.stages.base import Start, load_start, seed_for
 from rlx.stages.modules.alarms import WINDOW, Alarms, Probe, Setting, conclusion, preflight
-from rlx.stages.modules.loop import StepModule
 from rlx.stages.modules.rollouts import Rollout, RolloutSource, Sampler, rollout_metrics
+from rlx.stages.modules.step import StepModule
 from rlx.trainers.base import Precision
 from rlx.types import Example, Outcome, Split
 

@@ -15,7 +15,7 @@ from rlx.nn.decoder import Decoder
 from rlx.nn.rows import Rows
 from rlx.runs.run import Run
 from rlx.stages.base import Start
-from rlx.stages.modules.loop import StepModule
+from rlx.stages.modules.step import StepModule
 
 
 class PackedSource:

@@ -1,0 +1,98 @@
+"""What a stage hands to the loop: a module that makes whole steps, and the source of their items."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from rlx.config import Config
+from rlx.errors import DivergedError
+from rlx.runs.run import Run
+from rlx.stages.base import Start
+
+
+class Source(Protocol):
+    """Where the items of the steps come from; sized, and with a state that says what comes next."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class StepModule(pl.LightningModule):
+    """A module whose `training_step` makes whole steps.
+
+    After a step, `row` holds its metrics (numbers or tensors [] to be read once), `tokens` the tokens it trained on,
+    and `done` tells that the step was made; the callback clears it. For an item that is None (an abandoned rollout)
+    Lightning skips `training_step`, yet ends the batch.
+    """
+
+    def __init__(self, start: Start, config: Config, run: Run, *, total: int, clip_norm: float) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = start.model
+        self.start, self.config, self.run = start, config, run
+        self.total, self.clip_norm = total, clip_norm
+        self.position = start.made
+        """Steps made before the current one."""
+        self.span = total
+        """Steps that the schedule runs over."""
+        self.row: dict[str, float | Tensor] = {}
+        self.tokens = 0
+        self.done = False
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        assert self.config.optim is not None
+        optimizer = self.config.optim.build(self.model)
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        return optimizer
+
+    def put_settings(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the optimizer the rates and decays of this run's config, where it was loaded with its parent's."""
+        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
+            group.update(settings)
+
+    def update(self, optimizer: Any) -> Tensor:
+        """Set the rate, clip, step, and clear the gradient; returns the gradient's norm before clipping."""
+        assert self.config.schedule is not None
+        factor = self.config.schedule.factor(self.position, self.span)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        if not torch.isfinite(norm):
+            raise DivergedError(f"the gradient is {norm.item()}: the run has diverged")
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def learning_rate(self) -> float:
+        """The first group's rate."""
+        return self.trainer.optimizers[0].param_groups[0]["lr"]
+
+    def validate(self) -> dict[str, float]:
+        """Metrics on held-out data; called in eval mode, without gradients, with generators set aside.
+
+        Raises:
+            Stopped: the process was asked to stop; nothing was counted.
+        """
+        return {}
+
+    def note(self) -> str:
+        """What the progress line says besides the steps."""
+        return ""
+
+    def alarms(self, row: dict[str, Any]) -> list[str]:
+        """New sentences about what goes wrong in this run."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """What else a resumed run needs, as plain values and tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
