@@ -9,6 +9,7 @@ but the first ones of a round.
 """
 
 import argparse
+import importlib.util
 import random
 import tempfile
 import time
@@ -182,6 +183,9 @@ def main() -> None:
     parser.add_argument("--sizes", default="0.8M,4.7M")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    if importlib.util.find_spec("trl") is None:
+        print("nothing to compare with: pip install trl")
+        return
     warnings.filterwarnings("ignore")
     rows = [row for name in arguments.sizes.split(",") for row in measure(name, arguments.rounds)]
     print(_results.table(rows))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from rlx.runs.metrics import MetricsLog
 from rlx.signals import stop
 from rlx.stages.modules.step import StepModule
-from tests.stages.runs import PRETRAIN, digest, merge, place, rows, sft, status
+from tests.stages.runs import PRETRAIN, digest, merge, place, rl, rows, sft, status
 
 STEPS = (*PRETRAIN, "checkpoint.every=2", "checkpoint.keep=last:3")
 
@@ -133,6 +133,21 @@ def test_rows_that_are_lost_are_made_again_from_a_checkpoint_that_has_all_of_its
     (run / "metrics.jsonl").write_text("".join(lines[:kept]))
     out = ends_equal(door, run, whole)
     assert (f"going on from step {from_step}" in out) == (from_step is not None)
+
+
+def test_samples_that_are_lost_are_made_again_too(door, broken, monkeypatch):
+    _, parent = broken
+    arguments = rl(parent)
+    whole = place(door(*arguments, "runs_dir=all").out)
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "sync", full_at(MetricsLog.sync, 6))
+        assert door(*arguments).code == 1
+    (run,) = Path("runs").glob("*-rl-*/seed0")
+    assert left(run)
+    (run / "samples.jsonl").write_bytes(b"")
+    done = door(*arguments)
+    assert done.code == 0 and "moved to" in done.out, done.err
+    assert rows(run) == rows(whole) and (run / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 
 def test_a_state_of_another_version_is_one_line_and_stays(door, broken, monkeypatch):

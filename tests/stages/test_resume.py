@@ -169,11 +169,13 @@ def test_a_signal_stops_the_run_and_it_goes_on(server, starts, unbroken, stage, 
     assert differences(run, unbroken(arguments)) == []
 
 
-def test_an_evaluation_goes_on_after_the_chunks_that_are_done(server, starts, rlx):
+def test_an_evaluation_goes_on_after_the_chunks_that_are_done(server, starts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     arguments = evaluation(starts.first)
     assert server.run(arguments, place="sampled", count=5).code == -signal.SIGKILL
-    done = rlx(*arguments, "trainer.threads=2")
+    done, passings = server.passings([*arguments, "trainer.threads=2"], tmp_path)
     assert done.code == 0 and "going on after 128 problems" in done.out and "last bits" in done.out
+    assert passings["sampled"] == 2  # of the third chunk, greedy and drawn
     assert not (place(done.out) / EVAL_PARTIAL).exists()
 
 
