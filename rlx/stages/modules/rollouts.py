@@ -74,9 +74,7 @@ class Sampler:
         size = self.task.size(Split.val)
         return [self.task.example(Split.val, n) for n in range(count if size is None else min(count, size))]
 
-    def sample(
-        self, examples: Sequence[Example], *key: object, version: int, purpose: str = "rollout"
-    ) -> Rollout:
+    def sample(self, examples: Sequence[Example], *key: object, version: int, purpose: str = "rollout") -> Rollout:
         """Draw a group of completions for every problem; `key` names the draw, `purpose` its entry in the ledger.
 
         Raises:
