@@ -17,8 +17,8 @@ pytestmark = [
 COMPILED = "trainer.compile=true"
 
 
-def stopped_and_taken_up(rlx, monkeypatch, arguments: list[str], after: int):
-    """The run of a command that is asked to stop after some rows and given again."""
+def stop_after(patch, after: int) -> None:
+    """Ask this process to stop after so many metrics rows."""
     append, count = MetricsLog.append, 0
 
     def stopping(log: MetricsLog, row: dict) -> None:
@@ -28,8 +28,13 @@ def stopped_and_taken_up(rlx, monkeypatch, arguments: list[str], after: int):
         if count == after:
             stop.signal = signal.SIGTERM
 
+    patch.setattr(MetricsLog, "append", stopping)
+
+
+def stopped_and_taken_up(rlx, monkeypatch, arguments: list[str], after: int):
+    """The run of a command that is asked to stop after some rows and given again."""
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsLog, "append", stopping)
+        stop_after(patch, after)
         assert rlx(*arguments).code == 75
     done = rlx(*arguments)
     assert done.code == 0, done.err
@@ -46,6 +51,15 @@ def test_compiled_training_is_the_same_and_resumes_to_the_same_bits(rlx, monkeyp
     broken = stopped_and_taken_up(rlx, monkeypatch, arguments, 2)
     assert rows(broken) == rows(whole)
     assert digest(broken)["step-000005"] == digest(whole)["step-000005"]
+
+
+def test_a_resume_without_compilation_says_that_it_is_not_exact(rlx, monkeypatch):
+    arguments = [*PRETRAIN, "stage.steps=5", "stage.val_every=0"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert rlx(*arguments).code == 75
+    done = rlx(*arguments, COMPILED)
+    assert done.code == 0 and "resumed with trainer.compile=true" in done.out
 
 
 def test_compiled_rl_samples_as_it_trains_and_resumes_to_the_same_bits(rlx, monkeypatch):

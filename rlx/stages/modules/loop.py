@@ -102,6 +102,7 @@ class RunCallback(pl.Callback):
             "generators": generators_state(),
             "said": list(self.said),
             "threads": torch.get_num_threads(),
+            "compiled": self.config.trainer is not None and self.config.trainer.compile,
         }
 
     @property
@@ -154,6 +155,12 @@ class RunCallback(pl.Callback):
             self.run.say(
                 f"resumed with {torch.get_num_threads()} threads, the checkpoint had {state['threads']}: sums may "
                 "differ in their last bits from an unbroken run; set trainer.threads to keep them"
+            )
+        compiles = self.config.trainer is not None and self.config.trainer.compile
+        if state.get("compiled", False) is not compiles:
+            self.run.say(
+                f"resumed with trainer.compile={str(compiles).lower()}, the checkpoint was made without that: sums may "
+                "differ in their last bits from an unbroken run"
             )
         restore_generators(state["generators"])
 
