@@ -116,13 +116,14 @@ def _place(chain: list[BaseException]) -> str:
 
 def _fields_of(kind: str, name: str) -> list[str]:
     """Fields of the dataclass that an error names by its class's name."""
-    from rlx.config import CheckpointConfig, Config
+    from rlx.config import Config
     from rlx.options import ROOMS, discover
 
-    classes = [Config, CheckpointConfig, *(found.config for group in ROOMS for found in discover(group).values())]
-    for cls in classes:
-        if cls.__name__ == kind:
-            return [f.name for f in fields(cls)]
+    for outer in (Config, *(found.config for group in ROOMS for found in discover(group).values())):
+        inner = [f.default_factory for f in fields(outer) if is_dataclass(f.default_factory)]
+        for cls in (outer, *inner):
+            if isinstance(cls, type) and cls.__name__ == kind:
+                return [f.name for f in fields(cls)]
     return [f.name for f in fields(Config)] if "." not in name else []
 
 

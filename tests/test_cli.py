@@ -134,3 +134,13 @@ def test_a_place_that_cannot_be_is_one_line(rlx, place):
     assert done.code == 1
     (line,) = done.err.strip().splitlines()
     assert "runs_dir=" in line and "Traceback" not in done.err
+
+
+NESTED = {"eval.evry=2": "every", "init.stat=all": "state", "checkpoint.evry=2": "every",
+          "algorithm.rewards.corect=1": "correct"}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong, right", NESTED.items(), ids=NESTED.keys())
+def test_misspelt_fields_inside_a_group_get_the_nearest_name(rlx, wrong, right):
+    done = rlx("stage=rl", "task=countdown", "algorithm=grpo", "init_from=random", wrong)
+    assert done.code == 2 and f"did you mean {right}?" in done.err

@@ -80,12 +80,6 @@ def list_checkpoints(run: StrPath, *, partial: bool = False) -> list[tuple[int, 
     return [(step, path) for step, path in found if partial or is_model_directory(path)]
 
 
-def latest(run: StrPath) -> tuple[int, Path] | None:
-    """The newest whole checkpoint, or None."""
-    found = list_checkpoints(run)
-    return found[-1] if found else None
-
-
 def nearest_whole(run: StrPath, step: int, *, trainer: bool) -> int | None:
     """The step nearest to `step` whose checkpoint is what was written (`check_whole`), or None."""
     for other, folder in sorted(list_checkpoints(run), key=lambda found: (abs(found[0] - step), found[0])):

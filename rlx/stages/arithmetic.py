@@ -32,6 +32,12 @@ def prepare(config: "Config", run: Run) -> None:
     }
 
 
+def compiles(trainer: TrainerConfig | None) -> bool:
+    """True when training and decoding steps are compiled."""
+    assert trainer is not None
+    return trainer.compile
+
+
 def device_of(trainer: TrainerConfig | None) -> "torch.device":
     """Where a stage that is no fit of Lightning's computes."""
     import torch

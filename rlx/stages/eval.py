@@ -14,7 +14,7 @@ from rlx.runs.files import EVAL, EVAL_PARTIAL, write_json
 from rlx.runs.identity import content_hash
 from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import Run
-from rlx.stages.arithmetic import arithmetic, device_of, prepare
+from rlx.stages.arithmetic import arithmetic, compiles, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig, start_of
 from rlx.types import Example, Split
 
@@ -59,9 +59,13 @@ class EvalConfig(RunStageConfig):
         start.model.to(device_of(config.trainer))
         task = config.task.build()
         examples = first_problems(task, self.split, self.problems)
-        compile = config.trainer is not None and config.trainer.compile
         evaluator = Evaluator(
-            start.model, start.tokenizer, task, decode=config.decode, stop=context.stop, compile=compile
+            start.model,
+            start.tokenizer,
+            task,
+            decode=config.decode,
+            stop=context.stop,
+            compile=compiles(config.trainer),
         )
         with MetricsLog(run.path / EVAL_PARTIAL) as log:
             partial = PartialEvaluation(run, log, examples)

@@ -16,7 +16,6 @@ from rlx.runs.checkpoints import (
     Keep,
     best_step,
     checkpoint_path,
-    latest,
     list_checkpoints,
     load_model_directory,
     load_trainer_state,
@@ -56,14 +55,13 @@ def test_names_have_six_digits_and_grow(tmp_path):
 
 
 def test_only_whole_checkpoints_are_listed_in_the_order_of_steps(tmp_path):
-    assert there(tmp_path) == [] and latest(tmp_path) is None
+    assert there(tmp_path) == []
     make(tmp_path, 1_000_000, 999_999, 20)
     (tmp_path / "checkpoints" / ".tmp-step-000030-1").mkdir()
     checkpoint_path(tmp_path, 40).mkdir()
     (checkpoint_path(tmp_path, 40) / "config.json").write_text("{}")
     assert there(tmp_path) == [20, 999_999, 1_000_000]
     assert [step for step, _ in list_checkpoints(tmp_path, partial=True)] == [20, 40, 999_999, 1_000_000]
-    assert latest(tmp_path) == (1_000_000, checkpoint_path(tmp_path, 1_000_000))
 
 
 def test_new_checkpoint_is_atomic_keeps_a_whole_one_and_replaces_half_a_one(tmp_path):

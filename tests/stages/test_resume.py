@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from rlx.runs.checkpoints import latest
+from rlx.runs.checkpoints import list_checkpoints
 from rlx.runs.files import EVAL_PARTIAL
 from rlx.runs.metrics import MetricsLog
 from tests.conftest import command, environment
@@ -184,7 +184,7 @@ def test_a_parent_that_changed_since_is_evaluated_and_merged_anew(server, starts
     judged, merged = evaluation(parent), merge(parent, starts.tuned)
     assert server.run(judged, place="sampled", count=5).code == -signal.SIGKILL
     assert server.run(merged, place="checkpoint made").code == -signal.SIGKILL
-    _, checkpoint = latest(parent) or (0, Path())
+    _, checkpoint = list_checkpoints(parent)[-1]
     file = checkpoint / "model.safetensors"
     save_file({name: tensor + 0.1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
     (checkpoint / "SHA256SUMS").unlink(missing_ok=True)

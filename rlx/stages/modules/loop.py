@@ -31,6 +31,7 @@ from rlx.options import option_of
 from rlx.runs.checkpoints import CheckpointPlan, checkpoint_path, prune, write_best
 from rlx.runs.progress import Progress
 from rlx.signals import StopFlag
+from rlx.stages.arithmetic import compiles
 from rlx.stages.base import Context, seed_for
 from rlx.stages.continuing import parent_state
 from rlx.stages.modules.checkpointing import (
@@ -102,7 +103,7 @@ class RunCallback(pl.Callback):
             "generators": generators_state(),
             "said": list(self.said),
             "threads": torch.get_num_threads(),
-            "compiled": self.config.trainer is not None and self.config.trainer.compile,
+            "compiled": compiles(self.config.trainer),
         }
 
     @property
@@ -156,10 +157,10 @@ class RunCallback(pl.Callback):
                 f"resumed with {torch.get_num_threads()} threads, the checkpoint had {state['threads']}: sums may "
                 "differ in their last bits from an unbroken run; set trainer.threads to keep them"
             )
-        compiles = self.config.trainer is not None and self.config.trainer.compile
-        if state.get("compiled", False) is not compiles:
+        compiled = compiles(self.config.trainer)
+        if state.get("compiled", False) is not compiled:
             self.run.say(
-                f"resumed with trainer.compile={str(compiles).lower()}, the checkpoint was made without that: sums may "
+                f"resumed with trainer.compile={str(compiled).lower()}, the checkpoint was made without that: sums may "
                 "differ in their last bits from an unbroken run"
             )
         restore_generators(state["generators"])

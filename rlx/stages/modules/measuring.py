@@ -7,7 +7,7 @@ from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
 from rlx.models.size import forward_flops
 from rlx.options import option_of
 from rlx.runs.run import Run
-from rlx.stages.arithmetic import arithmetic
+from rlx.stages.arithmetic import arithmetic, compiles
 from rlx.stages.base import Start
 
 
@@ -26,7 +26,7 @@ class EvalInside:
             task,
             decode=config.decode,
             stop=stop,
-            compile=config.trainer is not None and config.trainer.compile,
+            compile=compiles(config.trainer),
         )
 
     def __call__(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from rlx.errors import Stopped
 from rlx.evaluation.verdicts import verified
 from rlx.models.size import forward_flops
 from rlx.runs.run import Run
-from rlx.stages.arithmetic import arithmetic
+from rlx.stages.arithmetic import arithmetic, compiles
 from rlx.stages.base import Start, seed_for
 from rlx.tasks.base import stable_hash
 from rlx.types import Example, Outcome, Split, Verdict
@@ -60,7 +60,7 @@ class Sampler:
             end_id=tokenizer.end_id,
             pad_id=tokenizer.pad_id,
             stop=stop,
-            compile=config.trainer is not None and config.trainer.compile,
+            compile=compiles(config.trainer),
         )
         self.order = Order(self.task.size(Split.train), config.seed, "rl", start.depth)
 
