@@ -202,7 +202,6 @@ class Engine:
         over = ended | (drawn == decode.max_tokens)
         state.tokens[rows], state.drawn[rows] = tokens, drawn
         state.place[rows] = place.masked_fill(over, -1)
-        state.positions[rows] = state.positions[rows].masked_fill(over, 0)
 
     def is_over(self, place: Tensor, tokens: Tensor, drawn: Tensor) -> Tensor:
         """[N] bool: samples that end with tokens [N] int64, their `drawn`-th [N]; `place` [N] is their output's."""
