@@ -1,37 +1,25 @@
-"""Checkpoints: model directories named `checkpoints/step-000100`, which to keep, and reading them without executing.
+"""Checkpoints: model directories named `checkpoints/step-000100`, and which of them to keep.
 
-A model directory is `config.json`, `model.safetensors` and perhaps `tokenizer.json`; a checkpoint adds
-`trainer/state.pt`. In folders that others saved the weights may be in several files with an index, and what the
-tokenizer's tokens are for is in files of its own. Nothing is ever loaded that could execute code: weights are
-safetensors, and state.pt is read with `weights_only=True`. What that would refuse is refused when it is saved, by name,
-and not after a long run.
+A checkpoint adds `trainer/state.pt` to a model directory. It is read with `weights_only=True`; what that would refuse
+is refused when it is saved, by name, and not after a long run.
 """
 
-import json
 import math
 import os
 import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlx.errors import CheckpointError, ConfigError, RunError
+from rlx.errors import CheckpointError, ConfigError
 from rlx.runs.checksums import check_whole, write_checksums
 from rlx.runs.files import (
     BEST,
     CHECKPOINTS,
-    GENERATION_CONFIG,
-    MODEL_CONFIG,
-    MODEL_INDEX,
-    MODEL_TOKENIZER,
-    MODEL_WEIGHTS,
-    SPECIAL_TOKENS,
-    TOKENIZER_CONFIG,
     TRAINER_STATE,
     StrPath,
     atomic_directory,
@@ -41,9 +29,7 @@ from rlx.runs.files import (
     sync_folder,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from rlx.runs.model_directory import existing, is_model_directory, read_object, unreadable
 
 _NAME = re.compile(r"step-(\d{6,})")
 _KEEP = "expected last:<n>, log:<n>, all, or two joined as last:1+log:15"
@@ -63,12 +49,6 @@ def step_of(name: str) -> int | None:
     """The step of a checkpoint's folder name; None for any other name."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match and checkpoint_name(int(match[1])) == name else None
-
-
-def is_model_directory(folder: StrPath) -> bool:
-    """True when a folder has a model's config and weights (in one file, or the index of several)."""
-    folder = Path(folder)
-    return (folder / MODEL_CONFIG).is_file() and any((folder / n).is_file() for n in (MODEL_WEIGHTS, MODEL_INDEX))
 
 
 def list_checkpoints(run: StrPath, *, partial: bool = False) -> list[tuple[int, Path]]:
@@ -237,139 +217,10 @@ def best_step(run: StrPath) -> int | None:
     path = Path(run) / BEST
     if not path.is_file():
         return None
-    step = _read_json(path).get("step")
+    step = read_object(path).get("step")
     if not isinstance(step, int):
         raise CheckpointError(f'{path} names no step; expected {{"step": 100, "metric": ..., "value": ...}}')
     return step
-
-
-def save_model_directory(
-    folder: StrPath, tensors: "dict[str, Tensor]", config: dict[str, Any], tokenizer_json: str | None
-) -> None:
-    """Write a model directory into a folder, made if it is not there; wrap it in `atomic_directory`.
-
-    Args:
-        tensors: any device and dtype; written contiguous, from the CPU.
-        config: JSON values; infinities are kept (`Infinity`, as transformers writes them), tuples become lists.
-        tokenizer_json: the text of tokenizer.json, or None.
-
-    Raises:
-        ValueError: two tensors share memory (drop the duplicate of a tied tensor and tie it again after loading), or
-            one has no data.
-        RunError: the disk is full or cannot be written.
-    """
-    _refuse_shared(tensors)
-    folder = Path(folder)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if tokenizer_json is not None:
-            (folder / MODEL_TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
-    _save_tensors(folder / MODEL_WEIGHTS, tensors)
-    # safetensors lets the owner alone read what it writes; a group shares its models as it shares other files
-    (folder / MODEL_WEIGHTS).chmod((folder / MODEL_CONFIG).stat().st_mode)
-
-
-def load_model_directory(folder: StrPath) -> "tuple[dict[str, Tensor], dict[str, Any], str | None]":
-    """Tensors (on the CPU), config and text of tokenizer.json (None without one) of a model directory.
-
-    Raises:
-        CheckpointError: a file is missing, truncated or not what its name says.
-    """
-    folder = Path(folder)
-    config = read_model_config(folder)
-    with open_tensors(folder) as stored:
-        tensors = {name: stored.tensor(name) for name in stored.names}
-    tokenizer = folder / MODEL_TOKENIZER
-    if not tokenizer.is_file():
-        return tensors, config, None
-    _read_json(tokenizer)
-    return tensors, config, tokenizer.read_text(encoding="utf-8")
-
-
-def read_model_config(folder: StrPath) -> dict[str, Any]:
-    """config.json of a model directory.
-
-    Raises:
-        CheckpointError: it is missing or no JSON object.
-    """
-    return _read_json(Path(folder) / MODEL_CONFIG)
-
-
-def read_token_settings(folder: StrPath) -> list[dict[str, Any]]:
-    """What the files of a foreign folder say about its tokens, the tokenizer's own first; [] without any.
-
-    Raises:
-        CheckpointError: one of them is damaged.
-    """
-    names = (TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION_CONFIG, MODEL_CONFIG)
-    return [_read_json(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
-
-
-def weight_files(folder: StrPath) -> list[Path]:
-    """The files that hold a folder's tensors: model.safetensors, or those that its index names.
-
-    Raises:
-        CheckpointError: one is missing, or the index is damaged or names a file elsewhere.
-    """
-    folder = Path(folder)
-    index = folder / MODEL_INDEX
-    if (folder / MODEL_WEIGHTS).is_file() or not index.is_file():
-        return [_existing(folder / MODEL_WEIGHTS)]
-    named = _read_json(index).get("weight_map")
-    names = sorted(set(named.values())) if isinstance(named, dict) and all(map(_is_plain, named.values())) else []
-    if not names:
-        raise CheckpointError(f'{index} has no usable weight_map; expected {{"<tensor>": "<file beside it>", ...}}')
-    return [_existing(folder / name) for name in names]
-
-
-def model_files(folder: StrPath) -> list[Path]:
-    """All files that decide what a model folder is: config, weights, tokenizer, and what its tokens are for.
-
-    Raises:
-        CheckpointError: as `weight_files`.
-    """
-    folder, weights = Path(folder), weight_files(folder)
-    several = [folder / MODEL_INDEX] if weights[0].name != MODEL_WEIGHTS else []
-    settings = [folder / name for name in (MODEL_TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION_CONFIG)]
-    return [path for path in (folder / MODEL_CONFIG, *several, *weights, *settings) if path.is_file()]
-
-
-class StoredTensors:
-    """The tensors of a model folder, each read when it is asked for."""
-
-    def __init__(self, holders: dict[str, Any]) -> None:
-        self._holders = holders
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._holders)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._holders[name].get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> "Tensor":
-        return self._holders[name].get_tensor(name)
-
-
-@contextmanager
-def open_tensors(folder: StrPath) -> Iterator[StoredTensors]:
-    """Give the tensors of a model folder, of one file or of several.
-
-    Raises:
-        CheckpointError: a file is missing, truncated or not what its name says.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    with ExitStack() as stack:
-        holders: dict[str, Any] = {}
-        for path in weight_files(folder):
-            try:
-                file = stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError, ValueError) as error:
-                raise _unreadable(path, error) from error
-            holders.update(dict.fromkeys(file.keys(), file))
-        yield StoredTensors(holders)
 
 
 def save_trainer_state(folder: StrPath, state: dict[str, Any]) -> None:
@@ -402,49 +253,16 @@ def load_trainer_state(folder: StrPath) -> dict[str, Any]:
     """
     import torch
 
-    path = _existing(Path(folder) / TRAINER_STATE)
+    path = existing(Path(folder) / TRAINER_STATE)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its own text is long, and tells how to load it unsafely
         raise CheckpointError(f"{path} cannot be read: damaged, or it holds more than plain values") from error
     except Exception as error:  # damaged bytes lead torch's unpickler to any error at all
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}; expected the dict of a trainer's state")
     return state
-
-
-def _save_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with explained(path):
-        try:
-            save_file(ready, path, metadata={"format": "pt"})
-        except SafetensorError as error:
-            number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has no OSError, only its text
-            if number:
-                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-            raise RunError(f"cannot write {path}: {_first_line(error)}") from error
-
-
-def _refuse_shared(tensors: "dict[str, Tensor]") -> None:
-    """Raise ValueError for tensors without data, or two whose bytes overlap."""
-    spans = []
-    for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise ValueError(f"{name} has no data (it is on the meta device)")
-        if tensor.numel():
-            extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            start = tensor.data_ptr()
-            spans.append((str(tensor.device), start, start + extent * tensor.element_size(), name))
-    spans.sort()
-    for (device, _, end, name), (next_device, start, _, next_name) in pairwise(spans):
-        if device == next_device and start < end:
-            raise ValueError(
-                f"{name} and {next_name} share memory; drop one before saving and tie it again after loading"
-            )
 
 
 def _refused(value: Any, where: str, tensor_types: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
@@ -463,41 +281,9 @@ def _refused(value: Any, where: str, tensor_types: tuple[type, ...]) -> Iterator
         yield where, value
 
 
-def _is_plain(name: Any) -> bool:
-    """True for the name of a file in the same folder."""
-    return isinstance(name, str) and name not in ("", ".", "..") and os.path.basename(name) == name
-
-
 def _disk_error(error: BaseException) -> OSError | None:
     """The OSError on the way to an error, if there was one."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, OSError):
         seen = seen.__cause__ or seen.__context__
     return seen
-
-
-def _existing(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if path.name == MODEL_WEIGHTS and any(path.parent.glob("*.bin")):
-        raise CheckpointError(f"{path} is missing: pickled weights are not loaded; save the model as safetensors")
-    raise CheckpointError(f"{path} is missing; expected a whole checkpoint or model folder")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(_existing(path).read_bytes())
-    except (ValueError, OSError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(read, dict):
-        raise CheckpointError(f"{path} holds a {type(read).__name__}; expected a JSON object")
-    return read
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read (truncated or damaged?): {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -85,7 +85,7 @@ def content_hash(reference: str) -> str:
     Raises:
         CheckpointError: the reference is no model folder.
     """
-    from rlx.runs.checkpoints import model_files
+    from rlx.runs.model_directory import model_files
     from rlx.runs.references import resolve
 
     digest = hashlib.sha256()

@@ -16,14 +16,9 @@ from enum import Enum
 from pathlib import Path
 
 from rlx.errors import CheckpointError
-from rlx.runs.checkpoints import (
-    best_step,
-    checkpoint_path,
-    is_model_directory,
-    list_checkpoints,
-    step_of,
-)
+from rlx.runs.checkpoints import best_step, checkpoint_path, list_checkpoints, step_of
 from rlx.runs.files import BEST, CHECKPOINTS, CONFIG, MODEL_CONFIG, StrPath
+from rlx.runs.model_directory import is_model_directory
 from rlx.runs.status import State, state_of
 
 _PASTEABLE = re.compile(r"[A-Za-z0-9_/.:@%+-]+")

@@ -328,7 +328,7 @@ def read_model(folder: Path) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer
         CheckpointError: as `load_start`.
     """
     from rlx.models.folder import config_of, is_foreign, read_tensors
-    from rlx.runs.checkpoints import load_model_directory, read_token_settings
+    from rlx.runs.model_directory import load_model_directory, read_token_settings
 
     tensors, description, tokenizer_json = load_model_directory(folder)
     model_config, vocab_size = config_of(description, folder)

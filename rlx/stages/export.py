@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.runs.checkpoints import save_model_directory
 from rlx.runs.files import GENERATION_CONFIG, TOKENIZER_CONFIG, atomic_directory, explained, write_json
+from rlx.runs.model_directory import save_model_directory
 from rlx.runs.references import format_reference, is_pasteable, parse_reference, resolve
 from rlx.stages.base import Context, load_start
 from rlx.stages.config import StageConfig

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlx.errors import ConfigError, Stopped
 from rlx.options import option
-from rlx.runs.checkpoints import (
-    StoredTensors,
-    checkpoint_path,
-    new_checkpoint,
-    open_tensors,
-    read_model_config,
-    save_model_directory,
-)
+from rlx.runs.checkpoints import checkpoint_path, new_checkpoint
 from rlx.runs.files import remove_directory
+from rlx.runs.model_directory import StoredTensors, open_tensors, read_model_config, save_model_directory
 from rlx.runs.references import parse_reference, resolve
 from rlx.runs.run import Run
 from rlx.signals import StopFlag

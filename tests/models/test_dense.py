@@ -10,7 +10,7 @@ from rlx.errors import CheckpointError, ConfigError
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import load_weights, weights_of
 from rlx.models.llama import from_llama, to_llama
-from rlx.runs.checkpoints import load_model_directory, save_model_directory
+from rlx.runs.model_directory import load_model_directory, save_model_directory
 
 VOCAB = 61
 SETTINGS = {

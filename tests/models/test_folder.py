@@ -10,7 +10,7 @@ import torch
 from rlx.errors import CheckpointError
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import TIED, config_of, describe, load_weights, weights_of
-from rlx.runs.checkpoints import load_model_directory, save_model_directory
+from rlx.runs.model_directory import load_model_directory, save_model_directory
 
 VOCAB = 19
 

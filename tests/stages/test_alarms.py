@@ -160,7 +160,8 @@ def test_numbers_that_are_not_finite_end_the_run(rlx, solver, more, says):
 def unresolved(solver, tmp_path) -> Path:
     """A start whose logits share a large constant: bf16 rounds away what they differ in."""
     from rlx.models.folder import describe
-    from rlx.runs.checkpoints import list_checkpoints, save_model_directory
+    from rlx.runs.checkpoints import list_checkpoints
+    from rlx.runs.model_directory import save_model_directory
     from rlx.stages.base import read_model
 
     tensors, config, tokenizer = read_model(list_checkpoints(solver)[-1][1])

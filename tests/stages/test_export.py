@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from rlx.data.tokenizers.char import CharConfig
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import weights_of
-from rlx.runs.checkpoints import save_model_directory
+from rlx.runs.model_directory import save_model_directory
 from rlx.stages.base import Start, load_start
 from tests.conftest import COUNTDOWN, only
 from tests.models.foreign import saved

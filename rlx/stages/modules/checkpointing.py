@@ -19,16 +19,9 @@ from lightning.fabric.plugins import CheckpointIO
 from rlx.errors import CheckpointError
 from rlx.models.folder import load_weights, weights_of
 from rlx.nn.decoder import Decoder
-from rlx.runs.checkpoints import (
-    list_checkpoints,
-    load_model_directory,
-    load_trainer_state,
-    new_checkpoint,
-    save_model_directory,
-    save_trainer_state,
-    set_aside,
-)
+from rlx.runs.checkpoints import list_checkpoints, load_trainer_state, new_checkpoint, save_trainer_state, set_aside
 from rlx.runs.checksums import check_whole
+from rlx.runs.model_directory import load_model_directory, save_model_directory
 from rlx.runs.run import Run
 from rlx.stages.base import Start
 from rlx.stages.continuing import FORMAT, checked_state
