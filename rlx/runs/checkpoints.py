@@ -86,11 +86,9 @@ def new_checkpoint(run: StrPath, step: int, *, replace: bool = False) -> Iterato
         target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir() and not is_model_directory(target):
         remove_directory(target)
-    with atomic_directory(target) as folder:
+    with atomic_directory(target, replace=replace) as folder:
         yield folder
         write_checksums(folder)
-        if replace and target.is_dir():
-            remove_directory(target, beside=target.with_name(f"{target.name}-replaced"))
 
 
 def set_aside(run: StrPath, step: int, attempt: int) -> Path:

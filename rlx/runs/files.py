@@ -58,6 +58,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; choose another place with runs_dir=",
     errno.ENOTDIR: "a part of the path is a file; choose another place with runs_dir=",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one with runs_dir= or rerun=",
+    errno.ENOENT: "the folder is gone or cannot be made; choose another place with runs_dir=",
     errno.EACCES: "permission denied; ask the folder's owner, or choose another place with runs_dir=",
     errno.EPERM: "permission denied; ask the folder's owner, or choose another place with runs_dir=",
 }
@@ -160,11 +161,12 @@ def plain(value: Any, name: str = "") -> Any:
 
 
 @contextmanager
-def atomic_directory(target: StrPath) -> Iterator[Path]:
+def atomic_directory(target: StrPath, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes `target` when the block ends without an error.
 
     All files and folders are flushed to the disk before the rename. An existing `target` is never touched: what was
-    written is then thrown away. On an error the temporary folder is removed and the error goes on.
+    written is then thrown away; with `replace` it makes room between one rename and the next. On an error the
+    temporary folder is removed and the error goes on.
 
     Raises:
         RunError: the disk is full or cannot be written.
@@ -176,17 +178,21 @@ def atomic_directory(target: StrPath) -> Iterator[Path]:
         try:
             yield temporary
             _sync_tree(temporary)
-            if not os.path.lexists(target):
+            if replace and os.path.lexists(target):
+                remove_directory(target, beside=target.with_name(f"{target.name}-replaced"), then=temporary)
+                sync_folder(target.parent)
+            elif not os.path.lexists(target):
                 os.rename(temporary, target)
                 sync_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_directory(path: StrPath, *, beside: StrPath | None = None) -> None:
+def remove_directory(path: StrPath, *, beside: StrPath | None = None, then: StrPath | None = None) -> None:
     """Delete a folder so that its name is whole until it is gone: renamed first, then deleted.
 
-    `beside` is where it waits: a path on the same disk, in a folder that `remove_stale` looks into.
+    `beside` is where it waits: a path on the same disk, in a folder that `remove_stale` looks into. `then` is a folder
+    that takes the name before anything is deleted.
 
     Raises:
         RunError: the folder cannot be changed.
@@ -195,6 +201,8 @@ def remove_directory(path: StrPath, *, beside: StrPath | None = None) -> None:
     with _listed(temporary), explained(path):
         shutil.rmtree(temporary, ignore_errors=True)
         os.rename(path, temporary)
+        if then is not None:
+            os.rename(then, path)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -15,7 +15,8 @@ from rlx.runs.identity import content_hash
 from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles, device_of, prepare
-from rlx.stages.base import Context, RunStageConfig, start_of
+from rlx.stages.base import Context, RunStageConfig
+from rlx.stages.start import start_of
 from rlx.types import Example, Split
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class EvalConfig(RunStageConfig):
 
         assert config.task is not None and config.decode is not None
         prepare(config, run)
-        start = start_of(config, config.init_from)
+        start = start_of(config, run)
         start.model.to(device_of(config.trainer))
         task = config.task.build()
         examples = first_problems(task, self.split, self.problems)

@@ -17,8 +17,9 @@ from rlx.options import option
 from rlx.runs.files import GENERATION_CONFIG, TOKENIZER_CONFIG, atomic_directory, explained, write_json
 from rlx.runs.model_directory import save_model_directory
 from rlx.runs.references import format_reference, is_pasteable, parse_reference, resolve
-from rlx.stages.base import Context, load_start
+from rlx.stages.base import Context
 from rlx.stages.config import StageConfig
+from rlx.stages.start import load_start
 
 if TYPE_CHECKING:
     from rlx.config import Config

@@ -19,7 +19,8 @@ from rlx.runs.references import parse_reference, resolve
 from rlx.runs.run import Run
 from rlx.signals import StopFlag
 from rlx.stages.arithmetic import arithmetic, device_of, prepare
-from rlx.stages.base import Context, RunStageConfig, Start, load_start, read_model
+from rlx.stages.base import Context, RunStageConfig
+from rlx.stages.start import Start, load_start, read_model
 
 if TYPE_CHECKING:
     import torch

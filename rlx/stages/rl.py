@@ -1,5 +1,6 @@
 """`stage=rl`: sample completions of the task's prompts, verify them, and improve the policy by `algorithm=`."""
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
@@ -8,7 +9,8 @@ from rlx.errors import ConfigError
 from rlx.options import option, recorded
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training, start_of
+from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
+from rlx.stages.start import start_of
 
 if TYPE_CHECKING:
     from rlx.config import Config
@@ -63,11 +65,15 @@ class RlConfig(RunStageConfig):
         if self.max_flops is not None and not self.max_flops > 0:
             raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
         check_numbers(self, "val_every", "val_problems", "preflight_problems")
+        if self.val_every and not self.val_problems:
+            raise ConfigError("stage.val_problems=0 measures nothing; give at least 1, or stage.val_every=0")
 
     def check(self, config: "Config") -> None:
         assert config.algorithm is not None and config.decode is not None
         if config.init_from is None:
             raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights")
+        if config.init_from == "random" and "reference" in config.algorithm.build().needs:
+            raise ConfigError("algorithm.kl_coefficient needs a starting policy to stay near; give init_from=<run>")
         if config.decode.truncates:
             raise ConfigError(
                 f"decode.top_p={config.decode.top_p}, top_k={config.decode.top_k}: rl trains on the whole "
@@ -84,11 +90,12 @@ class RlConfig(RunStageConfig):
 
         prepare(config, run)
         context.heed_stop()
-        start = start_of(config, config.init_from)
+        start = start_of(config, run)
         run.remember(
             parameters={"total": parameter_count(start.model)},
             depth=start.depth + 1,
-            origin=start.origin and str(start.origin),
+            origin=start.origin and os.path.abspath(start.origin),
+            steps_before=start.made,
             planned_steps=self.steps,
         )
         sampler = Sampler(start, config, run, context.stop)

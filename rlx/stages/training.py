@@ -1,6 +1,7 @@
 """What pretrain and sft share: packed documents, a next-token loss, one code path."""
 
 import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,7 +11,8 @@ from rlx.runs.references import parse_reference
 from rlx.runs.run import Run, read_record
 from rlx.runs.status import State, state_of
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, Start, check_numbers, check_training, start_of
+from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
+from rlx.stages.start import Start, start_of
 
 if TYPE_CHECKING:
     from rlx.batches import Batch
@@ -39,7 +41,7 @@ class TrainingConfig(RunStageConfig):
     steps: int | None = None
     """Optimizer steps, a continued parent's included (init.state=all); null: as many as max_flops pays for."""
     max_flops: float | None = None
-    """Operations that this run may spend on training; with steps given, whichever comes first ends it."""
+    """Operations of this run's training; the first step that reaches them is the last, unless steps end it before."""
     match_flops: str | None = recorded(None)
     """A finished run: train for as many operations as its training and rollouts took, in place of max_flops."""
     batch_tokens: int = 5120
@@ -79,12 +81,13 @@ class TrainingConfig(RunStageConfig):
 
         prepare(config, run)
         context.heed_stop()
-        start = start_of(config, config.init_from)
+        start = start_of(config, run)
         total = self.total_steps(config, start)
         run.remember(
             parameters={"total": parameter_count(start.model)},
             depth=start.depth + 1,
-            origin=start.origin and str(start.origin),
+            origin=start.origin and os.path.abspath(start.origin),
+            steps_before=start.made,
             planned_steps=total,
         )
         module = SupervisedModule(start, config, run, total=total, clip_norm=self.clip_norm)

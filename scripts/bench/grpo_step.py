@@ -33,10 +33,11 @@ from rlx.optim.schedules.constant import ConstantConfig
 from rlx.runs.run import open_run
 from rlx.signals import stop
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, Start
+from rlx.stages.base import Context
 from rlx.stages.modules.loop import LoopConfig, fit
 from rlx.stages.modules.policy import PolicyModule, RolloutSource, Sampler
 from rlx.stages.rl import RlConfig
+from rlx.stages.start import Start
 from rlx.tasks.base import TaskConfig
 from rlx.trainers.base import Precision
 from rlx.trainers.cpu import CpuConfig

@@ -13,7 +13,7 @@ from rlx.models.dense import DenseConfig
 from rlx.models.folder import config_of, exported, weights_of
 from rlx.models.llama import from_llama, to_llama
 from rlx.runs.identity import content_hash
-from rlx.stages.base import load_start, read_model
+from rlx.stages.start import load_start, read_model
 from tests.models.foreign import ROWS, SIZES, saved
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

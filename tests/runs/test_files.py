@@ -51,7 +51,13 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, number
 
 
 def test_other_errors_of_the_system_pass(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    (tmp_path / "status").mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write_text(tmp_path / "status", "a")
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path):
+    with pytest.raises(RunError, match="gone or cannot be made"):
         files.write_text(tmp_path / "missing" / "status", "a")
 
 
@@ -105,6 +111,27 @@ def test_atomic_directory_keeps_an_existing_target(tmp_path, filled):
         (folder / "a").write_text("new")
     assert names(tmp_path) == ["step"]
     assert [path.read_text() for path in (tmp_path / "step").iterdir()] == ["old"] * filled
+
+
+def test_atomic_directory_replaces_only_what_is_written_out(tmp_path, monkeypatch):
+    """At every moment the old folder or the whole new one is there; only one rename lies between them."""
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "a").write_text("old")
+    events: list[str] = []
+    sync, rename, delete = files.sync_file, os.rename, files.shutil.rmtree
+    monkeypatch.setattr(files, "sync_file", lambda path: (events.append("sync"), sync(path)))
+    monkeypatch.setattr(files.os, "rename", lambda a, b: (events.append(f"to {Path(b).name}"), rename(a, b)))
+    monkeypatch.setattr(files.shutil, "rmtree", lambda path, **_: (events.append("delete"), delete(path, **_)))
+    with files.atomic_directory(tmp_path / "step", replace=True) as folder:
+        (folder / "a").write_text("new")
+        events.clear()
+    aside = f"to .tmp-step-replaced-{os.getpid()}"
+    assert [event for event in events if event != "delete"] == ["sync", "sync", aside, "to step", "sync"]
+    assert events[events.index("to step") + 1] == "delete"
+    assert (tmp_path / "step" / "a").read_text() == "new" and names(tmp_path) == ["step"]
+    with pytest.raises(RunError, match="full"), files.atomic_directory(tmp_path / "step", replace=True):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (tmp_path / "step" / "a").read_text() == "new" and names(tmp_path) == ["step"]
 
 
 def test_atomic_directory_goes_away_with_an_error(tmp_path):

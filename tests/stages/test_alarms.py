@@ -162,7 +162,7 @@ def unresolved(solver, tmp_path) -> Path:
     from rlx.models.folder import describe
     from rlx.runs.checkpoints import list_checkpoints
     from rlx.runs.model_directory import save_model_directory
-    from rlx.stages.base import read_model
+    from rlx.stages.start import read_model
 
     tensors, config, tokenizer = read_model(list_checkpoints(solver)[-1][1])
     tensors["embed.weight"] = tensors["embed.weight"] + 20

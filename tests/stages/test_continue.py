@@ -72,7 +72,16 @@ def test_two_rl_runs_are_one_with_one_reference(door):
     assert digest(second)["step-000006"] == digest(whole)["step-000006"]
     assert same(state(second, 6), state(whole, 6))
     third = place(door(*rl(second, *more, ON, "stage.steps=8")).out)
-    assert record(third)["origin"] == record(whole)["origin"] == str(start / "checkpoints/step-000004")
+    assert record(third)["origin"] == record(whole)["origin"] == str((start / "checkpoints/step-000004").absolute())
+
+
+def test_a_continued_rl_run_says_its_own_alarms(door):
+    """Those that its parent has said too."""
+    start = place(door(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
+    dead = ("algorithm.rewards.truncated=0", "algorithm.rewards.malformed=0", "stage.preflight_problems=0")
+    first = place(door(*rl(start, *dead, "stage.steps=24", "stage.val_every=0", "schedule=constant")).out)
+    second = place(door(*rl(first, *dead, "stage.steps=26", "stage.val_every=0", "schedule=constant", ON)).out)
+    assert record(first)["alarms"] and record(second)["alarms"] == record(first)["alarms"]
 
 
 def test_a_continued_run_goes_on_where_it_stopped(door, monkeypatch):

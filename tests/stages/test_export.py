@@ -13,7 +13,7 @@ from rlx.data.tokenizers.char import CharConfig
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import weights_of
 from rlx.runs.model_directory import save_model_directory
-from rlx.stages.base import Start, load_start
+from rlx.stages.start import Start, load_start
 from tests.conftest import COUNTDOWN, only
 from tests.models.foreign import saved
 from tests.stages.runs import PRETRAIN, digest, place, record, rl, sft

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,9 +130,19 @@ def test_what_an_algorithm_sees_is_what_was_sampled(rlx, start, monkeypatch):
     assert finished > 0
 
 
+def test_what_cannot_run_is_one_line_and_no_run(rlx, start):
+    for arguments, expected in (
+        (rl("random", "algorithm.kl_coefficient=0.1"), "algorithm.kl_coefficient needs a starting policy"),
+        (rl(start, "stage.val_problems=0"), "stage.val_problems=0 measures nothing"),
+    ):
+        done = rlx(*arguments)
+        assert done.code == 2 and expected in done.err and done.err.count("\n") == 1
+        assert not list(Path("runs").glob("*-rl-*"))
+
+
 def end_mark(run) -> int:
     from rlx.runs.checkpoints import list_checkpoints
-    from rlx.stages.base import read_model
+    from rlx.stages.start import read_model
 
     return read_model(list_checkpoints(run)[-1][1])[2].end_id
 

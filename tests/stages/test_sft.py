@@ -41,6 +41,12 @@ def test_only_solutions_count(rlx):
     assert rows(place(rlx(*whole).out))[0]["train/loss"] != masked[0]["train/loss"]
 
 
+def test_documents_without_an_answer_are_told_of(rlx):
+    start = place(rlx(*PRETRAIN).out)
+    done = rlx(*sft(start, "corpus.max_tokens=5", "stage.val_every=0"))
+    assert done.code == 2 and "no token of step 1 counts in the loss" in done.err and "corpus.max_tokens" in done.err
+
+
 def test_matched_operations(rlx):
     start = place(rlx(*PRETRAIN).out)
     first = place(rlx(*sft(start)).out)

@@ -23,8 +23,8 @@ from rlx.runs.checkpoints import list_checkpoints, load_trainer_state, new_check
 from rlx.runs.checksums import check_whole
 from rlx.runs.model_directory import load_model_directory, save_model_directory
 from rlx.runs.run import Run
-from rlx.stages.base import Start
 from rlx.stages.continuing import FORMAT, checked_state
+from rlx.stages.start import Start
 
 PREFIX = "model."
 """How Lightning names the decoder's tensors in a module that holds it as `model`."""

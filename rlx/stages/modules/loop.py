@@ -26,13 +26,13 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
-from rlx.errors import DivergedError, RunError, Stopped
+from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
 from rlx.options import option_of
 from rlx.runs.checkpoints import CheckpointPlan, checkpoint_path, prune, write_best
 from rlx.runs.progress import Progress
 from rlx.signals import StopFlag
 from rlx.stages.arithmetic import compiles
-from rlx.stages.base import Context, seed_for
+from rlx.stages.base import Context
 from rlx.stages.continuing import parent_state
 from rlx.stages.modules.checkpointing import (
     ModelDirectoryIO,
@@ -43,6 +43,7 @@ from rlx.stages.modules.checkpointing import (
 )
 from rlx.stages.modules.measuring import EvalInside
 from rlx.stages.modules.step import Source, StepModule
+from rlx.stages.start import seed_for
 from rlx.trainers.base import Precision, TrainerConfig
 
 
@@ -125,6 +126,7 @@ class RunCallback(pl.Callback):
         elif self.taken.parents:
             self._follow(self.taken.state["run"])
             self.module.put_settings(trainer.optimizers[0])
+            self.module.count_anew()
         else:
             self._take_up(self.taken.state["run"])
         self.progress = Progress(self.label, self.module.total, done=self.step)
@@ -285,6 +287,8 @@ def fit(module: StepModule, source: Source, loop: LoopConfig, context: Context) 
     run, config = module.run, module.config
     assert config.trainer is not None
     taken = last_good(run, module.start.model)
+    if taken is None and module.start.lost:
+        raise CheckpointError(f"{module.start.lost}, and the run has no usable checkpoint of its own")
     if taken is None and module.start.made:
         assert module.start.folder is not None
         taken = TakenUp(folder=module.start.folder, state=parent_state(module.start.folder), parents=True)

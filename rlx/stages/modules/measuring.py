@@ -8,7 +8,7 @@ from rlx.models.size import forward_flops
 from rlx.options import option_of
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles
-from rlx.stages.base import Start
+from rlx.stages.start import Start
 
 
 class EvalInside:

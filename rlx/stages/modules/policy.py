@@ -9,7 +9,7 @@ from torch import Tensor
 from rlx.algorithms.base import Totals, importance_weights
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.decoding.logprobs import token_logprobs_and_entropy
-from rlx.errors import DivergedError, RunError, Stopped
+from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
 from rlx.models.size import TRAINING_PASSES, forward_flops
 from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
@@ -18,10 +18,10 @@ from rlx.runs.files import METRICS
 from rlx.runs.identity import RunName
 from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import read_config
-from rlx.stages.base import Start, load_start, seed_for
 from rlx.stages.modules.alarms import WINDOW, Alarms, Probe, Setting, conclusion, preflight
 from rlx.stages.modules.rollouts import Rollout, RolloutSource, Sampler, rollout_metrics
 from rlx.stages.modules.step import StepModule
+from rlx.stages.start import Start, load_start, seed_for
 from rlx.trainers.base import Precision
 from rlx.types import Example, Outcome, Split
 
@@ -70,8 +70,15 @@ class PolicyModule(StepModule):
         if "reference" not in self.algorithm.needs:
             return []
         if self.start.origin is None:
-            raise RunError("algorithm.kl_coefficient needs a starting policy; give init_from=<run>")
-        model = load_start(self.start.origin, model_config=self.config.model).model
+            raise RunError(
+                "algorithm.kl_coefficient needs a starting policy, and this lineage began with random weights"
+            )
+        try:
+            model = load_start(self.start.origin, model_config=self.config.model).model
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"algorithm.kl_coefficient needs the policy that the run began from: {error}"
+            ) from error
         return [model.eval().requires_grad_(False)]
 
     def on_train_start(self) -> None:
@@ -298,6 +305,9 @@ class PolicyModule(StepModule):
     def restore(self, state: dict[str, Any]) -> None:
         self.watch.restore(state["alarms"])
         self.preflight = state["preflight"]
+
+    def count_anew(self) -> None:
+        self.watch.said.clear()
 
     def conclude(self) -> None:
         """Say what came of the run, by the rewards of its first and last iterations."""

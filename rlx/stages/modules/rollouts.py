@@ -19,7 +19,7 @@ from rlx.evaluation.verdicts import verified
 from rlx.models.size import forward_flops
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles
-from rlx.stages.base import Start, seed_for
+from rlx.stages.start import Start, seed_for
 from rlx.tasks.base import stable_hash
 from rlx.types import Example, Outcome, Split, Verdict
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlx.config import Config
 from rlx.errors import DivergedError
 from rlx.runs.run import Run
-from rlx.stages.base import Start
+from rlx.stages.start import Start
 
 
 class Source(Protocol):
@@ -56,6 +56,9 @@ class StepModule(pl.LightningModule):
         """Give the optimizer the rates and decays of this run's config, where it was loaded with its parent's."""
         for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
             group.update(settings)
+
+    def count_anew(self) -> None:
+        """Forget what only the parent's run is told of, where its state was taken over."""
 
     def update(self, optimizer: Any) -> Tensor:
         """Set the rate, clip, step, and clear the gradient; returns the gradient's norm before clipping."""

@@ -9,13 +9,14 @@ from torch import Tensor
 from rlx.batches import Batch
 from rlx.data.packing import Packer
 from rlx.decoding.logprobs import token_logprobs
+from rlx.errors import ConfigError
 from rlx.models.size import forward_flops, training_flops
 from rlx.nn.compiled import compiled
 from rlx.nn.decoder import Decoder
 from rlx.nn.rows import Rows
 from rlx.runs.run import Run
-from rlx.stages.base import Start
 from rlx.stages.modules.step import StepModule
+from rlx.stages.start import Start
 
 
 class PackedSource:
@@ -31,6 +32,11 @@ class PackedSource:
     def __iter__(self) -> Iterator[list[Batch]]:
         while self.made < self.total:
             batches = self.packer.next().split(self.packer.rows // self.micro_batches)
+            if not any(batch.loss_mask.any() for batch in batches):
+                raise ConfigError(
+                    f"no token of step {self.made + 1} counts in the loss: its documents are cut before their answers; "
+                    "raise corpus.max_tokens"
+                )
             self.made += 1
             yield batches
 

@@ -1,0 +1,223 @@
+"""What a run starts from: its parents on the disk, and the decoder and tokenizer read from them or made fresh."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlx.config import InitState
+from rlx.data.tokenizers.base import Tokenizer
+from rlx.errors import CheckpointError, ConfigError
+from rlx.options import option_of
+from rlx.runs.checkpoints import checkpoint_path, nearest_whole, step_of
+from rlx.runs.checksums import check_whole
+from rlx.runs.files import CHECKSUMS, METRICS, MODEL_TOKENIZER
+from rlx.runs.identity import content_hash
+from rlx.runs.metrics import MetricsLog
+from rlx.runs.references import Kind, parse_reference, resolve
+from rlx.runs.run import read_record
+from rlx.stages.continuing import parent_state
+from rlx.tasks.base import stable_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlx.config import Config
+    from rlx.models.base import ModelConfig
+    from rlx.nn.decoder import Decoder
+    from rlx.runs.run import Run
+    from rlx.stages.base import Context
+
+
+def parent_record(reference: str, *, trainer: bool = False) -> dict[str, Any]:
+    """How a parent is written in run.json: reference, run, the step found, and (not written) its own run.json.
+
+    Raises:
+        CheckpointError: the reference cannot be used, or its files (with `trainer` its state.pt too) are damaged.
+    """
+    parsed = parse_reference(reference)
+    folder = resolve(parsed)
+    try:
+        check_whole(folder, trainer=trainer)
+    except CheckpointError as error:
+        step = parse_reference(str(folder)).step
+        near = None if step is None else nearest_whole(parsed.run, step, trainer=trainer)
+        instead = "restore it from a copy" if near is None else f"the nearest good one is {parsed.run}@{near}"
+        raise CheckpointError(f"{error}; {instead} (without {CHECKSUMS} it is taken as it is)") from error
+    found: dict[str, Any] = {"reference": reference, "folder": str(folder)}
+    if parsed.kind is Kind.run:
+        found["run"] = parsed.run
+        found["step"] = parse_reference(str(folder)).step
+        found["record"] = spent_by(read_record(parsed.run), Path(parsed.run), found["step"])
+    if found.get("record") is None:
+        found["content"] = content_hash(reference)
+    return found
+
+
+def own_checkpoint(place: Path) -> Path | None:
+    """The newest whole checkpoint that an earlier attempt of a run left, with its state; None without one."""
+    step = nearest_whole(place, sys.maxsize, trainer=True)
+    begun = "depth" in (read_record(place) or {})
+    return checkpoint_path(place, step) if step is not None and begun else None
+
+
+def parents_without(place: Path, lost: str) -> list[dict[str, Any]]:
+    """The parents of a run as its earlier attempt knew them, marked as lost, with what they had spent."""
+    record = read_record(place) or {}
+    spent = {run: flops for run, flops in record.get("lineage", {}).items() if run not in (record["run"], str(place))}
+    return [{**parent, "lost": lost, "record": {"lineage": spent}} for parent in record["parents"]]
+
+
+def spent_by(record: dict[str, Any] | None, run: Path, step: int | None) -> dict[str, Any] | None:
+    """A run's record whose lineage charges the run itself with what it had spent at a step, not with all of it."""
+    if record is None or step is None or step >= record.get("steps", step):
+        return record
+    spent = {row.get("step"): row.get("flops/total") for row in MetricsLog.read(run / METRICS)}
+    if step and step not in spent:  # rows were lost: better too much than nothing
+        return record
+    lineage = {**record.get("lineage", {}), record["run"]: spent.get(step) or 0.0}
+    return {**record, "lineage": lineage}
+
+
+def parent_model(config: "Config", context: "Context", folder: Path) -> "ModelConfig":
+    """The model of a run with parents: the first parent's, with what the command line may change.
+
+    Raises:
+        ConfigError: the command line asks for another one.
+    """
+    _, own, _ = read_model(folder)
+    return replace(own, **changes_of(config, context, folder, own))
+
+
+def changes_of(config: "Config", context: "Context", folder: Path, own: "ModelConfig") -> dict[str, Any]:
+    """Model fields typed on the command line that differ from the checkpoint's own, where that touches no tensor."""
+    changes = {}
+    for key in context.typed("model"):
+        if key == "model":
+            if option_of(config.model).name != option_of(own).name:
+                raise ConfigError(
+                    f"model={option_of(config.model).name} but {folder} is {option_of(own).name}; leave model= out, "
+                    "or start from fresh weights with init_from=random"
+                )
+            continue
+        name = key.split(".")[1]
+        asked, found = getattr(config.model, name), getattr(own, name, None)
+        if asked == found:
+            continue
+        if name not in own.tensor_free:
+            raise ConfigError(
+                f"{key}={asked} but {folder} has {found}, and its weights fit no other; leave {key}= out, "
+                "or start from fresh weights with init_from=random"
+            )
+        changes[name] = asked
+    if typed := context.typed("tokenizer"):
+        raise ConfigError(f"{next(iter(typed))} cannot be set with init_from: the tokenizer is the checkpoint's")
+    return changes
+
+
+@dataclass(slots=True, kw_only=True)
+class Start:
+    """Where a run starts: a decoder with its weights, its config and tokenizer."""
+
+    model: "Decoder"
+    model_config: "ModelConfig"
+    tokenizer: Tokenizer
+    depth: int
+    """Number of training stages behind the weights."""
+    folder: Path | None = None
+    """Where the weights come from; None for fresh ones."""
+    made: int = 0
+    """Steps behind the weights that are counted on (init.state=all)."""
+    origin: Path | None = None
+    """The weights that this training began from: `folder`, or what the parent began from where its steps count on."""
+    lost: str = ""
+    """Why they cannot be read any more: the weights are then the run's own, which can go on and not begin again."""
+
+    def description(self) -> dict[str, Any]:
+        """What config.json says of the model."""
+        from rlx.models.folder import describe
+
+        return describe(self.model_config, self.model.vocab_size, self.tokenizer.tokens)
+
+
+def start_of(config: "Config", run: "Run") -> Start:
+    """Fresh weights of a run without parents, else the first parent's, with its tokenizer.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+    """
+    import torch
+
+    parents = run.record["parents"]
+    if not parents:
+        assert config.model is not None and config.tokenizer is not None
+        tokenizer = config.tokenizer.build()
+        torch.manual_seed(seed_for(config.seed, "weights"))
+        model = config.model.build(tokenizer.vocab_size)
+        return Start(model=model, model_config=config.model, tokenizer=tokenizer, depth=0)
+    assert config.model is not None
+    if lost := parents[0].get("lost"):
+        own = own_checkpoint(run.path)
+        if own is None:
+            raise CheckpointError(lost)
+        start, known = load_start(own, model_config=config.model), run.record
+        return replace(
+            start, depth=known["depth"] - 1, made=known["steps_before"], origin=_path(known["origin"]), lost=lost
+        )
+    folder = Path(parents[0]["folder"])
+    start = load_start(folder, model_config=config.model)
+    if config.init.state is InitState.all:
+        return replace(
+            start,
+            depth=start.depth - 1,  # it is the parent's stage that goes on
+            made=parent_state(folder)["run"]["step"],
+            origin=_path((parents[0].get("record") or {}).get("origin")),
+        )
+    return start
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def load_start(folder: Path, *, model_config: "ModelConfig | None" = None) -> Start:
+    """The model of a folder, built by its own config or by `model_config`, whose tensors are the same.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or not an rlx model's.
+    """
+    from rlx.models.folder import load_weights
+
+    tensors, own, tokenizer = read_model(folder)
+    model_config = model_config or own
+    model = model_config.build(tokenizer.vocab_size)
+    load_weights(model, tensors, folder)
+    record = read_record(folder.parent.parent if step_of(folder.name) is not None else folder) or {}
+    depth = int(record.get("depth", 1))
+    return Start(model=model, model_config=model_config, tokenizer=tokenizer, depth=depth, folder=folder, origin=folder)
+
+
+def read_model(folder: Path) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer]":
+    """Tensors, model config and tokenizer of a folder.
+
+    Raises:
+        CheckpointError: as `load_start`.
+    """
+    from rlx.models.folder import config_of, is_foreign, read_tensors
+    from rlx.runs.model_directory import load_model_directory, read_token_settings
+
+    tensors, description, tokenizer_json = load_model_directory(folder)
+    model_config, vocab_size = config_of(description, folder)
+    path = folder / MODEL_TOKENIZER
+    if tokenizer_json is None:
+        raise CheckpointError(f"{folder} has no {MODEL_TOKENIZER}; save the model's tokenizer beside it")
+    if is_foreign(description):
+        tokenizer = Tokenizer.load_foreign(path, read_token_settings(folder), vocab_size)
+    else:
+        tokenizer = Tokenizer.load(path, description.get("tokens"), vocab_size)
+    return read_tensors(description, model_config, tensors, folder), model_config, tokenizer
+
+
+def seed_for(seed: int, *purpose: object) -> int:
+    """A seed for torch's generators, of its own for every purpose of a run."""
+    return stable_hash("seed", seed, *purpose) % 2**63
