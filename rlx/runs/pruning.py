@@ -9,6 +9,7 @@
 5. Folders are renamed before they are deleted, so what a kill leaves is a temporary, and the next pruning removes it.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -75,12 +76,13 @@ class Removal:
 
 
 def needs_of(runs_dir: StrPath, runs: Sequence[ListedRun]) -> dict[RunName, list[Need]]:
-    """Who names each run as a parent: in its run.json, in its command, or in a plan of the folder."""
+    """Who names each run: as a parent in its run.json, in its command or config, or in a plan of the folder."""
     found: dict[RunName, list[Need]] = defaultdict(list)
     for run in runs:
         resumes = run.state is not State.finished and run.config.get("init.state") == "all"
         parents = [text for parent in run.record.get("parents", []) for text in _recorded(parent)]
-        for parent, at in _named([*_words(_command(run)), *parents]):
+        settings = [text for value in run.config.values() for text in _words(str(value))]
+        for parent, at in _named([*_words(_command(run)), *settings, *parents]):
             found[parent].append(Need(run.name, at, resumes))
     for manifest in Path(runs_dir).glob(f"plans/*/{MANIFEST}"):
         for row in MetricsLog.read(manifest):
@@ -236,11 +238,11 @@ def _remove(folder: Path) -> int:
 
 
 def _named(words: Sequence[str]) -> Iterator[tuple[RunName, int | str | None]]:
-    """Runs that words refer to, and the point in each."""
+    """Runs that words refer to, through links and as `hf:` folders too, and the point in each."""
     for word in words:
         with suppress(CheckpointError):
-            reference = parse_reference(word)
-            name = RunName.of(reference.run) if reference.kind is Kind.run else None
+            reference = parse_reference(word.removeprefix("hf:"))
+            name = RunName.of(os.path.realpath(reference.run)) if reference.kind is Kind.run else None
             if name is not None:
                 yield name, reference.at
 
@@ -249,6 +251,7 @@ def _recorded(parent: Any) -> Iterator[str]:
     """References to a parent as run.json has it: the step that was found, and the text as written."""
     if isinstance(parent, dict):
         yield str(parent.get("reference", ""))
+        yield str(parent.get("folder", ""))
         if parent.get("run") and isinstance(parent.get("step"), int):
             yield f"{parent['run']}@{parent['step']}"
 

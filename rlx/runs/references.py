@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rlx.errors import CheckpointError
 from rlx.runs.checkpoints import best_step, checkpoint_path, list_checkpoints, step_of
-from rlx.runs.files import BEST, CHECKPOINTS, CONFIG, MODEL_CONFIG, StrPath
+from rlx.runs.files import BEST, CHECKPOINTS, CONFIG, EVAL, MODEL_CONFIG, StrPath
 from rlx.runs.model_directory import is_model_directory
 from rlx.runs.status import State, state_of
 
@@ -151,7 +151,9 @@ def _is_run(folder: Path) -> bool:
 def _last(folder: Path, reference: Reference) -> Path:
     there = list_checkpoints(folder, partial=True)
     if not there:
-        raise CheckpointError(f"{reference.run} is finished but has no checkpoint; run it again with rerun=<label>")
+        evaluated = (folder / EVAL).is_file()
+        advice = "name the run that it evaluated" if evaluated else "run it again with rerun=<label>"
+        raise CheckpointError(f"{reference.run} is finished but has no checkpoint; {advice}")
     newest = there[-1][1]
     if not is_model_directory(newest):
         raise CheckpointError(f"{newest} lacks a file, and it is the last checkpoint; {_steps(reference)}")

@@ -13,7 +13,7 @@ from rlx.errors import CheckpointError, ConfigError, Stopped
 from rlx.options import ROOMS, option_of, plain_value
 from rlx.runs.identity import RunName, described, digest, parent_identity
 from rlx.runs.references import Kind, parse_reference
-from rlx.runs.run import Run, open_run, read_record
+from rlx.runs.run import Run, open_run, read_config, read_record
 from rlx.runs.status import State, state_of
 from rlx.signals import StopFlag
 from rlx.stages.config import TRAINING_KEYS, StageConfig
@@ -90,7 +90,7 @@ class RunStageConfig(StageConfig):
         self.check(config)
         place = place_of(config, context)
         if state_of(place) is State.finished:
-            report_finished(place)
+            report_finished(place, resolved(config))
             return
         check_device(config)
         goes_on = config.init.state is InitState.all
@@ -139,15 +139,20 @@ def chosen(config: "Config", context: Context) -> dict[str, str]:
     return {group: name for group, name in context.choices.items() if group in used and name != "None"}
 
 
-def report_finished(place: Path) -> None:
-    """Say that a run is there, and when other code made it."""
+def report_finished(place: Path, asked: dict[str, Any]) -> None:
+    """Say that a run is there, and what was other when it was made: the code, what was measured or kept on the way."""
     from rlx.runs.provenance import git_state
 
-    line = f"finished already: {place}"
+    other = []
     made, now = (read_record(place) or {}).get("git", {}).get("commit"), git_state().get("commit")
     if made and now and made != now:
-        line += f" (made by commit {made[:10]}, this is {now[:10]}; rerun=<label> makes it anew)"
-    print(line, flush=True)
+        other.append(f"by commit {made[:10]}, this is {now[:10]}")
+    config = read_config(place)
+    for group in ("eval", "checkpoint"):
+        had, wants = config.get(group, {}), asked.get(group, {})
+        other += [f"with {group}.{name}={had[name]}" for name in had if name in wants and had[name] != wants[name]]
+    told = f" (made {', '.join(other)}; rerun=<label> makes it anew)" if other else ""
+    print(f"finished already: {place}{told}", flush=True)
 
 
 def place_of(config: "Config", context: Context) -> Path:

@@ -42,7 +42,8 @@ def parent_record(reference: str, *, trainer: bool = False) -> dict[str, Any]:
     except CheckpointError as error:
         step = parse_reference(str(folder)).step
         near = None if step is None else nearest_whole(parsed.run, step, trainer=trainer)
-        instead = "restore it from a copy" if near is None else f"the nearest good one is {parsed.run}@{near}"
+        others = "restore it from a copy" + (", or take init.state=weights" if trainer else "")
+        instead = others if near is None else f"the nearest good one is {parsed.run}@{near}"
         raise CheckpointError(f"{error}; {instead} (without {CHECKSUMS} it is taken as it is)") from error
     found: dict[str, Any] = {"reference": reference, "folder": str(folder)}
     if parsed.kind is Kind.run:

@@ -100,12 +100,17 @@ NAMED = {
     "the command": dict(command=f"rlx stage=sft init_from=runs/{PARENT}@20"),
     "a path": dict(command=f"rlx stage=sft init_from=/elsewhere/runs/{PARENT}/checkpoints/step-000020"),
     "a list": dict(command=f"rlx stage=merge 'merge.models=[runs/{PARENT}@20,runs/{PARENT}@40]'"),
+    "a link": dict(command="rlx stage=sft init_from=links/base@20"),
+    "hf": dict(command=f"rlx stage=sft init_from=hf:runs/{PARENT}/checkpoints/step-000020"),
+    "the config": dict(config=f"stage:\n  match_flops: runs/{PARENT}@20\n"),
 }
 
 
 @pytest.mark.parametrize("child", NAMED.values(), ids=NAMED)
 def test_a_checkpoint_that_a_run_started_from_stays(prune, child):
     run = make(PARENT, steps=(10, 20, 30, 40))
+    os.makedirs("links")
+    os.symlink(run.absolute(), "links/base")
     make(CHILD, **child)
     out = prune("stage=pretrain", "--keep", "last:1", "--yes")
     assert f"checkpoint 20: parent of {CHILD}" in line_of(out, PARENT)

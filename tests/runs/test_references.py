@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from rlx.errors import CheckpointError
@@ -124,6 +126,13 @@ def test_a_run_that_never_started_and_one_without_checkpoints(tmp_path, monkeypa
     assert "no checkpoint yet" in refusal("a@5")
     write_status("a", State.finished)
     assert "no checkpoint" in refusal("a")
+
+
+def test_an_evaluation_has_no_model(run):
+    shutil.rmtree(run / "checkpoints")
+    (run / "eval.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="name the run that it evaluated"):
+        resolve(parse_reference(str(run)))
 
 
 def test_best_needs_its_file_and_its_checkpoint(run):

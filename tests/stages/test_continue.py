@@ -159,5 +159,5 @@ def test_a_parent_without_a_state_is_one_line(door, first):
         if path.parent.name == "trainer":
             path.unlink()
     done = door(*LONG, ON, f"init_from={first}")
-    assert done.code == 2 and "trainer/state.pt is missing" in done.err
+    assert done.code == 2 and "trainer/state.pt is missing" in done.err and "init.state=weights" in done.err
     assert door(*sft(first)).code == 0  # its weights are whole

@@ -44,6 +44,8 @@ def test_what_changes_no_result_changes_no_place_and_what_does_changes_it(rlx):
     run = place(rlx(*PRETRAIN).out)
     for same in ("checkpoint.keep=all", "trainer.threads=1", "logger=local"):
         assert "finished already" in rlx(*PRETRAIN, same).out
+    more = rlx(*PRETRAIN, "checkpoint.every=2", "eval.every=3", "decode=sample").out
+    assert "made with eval.every=0, with checkpoint.every=3; rerun=<label>" in more
     other = place(rlx(*PRETRAIN, "optim.lr=2e-3").out)
     seeded = place(rlx(*PRETRAIN, "seed=1").out)
     assert other.parent != run.parent and seeded.parent == run.parent and seeded.name == "seed1"
