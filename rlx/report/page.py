@@ -1,14 +1,22 @@
 """One page for a plan: claims, stages, figures with the commands behind them, runs. Nothing is loaded from outside.
 
 The page is the same for the same runs, byte for byte: no clock is read. Its content policy forbids scripts and every
-load, so even a hostile label can do nothing. Files are written under a temporary name and renamed.
+load, so even a hostile label can do nothing.
+
+Nothing is lost to a page. It and its figures say who made them and of what: the places of the plan or the runs that
+were asked for, as seen from the page. Only files that say the same are written over; others are refused before anything
+is written. The figures of report.html are in figures/, those of <name>.html in <name>-figures/, so pages share none.
 """
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
+from rlx.errors import RlxError
 from rlx.report import theme, units
 from rlx.report.figures import Drawing, drawings
 from rlx.report.models import Model, read_models
@@ -16,51 +24,92 @@ from rlx.report.read import FINISHED, Entry, Plan, as_dict, as_number, read_plan
 from rlx.report.style import CSS
 from rlx.report.table import Table
 from rlx.report.tables import claims_table, runs_table, stage_table
-from rlx.runs.files import REPORT
+from rlx.runs.files import REPORT, explained, write_bytes, write_text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STAGE_NOTE = """Accuracy in percent on held-out problems, with 95 % bootstrap intervals over problems, and over seeds
 where there are several. Costs are means over seeds; <em>in lineage</em> adds what every ancestor spent."""
 OPEN_RUNS = 40  # an appendix of more runs than this begins folded
+MAKER, FIGURES = "rlx report", "figures"
+_MARK = re.compile(rb'<meta name="generator" content="(rlx report[^"]*)">|/Creator \((rlx report[^)]*)\)')
 
 
 def write_report(folder: Path | str, *, out: Path | str | None = None) -> Path:
     """Writes report.html for the plan in `folder`, and figures/*.pdf beside it; returns the page's path.
 
-    out: where the page goes, `<folder>/report.html` by default. Raises RlxError for a folder without a plan or a plan
-    without runs; runs that are missing or unfinished are shown as such.
+    out: where the page goes, `<folder>/report.html` by default. Raises RlxError for a folder without a plan, a plan
+    without runs, or a place that has a file of another's; runs that are missing or unfinished are shown as such.
     """
     plan = read_plan(folder)
-    return _write(plan, Path(out) if out is not None else Path(folder) / REPORT)
+    return _write(plan, [folder], Path(out) if out is not None else Path(folder) / REPORT)
 
 
 def write_runs_report(runs: Iterable[Path | str], out: Path | str) -> Path:
-    """The same page for run directories that no plan holds. Raises RlxError for none, or a path that is not a run."""
-    out = Path(out)
-    return _write(read_runs(runs, name=out.stem), out)
+    """The same page for run directories that no plan holds.
+
+    Raises RlxError for none, for a path that is not a run, or a place that has a file of another's.
+    """
+    runs, out = list(runs), Path(out)
+    return _write(read_runs(runs, name=out.stem), runs, out)
 
 
-def _write(plan: Plan, out: Path) -> Path:
+def _write(plan: Plan, sources: Sequence[Path | str], out: Path) -> Path:
+    if out.is_dir():
+        raise RlxError(f"{out} is a folder; a page is a file, such as stage.out={out / REPORT}")
     figures = list(drawings(plan))
-    (out.parent / "figures").mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(FIGURES if out.name == REPORT else f"{out.stem}-{FIGURES}")
+    places = {drawing.slug: folder / f"{drawing.slug}.pdf" for drawing in figures}
+    mark = _mark(sources, out.parent)
+    with explained(out):
+        _check_free(out, folder, list(places.values()), mark)
+        (folder if figures else out.parent).mkdir(parents=True, exist_ok=True)
     for drawing in figures:
         theme.settle(drawing.figure, drawing.slug)
-        theme.save_pdf(drawing.figure, out.parent / "figures" / f"{drawing.slug}.pdf", drawing.slug)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page(plan, figures), encoding="utf-8")
-    os.replace(partial, out)
+        write_bytes(places[drawing.slug], theme.pdf(drawing.figure, drawing.slug, mark))
+    write_text(out, page(plan, figures, mark=mark, folder=folder.name))
     return out
 
 
-def page(plan: Plan, figures: list[Drawing]) -> str:
-    """The whole page."""
+def _mark(sources: Sequence[Path | str], near: Path) -> str:
+    """What a page and its figures say of who made them, and of which plan or runs."""
+    places = sorted({os.path.relpath(os.path.realpath(source), os.path.realpath(near)) for source in sources})
+    return f"{MAKER} {hashlib.sha256(repr(places).encode()).hexdigest()[:10]}"
+
+
+def _mark_of(path: Path) -> str:
+    """What a file says of who made it; empty where it is none of ours."""
+    found = _MARK.search(path.read_bytes()) if path.is_file() else None
+    return (found[1] or found[2]).decode(errors="replace") if found else ""
+
+
+def _check_free(out: Path, folder: Path, pdfs: Sequence[Path], mark: str) -> None:
+    """Raises RlxError where the page or its figures would go over, or among, files that are not the same report's."""
+    taken = [path for path in (out, *pdfs) if os.path.lexists(path) and _mark_of(path) != mark]
+    if pdfs and not taken and os.path.lexists(folder):
+        inside = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else [folder]
+        ours = any(path.suffix == ".pdf" and _mark_of(path) == mark for path in inside)
+        taken = [folder] if inside and not ours else []
+    if taken:
+        whose = "belongs to a report of other runs" if _mark_of(taken[0]) else "was not written by rlx"
+        raise RlxError(
+            f"{taken[0]} is there already and {whose}; it is kept: name another page with stage.out=<name>.html, "
+            "or move it away"
+        )
+    nearest = next(path for path in out.parents if path.exists())
+    if not nearest.is_dir():
+        raise RlxError(f"{nearest} is a file, not a folder; name another page with stage.out=<folder>/<name>.html")
+
+
+def page(plan: Plan, figures: list[Drawing], *, mark: str = MAKER, folder: str = FIGURES) -> str:
+    """The whole page; `mark` says who made it, `folder` where its figures are saved."""
     models = read_models(plan)
-    sections = [_claims(plan), _stages(plan, models), _figures(figures), _runs(plan)]
+    sections = [_claims(plan), _stages(plan, models), _figures(figures, folder), _runs(plan)]
     title = escape(plan.name)
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="{mark}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{title}</title>
@@ -132,19 +181,19 @@ def _decoding(models: list[Model]) -> str:
     return escape(f" {units.count(problems)} problems, {units.count(samples)} samples each{settings}.")
 
 
-def _figures(figures: list[Drawing]) -> str:
+def _figures(figures: list[Drawing], folder: str) -> str:
     if not figures:
         return ""
-    return _section("figures", "Figures", "\n".join(map(_figure, figures)))
+    return _section("figures", "Figures", "\n".join(_figure(drawing, folder) for drawing in figures))
 
 
-def _figure(drawing: Drawing) -> str:
+def _figure(drawing: Drawing, folder: str) -> str:
     title = escape(drawing.title)
     return f"""<figure>
 <h3>{title}</h3>
 {theme.svg(drawing.figure, drawing.slug, title)}
 <figcaption class="caption">{escape(drawing.caption)}
-<a href="figures/{drawing.slug}.pdf">PDF</a></figcaption>
+<a href="{quote(f"{folder}/{drawing.slug}.pdf")}">PDF</a></figcaption>
 {_numbers(drawing.tables)}{_commands(drawing.entries)}</figure>"""
 
 

@@ -122,8 +122,11 @@ def read_plan(folder: Path | str) -> Plan:
 
 
 def read_runs(runs: Iterable[Path | str], name: str = "runs") -> Plan:
-    """A plan made of run directories alone; a folder of seeds stands for its runs. Raises RlxError where one is not."""
-    found = [run for path in runs for run in _seeds(Path(path))]
+    """A plan made of run directories alone, each counted once; a folder of seeds stands for its runs.
+
+    Raises RlxError where one is none.
+    """
+    found = {run.resolve(): run for path in runs for run in _seeds(Path(path))}.values()
     if not found:
         raise RlxError("a report needs at least one run directory; none were given")
     return Plan(name, Path(), [_own_entry(read_run(str(path), Path())) for path in found])
@@ -176,7 +179,7 @@ def _entry(row: Any, where: str, folder: Path) -> Entry:
         label=str(row.get("label") or name),
         seed=_seed(row.get("seed"), run),
         stage=str(row.get("stage") or run.info.get("stage") or ""),
-        command=str(row.get("command") or run.info.get("command") or ""),
+        command=str(run.info.get("command") or row.get("command") or ""),  # first what was really given
         run=run,
         of=str(row.get("of") or ""),
         parents=tuple(str(parent) for parent in parents) if isinstance(parents, list) else (),

@@ -6,13 +6,11 @@ with DejaVu's widths and shown in the page's font, which is narrower, so nothing
 """
 
 import io
-import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -135,9 +133,9 @@ def svg(figure: "Figure", slug: str, title: str) -> str:
     return text
 
 
-def save_pdf(figure: "Figure", path: Path, slug: str) -> None:
-    """The figure as a PDF without dates, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+def pdf(figure: "Figure", slug: str, creator: str) -> bytes:
+    """The figure as a PDF without dates."""
+    buffer = io.BytesIO()
     with applied(slug):
-        figure.savefig(partial, format="pdf", metadata={"CreationDate": None})
-    os.replace(partial, path)
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": creator})
+    return buffer.getvalue()

@@ -1,4 +1,8 @@
-"""`stage=report`: a page from run directories, or from a plan's folder; nothing is trained."""
+"""`stage=report`: a page from run directories, or from a plan's folder; nothing is trained.
+
+The same command writes the same page again, with what the runs have become. A page of other runs, and any file that
+rlx did not write, is refused, not written over.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +30,7 @@ class ReportConfig(StageConfig):
     runs: list[str] = field(default_factory=list)
     """Run directories to report on, where there is no plan."""
     out: str | None = None
-    """The file; null: report.html in the plan's folder, or here."""
+    """The page; null: report.html in the plan's folder, or here. Its figures go beside it."""
 
     def carry_out(self, config: "Config", context: Context) -> None:
         from rlx.report.page import write_report, write_runs_report

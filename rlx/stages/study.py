@@ -1,8 +1,8 @@
 """`stage=study`: every run of a study, then its claims, a table and the report."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,7 +44,7 @@ class StudyStageConfig(StageConfig):
             return
         save_manifest(folder, runs)
         problems = carry_out(runs, lambda planned, label: jobs[planned.name](label))
-        conclude(config, folder)
+        conclude(config, context, folder)
         if problems:
             raise RunError(f"{len(problems)} of {len(runs)} runs did not finish: {problems[0]}")
 
@@ -103,7 +103,19 @@ def plan_folder(config: "Config", context: Context, runs: list[PlannedRun]) -> P
     return Path(config.runs_dir) / "plans" / f"{option_of(config.study).name}-{scale}-{digest(places)}"
 
 
-def conclude(config: "Config", folder: Path) -> None:
+def command_of(config: "Config", context: Context, seeds: Sequence[int]) -> str:
+    """The command given, over these seeds.
+
+    Seeds that share a plan's folder differ in nothing that changes results, so one sweep makes them all again.
+    """
+    if list(seeds) == [config.seed]:
+        return context.command
+    others = [text for text in context.overrides if text.lstrip("+").partition("=")[0] != "seed"]
+    swept = f"seed={','.join(map(str, seeds))}"
+    return replace(context, flags=["-m", *context.flags], overrides=[*others, swept]).command
+
+
+def conclude(config: "Config", context: Context, folder: Path) -> None:
     """Claims, tables and the report, over all seeds that the plan's folder has."""
     from rlx.report.page import write_report
     from rlx.report.tables import claims_table, read_plan, stage_table
@@ -111,8 +123,10 @@ def conclude(config: "Config", folder: Path) -> None:
 
     study = config.study
     assert study is not None
-    claims = rows(study.claims(Results(folder)))
-    table = stage_table(read_plan(folder))
+    plan = read_plan(folder)
+    seeds = sorted({entry.seed for entry in plan.entries})
+    claims = rows(study.claims(Results(folder)), command_of(config, context, seeds))
+    table = stage_table(plan)
     print(f"\n{table.text()}\n\n{claims_table(claims).text()}\n", flush=True)
     markdown = f"{table.markdown()}\n\n{claims_table(claims).markdown()}\n"
 
@@ -122,5 +136,5 @@ def conclude(config: "Config", folder: Path) -> None:
 
     alone(folder, write)
     print(f"report: {write_report(folder)}", flush=True)
-    if all(state_of(entry.run.path) is State.finished for entry in read_plan(folder).entries):
+    if all(state_of(entry.run.path) is State.finished for entry in plan.entries):
         print(f"all runs of {folder} are finished; the same command does nothing more", flush=True)

@@ -63,7 +63,6 @@ class Claim:
     unit: str = ""
     interval: list[float] | None = None
     note: str = ""
-    command: str = ""
 
 
 def at_least(estimate: Estimate, threshold: float) -> str:
@@ -108,9 +107,7 @@ class Results:
         ]
 
 
-def difference_claim(
-    results: Results, sentence: str, first: str, second: str, *, threshold: float, command: str
-) -> Claim:
+def difference_claim(results: Results, sentence: str, first: str, second: str, *, threshold: float) -> Claim:
     """A claim that one model's sampled pass@1 exceeds another's: by a threshold (a share, shown in points), or at all.
 
     With threshold 0 the whole interval must lie above 0.
@@ -119,7 +116,7 @@ def difference_claim(
     quantity = f"pass@1 of {first} minus {second}, same problems"
     told = f"≥ {100 * threshold:g} points" if threshold else "> 0 points"
     if found is None:
-        return undecided(sentence, quantity, told, "runs are missing", command)
+        return undecided(sentence, quantity, told, "runs are missing")
     return Claim(
         claim=sentence,
         quantity=quantity,
@@ -129,17 +126,14 @@ def difference_claim(
         unit="points",
         interval=[100 * float(found.low), 100 * float(found.high)],
         note="per seed: " + ", ".join(f"{100 * value:.1f}" for value in results.differences(first, second)),
-        command=command,
     )
 
 
-def undecided(sentence: str, quantity: str, threshold: str, note: str, command: str) -> Claim:
+def undecided(sentence: str, quantity: str, threshold: str, note: str) -> Claim:
     """A claim that nothing was measured for."""
-    return Claim(
-        claim=sentence, quantity=quantity, threshold=threshold, verdict="undecided", note=note, command=command
-    )  # fmt: skip
+    return Claim(claim=sentence, quantity=quantity, threshold=threshold, verdict="undecided", note=note)
 
 
-def rows(claims: list[Claim]) -> list[dict[str, Any]]:
-    """claims.json."""
-    return [asdict(claim) for claim in claims]
+def rows(claims: list[Claim], command: str) -> list[dict[str, Any]]:
+    """claims.json: the claims, each with the command that makes its numbers again."""
+    return [{**asdict(claim), "command": command} for claim in claims]

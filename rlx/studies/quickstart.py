@@ -27,28 +27,27 @@ class QuickstartConfig(StudyConfig):
         gain = "RL beats its SFT parent by at least 10 points of sampled pass@1 on held-out targets"
         control = "RL beats continuing SFT for the same FLOPs"
         merge = "The mean of the SFT and RL weights beats the SFT parent"
-        command = "rlx stage=study study=quickstart"
         return [
-            difference_claim(results, gain, "rl", "sft", threshold=GAIN, command=command),
-            plateau(results, command),
-            difference_claim(results, control, "rl", "sft_more", threshold=0.0, command=command),
-            difference_claim(results, merge, "merge", "sft", threshold=0.0, command=command),
-            barrier(results, command),
+            difference_claim(results, gain, "rl", "sft", threshold=GAIN),
+            plateau(results),
+            difference_claim(results, control, "rl", "sft_more", threshold=0.0),
+            difference_claim(results, merge, "merge", "sft", threshold=0.0),
+            barrier(results),
         ]
 
 
-def plateau(results: Results, command: str) -> Claim:
+def plateau(results: Results) -> Claim:
     """How much SFT's held-out loss still fell over the last fifth of its steps; the worst seed decides."""
     sentence = "SFT was trained to its plateau: held-out loss fell by less than 2 % over its last fifth"
     quantity = "relative fall of val/loss over the last fifth of SFT's steps, worst seed"
     falls = [fall(series) for series in results.series("sft", "val/loss") if len(series) > 1]
     if not falls:
-        return undecided(sentence, quantity, "< 2 %", "no finished SFT run with held-out losses", command)
+        return undecided(sentence, quantity, "< 2 %", "no finished SFT run with held-out losses")
     worst = max(falls)
     verdict = "holds" if worst < PLATEAU else "fails"
     return Claim(
         claim=sentence, quantity=quantity, threshold="< 2 %", verdict=verdict, value=100 * worst, unit="%",
-        note="per seed: " + ", ".join(f"{100 * value:.2f} %" for value in falls), command=command,
+        note="per seed: " + ", ".join(f"{100 * value:.2f} %" for value in falls),
     )  # fmt: skip
 
 
@@ -63,16 +62,15 @@ def fall(series: list[tuple[int, float]]) -> float:
     return 1 - last / there
 
 
-def barrier(results: Results, command: str) -> Claim:
+def barrier(results: Results) -> Claim:
     """Held-out loss of the merge against the mean of its parents'; the worst seed decides."""
     sentence = "SFT and RL weights lie in one basin: no loss barrier at their mean"
     quantity = "held-out loss of the merge minus the mean of its parents', worst seed"
     found = [run.last("merge/barrier") for run in results.runs("merge")]
     values = [value for value in found if value is not None]
     if not values:
-        return undecided(sentence, quantity, "≤ 0 nats", "no finished merge", command)
+        return undecided(sentence, quantity, "≤ 0 nats", "no finished merge")
     verdict = "holds" if max(values) <= BARRIER else "fails"
     return Claim(
         claim=sentence, quantity=quantity, threshold="≤ 0 nats", verdict=verdict, value=max(values), unit="nats",
-        command=command,
     )  # fmt: skip

@@ -107,6 +107,14 @@ def test_page_has_every_command_run_and_claim(finished_plan, parsed):
     assert "3 claims: 1 holds, 1 fails, 1 undecided. 24 runs: all finished." in parsed.text
 
 
+def test_a_run_that_another_command_made_is_shown_with_that_command(plan_maker):
+    plan = plan_maker(seeds=1, stages=("pretrain",))
+    path = read_plan(plan).entries[0].run.path / "run.json"
+    made = "rlx stage=pretrain task=countdown trainer.threads=7"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "command": made}))
+    assert read_plan(plan).entries[0].command == made and made in shown(plan).text
+
+
 def test_claims_come_first_then_stages_figures_runs(parsed):
     sections = [value for tag, name, value in parsed.attributes if (tag, name) == ("section", "id")]
     assert sections == ["claims", "stages", "figures", "runs"]
@@ -141,7 +149,90 @@ def test_a_page_can_go_elsewhere(plan_maker, tmp_path):
     plan = plan_maker(seeds=1, stages=("merge",))
     out = write_report(plan, out=tmp_path / "talk" / "page.html")
     assert out == tmp_path / "talk" / "page.html" and out.exists()
-    assert list((out.parent / "figures").glob("*.pdf")) and not (plan / "report.html").exists()
+    linked = [value for tag, name, value in Page(out.read_text()).attributes if tag == "a" and name == "href"]
+    assert linked and all((out.parent / link).read_bytes()[:5] == b"%PDF-" for link in linked)
+    assert not (plan / "report.html").exists()
+
+
+def two_runs(plan: Path) -> tuple[Path, Path]:
+    pretrained, tuned = (entry.run.path for entry in read_plan(plan).entries if entry.stage in ("pretrain", "sft"))
+    return pretrained, tuned
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_of_other_runs_is_kept_and_of_the_same_is_made_again(plan_maker, tmp_path):
+    plan = plan_maker(seeds=1, stages=("pretrain", "sft"))
+    first, second = two_runs(plan)
+    folder = tmp_path / "here"
+    out = write_runs_report([first], folder / "report.html")
+    before = contents(folder)
+    for write in (lambda: write_runs_report([second], out), lambda: write_report(plan, out=out)):
+        with pytest.raises(
+            RlxError, match=r"report\.html is there already and belongs to a report of other runs.*stage\.out="
+        ):
+            write()
+    assert contents(folder) == before
+    write_runs_report([second], folder / "second.html")  # beside it, with figures of its own
+    assert {path: data for path, data in contents(folder).items() if path in before} == before
+    with (first / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 605, "train/loss": 9.0, "flops/total": 9.2e13}\n')
+    write_runs_report([first], out)
+    after = contents(folder)
+    assert all(after[path] != before[path] for path in before)
+    write_runs_report([first], out)
+    assert contents(folder) == after
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("report.html", r"report\.html"),
+        ("figures/loss-pretrain.pdf", r"loss-pretrain\.pdf"),
+        ("figures/of-my-paper.pdf", "figures"),
+        ("figures", "figures"),
+    ],
+    ids=["page", "figure", "folder of figures", "a file for the folder"],
+)
+def test_what_rlx_did_not_write_is_kept(plan_maker, name, names):
+    plan = plan_maker(seeds=1, stages=("pretrain",))
+    path = plan / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("<html>mine</html>")
+    before = contents(plan)
+    with pytest.raises(RlxError, match=rf"{names} is there already and was not written by rlx.*stage\.out=") as caught:
+        write_report(plan)
+    assert contents(plan) == before and "\n" not in str(caught.value)
+    assert write_report(plan, out=plan / "other.html").exists()  # what the line says
+
+
+def test_a_page_that_was_half_written_is_made_whole(plan_maker, monkeypatch):
+    plan = plan_maker(seeds=1, stages=("pretrain",))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlx.report.page.write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(plan)
+    assert list((plan / "figures").iterdir()) and not (plan / "report.html").exists()
+    monkeypatch.undo()
+    (plan / "figures" / "notes.txt").write_text("mine")
+    write_report(plan)
+    assert (plan / "report.html").exists() and (plan / "figures" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", [".", "a-folder", "a-file/page.html", "a-file/deep/page.html"])
+def test_a_place_that_no_page_can_have_is_one_line(plan_maker, tmp_path, monkeypatch, out):
+    plan = plan_maker(seeds=1, stages=("pretrain",))
+    monkeypatch.chdir(tmp_path)
+    Path("a-folder").mkdir()
+    Path("a-file").write_text("mine")
+    with pytest.raises(RlxError, match=r"stage\.out="):
+        write_report(plan, out=out)
+    assert not list(Path("a-folder").iterdir()) and Path("a-file").read_text() == "mine"
 
 
 def test_stage_table_agrees_with_the_files(finished_plan):
@@ -181,8 +272,9 @@ def test_hostile_text_is_shown_and_never_obeyed(plan_maker):
     edit_manifest(plan, lambda row: row | {"label": f"{row['name']} {HOSTILE}", "command": f"rlx {HOSTILE}"})
     claim = {"claim": HOSTILE, "quantity": HOSTILE, "verdict": '"><b>', "threshold": HOSTILE, "value": "1"}
     (plan / "claims.json").write_text(json.dumps([claim]))
-    status = read_plan(plan).entries[0].run.path / "status"
-    status.write_text(json.dumps({"state": "<i>", "reason": HOSTILE}))
+    run = read_plan(plan).entries[0].run.path
+    (run / "run.json").write_text("{}")  # so that the manifest's command is shown
+    (run / "status").write_text(json.dumps({"state": "<i>", "reason": HOSTILE}))
     html = page(read_plan(plan), list(drawings(read_plan(plan))))
     parsed = Page(html)
     assert not {"script", "b", "i"} & set(parsed.tags)
@@ -262,9 +354,11 @@ def test_plain_runs_make_a_page(finished_plan, tmp_path):
     with pytest.raises(RlxError, match="no run directory"):
         write_runs_report([tmp_path / "missing"], out)
     with pytest.raises(RlxError, match="not a run directory"):
-        write_runs_report([tmp_path / "figures"], out)
+        write_runs_report([tmp_path / "two-figures"], out)
     with pytest.raises(RlxError, match="at least one"):
         write_runs_report([], out)
+    again = write_runs_report([*folders, folders[0] / "seed1"], tmp_path / "again.html")
+    assert "6 runs: all finished" in Page(again.read_text()).text  # a run named twice is one seed
 
 
 @pytest.mark.parametrize(

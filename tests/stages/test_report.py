@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.stages.runs import PRETRAIN, place
+from tests.stages.runs import PRETRAIN, evaluation, place
 
 
 def test_report_of_runs(rlx):
@@ -11,6 +11,28 @@ def test_report_of_runs(rlx):
     assert done.code == 0, done.err
     text = Path("page.html").read_text()
     assert str(run) in text and "stage=pretrain" in text
+
+
+def test_a_report_is_not_written_over_one_of_other_runs(rlx):
+    first, second = (place(rlx(*PRETRAIN, "stage.steps=2", f"seed={seed}").out) for seed in (0, 1))
+    assert rlx("stage=report", f"stage.runs=[{first}]").code == 0
+    page = Path("report.html").read_bytes()
+    done = rlx("stage=report", f"stage.runs=[{second}]")
+    assert done.code == 2 and "stage.out=" in done.err and len(done.err.strip().splitlines()) == 1
+    assert Path("report.html").read_bytes() == page
+    assert rlx("stage=report", f"stage.runs=[{first}]").code == 0 and Path("report.html").read_bytes() == page
+
+
+def test_reports_of_an_evaluation_and_of_a_run_that_was_killed(rlx):
+    run = place(rlx(*PRETRAIN, "stage.steps=2").out)
+    evaluated = place(rlx(*evaluation(run, "stage.problems=8")).out)
+    assert rlx("stage=report", f"stage.runs=[{evaluated}]", "stage.out=eval.html").code == 0
+    text = Path("eval.html").read_text()
+    assert f"init_from={run}" in text and "pass@2, %" in text and run.parent.name in text
+    (run / "status").write_text('{"state": "running", "reason": ""}')
+    (run / "run.json").unlink()
+    assert rlx("stage=report", f"stage.runs=[{run}]", "stage.out=killed.html").code == 0
+    assert "1 run: 1 running" in Path("killed.html").read_text()
 
 
 def test_report_of_nothing_is_one_line(rlx):

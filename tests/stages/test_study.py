@@ -1,6 +1,8 @@
 """stage=study: the quickstart at its smallest, whole; and again without running anything."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 from tests.conftest import only
@@ -18,17 +20,53 @@ def test_quickstart_runs_reports_and_is_found_again(rlx):
     claims = json.loads((folder / "claims.json").read_text())
     assert {claim["verdict"] for claim in claims} <= {"holds", "fails", "undecided"}
     page = (folder / "report.html").read_text()
+    assert {claim["command"] for claim in claims} == {" ".join(["rlx", *QUICKSTART])}
+    assert page.count(f"<code>{' '.join(['rlx', *QUICKSTART])}</code>") == len(claims)
     assert all(claim["claim"].split()[0] in page for claim in claims)
     for label in ("pretrained", "SFT", "SFT, then RL", "SFT continued", "mean of SFT and RL"):
         assert label in done.out
     assert "left" in done.out and str(folder / "report.html") in done.out
 
+    (folder / "report.html").write_text(page.replace("Claims", "Old claims"))
     again = rlx(*QUICKSTART)
+    assert (folder / "report.html").read_text() == page
     assert again.code == 0 and again.out.count("finished already") == 10
 
     spent = {row["name"]: json.loads((Path(row["run"]) / "run.json").read_text())["flops"] for row in rows}
     rl = spent["rl"]["train"] + spent["rl"]["rollout"]
     assert abs(spent["sft_more"]["train"] / rl - 1) < 0.5  # a step of the smoke scale is a large part of it
+
+
+TINY = """
+defaults:
+  - /schema/study@_here_: quickstart
+  - _self_
+common: [task=countdown, task.numbers=3, task.trace=operations]
+runs:
+  sft:
+    overrides: [stage=pretrain, stage.steps=10, stage.val_every=5, stage.batch_tokens=256, stage.row_tokens=64]
+"""
+
+
+def test_claims_of_several_seeds_name_one_command_that_makes_them_again(rlx):
+    Path("my_conf/study").mkdir(parents=True)
+    Path("my_conf/study/tiny.yaml").write_text(TINY)
+    typed = ["--config-dir", "my_conf", "stage=study", "study=tiny", "scale=smoke", "trainer.threads=1"]
+
+    def concluded() -> list[dict]:
+        return json.loads((only("here/plans/quickstart-smoke-*") / "claims.json").read_text())
+
+    for seed in (3, 1):
+        done = rlx(*typed, f"seed={seed}", "runs_dir=here")
+        assert done.code == 0, done.err + done.out
+    claims = concluded()
+    (command,) = {claim["command"] for claim in claims}
+    assert command == f"rlx -m {' '.join(typed)} runs_dir=here seed=1,3"
+    assert [claim["note"].count(" %") for claim in claims if claim["value"] is not None] == [2]
+    shutil.move("here", "there")
+    done = rlx(*shlex.split(command)[1:])
+    assert done.code == 0, done.err + done.out
+    assert concluded() == claims
 
 
 def test_seeds_share_a_folder_and_a_dry_plan_writes_nothing(rlx):
