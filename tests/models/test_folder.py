@@ -50,8 +50,9 @@ def test_bfloat16_weights_are_widened(config: DenseConfig) -> None:
         ({"blocks.9.mixer.qkv.weight": torch.zeros(1)}, "has an unknown tensor blocks.9.mixer.qkv.weight"),
         ({TIED: torch.zeros(VOCAB, 16)}, "has an unknown tensor head.weight"),
         ({"norm.weight": torch.zeros(17)}, r"norm.weight is \(17,\), expected \(16,\)"),
+        ({"embed.weight": torch.zeros(16, VOCAB)}, r"embed.weight is \(16, 19\), expected \(19, 16\)"),
     ],
-    ids=["missing", "unknown", "head of a tied model", "misshapen"],
+    ids=["missing", "unknown", "head of a tied model", "misshapen", "turned"],
 )
 def test_tensors_that_do_not_fit_are_named(config: DenseConfig, change: dict[str, Any], says: str) -> None:
     model = config.build(VOCAB)
@@ -74,6 +75,7 @@ def test_nothing_is_loaded_from_tensors_that_do_not_fit(config: DenseConfig) -> 
     "change",
     [
         {"format": 99},
+        {"format": 0},
         {"model": "no_such_model"},
         {"model": ["dense"]},
         {"fields": {"widht": 3}},
@@ -102,8 +104,15 @@ def test_other_json_is_one_line(description: Any) -> None:
         config_of(description, "some/folder")
 
 
+def test_widths_come_back_as_they_were_written() -> None:
+    """Those that follow from others too: the config is part of what a run is."""
+    config = DenseConfig(d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8)
+    assert config_of(describe(config, VOCAB), "here") == (config, VOCAB)
+
+
 def test_numbers_may_be_written_either_way(config: DenseConfig) -> None:
     """JSON written by others may hold 10000 for 10000.0."""
     description = describe(config, VOCAB)
     found, _ = config_of({**description, "fields": {**description["fields"], "rope_theta": 10000}}, "here")
-    assert found == config
+    assert found == config and isinstance(found, DenseConfig)
+    assert isinstance(found.rope_theta, float)  # it is written back, and hashed, as 10000.0

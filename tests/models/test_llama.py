@@ -71,8 +71,8 @@ def test_configs_of_older_versions_are_read(tmp_path: Path) -> None:
          tie_word_embeddings=..., attention_bias=..., mlp_bias=..., dtype=..., torch_dtype="float32")  # fmt: skip
     config = same_logits(tmp_path, theirs)
     assert (config.rope_theta, config.norm_eps, config.tie_embeddings) == (700.0, 1e-6, False)
-    edit(tmp_path, rope_scaling={"type": "default"}, rms_norm_eps=...)
-    assert same_logits(tmp_path, theirs) == config
+    edit(tmp_path, rope_scaling={"type": "default"}, rms_norm_eps=..., initializer_range=...)
+    assert same_logits(tmp_path, theirs) == config and config.init_std == 0.02
 
 
 def test_widths_that_follow_are_not_repeated(tmp_path: Path) -> None:
@@ -85,6 +85,18 @@ def test_widths_that_follow_are_not_repeated(tmp_path: Path) -> None:
     config, rows = config_of(json.loads((tmp_path / "config.json").read_text()), tmp_path)
     assert isinstance(config, DenseConfig)
     assert (config.head_dim, config.n_kv_heads, config.d_ff, rows) == (20, 2, 96, ROWS)
+
+
+def test_the_base_of_newer_versions_has_the_last_word() -> None:
+    both = {"rope_theta": 700.0, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+    config, _ = config_of({"model_type": "llama", "vocab_size": ROWS, **SIZES, **both}, "here")
+    assert isinstance(config, DenseConfig) and config.rope_theta == 5e5
+
+
+def test_fields_that_are_null_say_nothing() -> None:
+    nulls = dict.fromkeys(("hidden_act", "attention_bias", "mlp_bias", "partial_rotary_factor", "auto_map"))
+    theirs = {"model_type": "llama", "vocab_size": ROWS, **SIZES}
+    assert config_of({**theirs, **nulls}, "here") == config_of(theirs, "here")
 
 
 REFUSED: dict[str, dict[str, Any]] = {
@@ -133,6 +145,7 @@ def test_a_window_in_the_config_that_no_layer_uses_is_fine() -> None:
         {"sliding_window": 64},
         {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
         {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 3},
+        {"use_sliding_window": True, "sliding_window": 64},  # their default is 28 layers without
         {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["full_attention"] * 3},
     ):
         config_of({**theirs, **unused}, "here")

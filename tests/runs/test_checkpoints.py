@@ -91,6 +91,15 @@ def test_what_cannot_be_used_is_moved_and_the_nearest_whole_one_named(tmp_path):
     assert there(tmp_path) == [10, 30] and os.listdir(tmp_path / "logs") == ["attempt-3.dropped-step-000020"]
 
 
+def test_what_is_moved_away_stays_so_when_the_power_goes(tmp_path, monkeypatch):
+    make(tmp_path, 20)
+    (tmp_path / "logs").mkdir()
+    synced = []
+    monkeypatch.setattr(checkpoints, "sync_folder", synced.append)
+    set_aside(tmp_path, 20, 3)
+    assert synced == [tmp_path / "logs", tmp_path / "checkpoints"]  # it is in both rather than in none
+
+
 @pytest.mark.parametrize(
     ("text", "keep"),
     [
@@ -148,6 +157,14 @@ def test_the_newest_stays_and_counts_when_it_is_the_last(tmp_path, ended, left):
     make(tmp_path, 10, 20, 25, 30, 33)
     prune(tmp_path, CheckpointPlan.of(10, "last:2", 100), ended=ended)
     assert there(tmp_path) == left
+
+
+def test_an_incomplete_one_neither_counts_nor_goes(tmp_path):
+    make(tmp_path, 10, 20, 30, 40)
+    for step in (10, 40):
+        (checkpoint_path(tmp_path, step) / "model.safetensors").unlink()
+    assert prune(tmp_path, CheckpointPlan.of(10, "last:1", 100)) == [20]
+    assert [step for step, _ in list_checkpoints(tmp_path, partial=True)] == [10, 30, 40]
 
 
 @pytest.mark.parametrize("every", [1, 2, 7])

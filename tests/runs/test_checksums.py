@@ -45,3 +45,12 @@ def test_any_harm_to_any_file_is_found(folder, name, harm):
     assert "\n" not in str(error.value)
     if name == "trainer/state.pt":
         check_whole(folder, trainer=False)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "trainer/state.pt"])
+def test_a_line_that_is_no_sum_is_damage(folder, name):
+    """Else the file that it names would not be looked at."""
+    sums = folder / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(f"  {name}", f" {name}"))
+    with pytest.raises(CheckpointError, match="SHA256SUMS is damaged"):
+        check_whole(folder)

@@ -1,6 +1,7 @@
 """The table of runs, and the filters that pick some of them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,10 +33,12 @@ def runs(tmp_path, monkeypatch):
         options={"optim": "muon", "scale": "cpu"},
         planned_steps=100,
         steps_done=100,
-        flops={"total": 1e11, "lineage": 1e11},
+        flops={"total": 1e11, "lineage": 2e11},
     )
     make(SFT, state=State.failed, rows=({"step": 7, "train/loss": 1.5},), planned_steps=20,
-         config="seed: 1\nmodel:\n  d_model: 128\noptim:\n  lr: 0.01\n", options={"optim": "adamw"})  # fmt: skip
+         config="seed: 1\nmodel:\n  d_model: 128\noptim:\n  lr: 0.01\ndata:\n  mix: [1, 2]\n",
+         options={"optim": "adamw"})  # fmt: skip
+    Path("runs", SFT, "eval.json").write_text("{}")
     make(RL, steps=(10,), rows=({"step": 10, "reward": 0.5, "train/loss": 0.1, "val/pass@1": 0.25},),
          config="seed: 0\nmodel:\n  n_experts: 4\n  d_model: 64\n")  # fmt: skip
 
@@ -58,12 +61,16 @@ PICKS = {
     "optim!=muon": [SFT, RL],
     "model.d_model=64": [PRETRAIN, RL],
     "model.d_model=64.0": [PRETRAIN, RL],
+    "model.d_model=65": [],
+    "data.mix=[1,2]": [SFT],
+    "lineage=0.2T": [PRETRAIN],
     "optim.lr=1e-3": [PRETRAIN],
     "optim.lr>1e-3": [SFT],
     "model.qk_norm=false": [PRETRAIN],
     "model.n_experts=null": [PRETRAIN, SFT],
     "step>=10": [PRETRAIN, RL],
     "step<10": [SFT],
+    "step<=7": [SFT],
     "steps=100": [PRETRAIN],
     "flops>0.05T": [PRETRAIN],
     "size<1G": [PRETRAIN, SFT, RL],
@@ -75,7 +82,8 @@ PICKS = {
     "has=best": [PRETRAIN],
     "has!=checkpoint": [SFT],
     "has=trainer": [PRETRAIN, RL],
-    "has=eval,best": [PRETRAIN],
+    "has=eval": [SFT],
+    "has=eval,best": [PRETRAIN, SFT],
     "h03/seed0": [RL],
     f"runs/{SFT}/": [SFT],
 }
@@ -131,6 +139,38 @@ def test_the_table(capsys):
     assert third.split()[:5] == ["finished", f"runs/{RL}", "10", "val/pass@1", "0.25"]
     assert total.startswith("3 runs, ") and total.endswith(" 100 GFLOP")
     assert first.index("val/loss") == second.index("train/loss") == header.index("metric")
+
+
+def test_a_run_without_rows_is_known_by_its_record(capsys):
+    run = make("a-b-merge-h1/seed0")
+    (run / "run.json").write_text(json.dumps({"steps": 3, "flops": {"total": 5e9}}))
+    assert main(["stage=merge", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["step"], row["steps"], row["flops"]) == (3, 3, 5e9)
+
+
+@pytest.mark.parametrize("name", ["status", "run.json", "metrics.jsonl"])
+def test_the_age_is_that_of_the_last_word(capsys, name):
+    """Not of the first: what is pruned by its age is still at work."""
+    for other in ("status", "run.json", "metrics.jsonl"):
+        os.utime(Path("runs", RL, other), times=(1, 1))
+    assert picked(capsys, "age>1w") == [f"runs/{RL}"]
+    os.utime(Path("runs", RL, name))
+    assert picked(capsys, "age>1w") == []
+
+
+def test_seeds_are_in_the_order_of_their_numbers(capsys):
+    for seed in (10, 2):
+        make(f"a-b-c-h1/seed{seed}")
+    assert picked(capsys, "stage=c") == ["runs/a-b-c-h1/seed2", "runs/a-b-c-h1/seed10"]
+
+
+def test_of_many_checkpoints_the_ends_are_shown(capsys):
+    for seed, steps in enumerate([(1, 2, 3, 4), (1, 2, 3, 4, 5)]):
+        make(f"a-b-c-h1/seed{seed}", steps=steps)
+    assert main(["stage=c"]) == 0
+    out = capsys.readouterr().out
+    assert "  1, 2, 3, 4  " in out and "  1, 2 ... 5 (5)  " in out
 
 
 def test_a_run_at_work_and_one_that_was_killed(capsys):

@@ -69,6 +69,12 @@ def test_weights_in_another_form_are_explained(tmp_path, other, advice):
         load_model_directory(tmp_path)
 
 
+def test_weights_in_one_file_go_before_an_index_of_several(tmp_path):
+    save_model_directory(tmp_path, model_tensors(), {}, None)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    assert set(load_model_directory(tmp_path)[0]) == set(model_tensors())
+
+
 def test_a_full_disk_while_saving_the_weights_is_one_line(tmp_path, monkeypatch):
     from safetensors import SafetensorError
 

@@ -11,7 +11,8 @@ from rlx.errors import RlxError
 from rlx.runs.__main__ import main
 from rlx.runs.checkpoints import list_checkpoints
 from rlx.runs.lease import Lease
-from rlx.runs.listing import size_of
+from rlx.runs.listing import find_runs, size_of
+from rlx.runs.pruning import tidy
 from rlx.runs.status import State, state_of, write_status
 from tests.runs.folders import kept, make
 
@@ -64,7 +65,7 @@ def test_checkpoints_go_by_the_rule_and_the_bytes_are_told(prune):
     assert "0 B of 0 runs" in prune("--keep", "last:1")
 
 
-KEEPS = {"last:3": [2, 4, 8], "log:4": [1, 2, 4, 8], "log:2+last:2": [1, 4, 8], "all": [1, 2, 4, 8]}
+KEEPS = {"last:3": [2, 4, 8], "log:2": [1, 8], "log:4": [1, 2, 4, 8], "log:2+last:2": [1, 4, 8], "all": [1, 2, 4, 8]}
 
 
 @pytest.mark.parametrize("rule", KEEPS)
@@ -80,6 +81,13 @@ def test_log_spaced_steps_of_a_continued_run_count_from_its_parent(prune):
                config="init:\n  state: all\n")  # fmt: skip
     prune("stage=sft", "--keep", "log:4", "--yes")
     assert kept(run) == [101, 102, 104, 108]
+
+
+def test_log_spaced_steps_of_a_run_that_took_weights_alone_are_its_own(prune):
+    make(PARENT, steps=(100,))
+    run = make(CHILD, steps=(1, 2, 4, 8), parents=(f"{PARENT}@100",), planned_steps=8)
+    prune("stage=sft", "--keep", "log:2", "--yes")
+    assert kept(run) == [1, 8]
 
 
 def test_log_spaced_steps_need_the_length_of_the_run(prune):
@@ -99,7 +107,7 @@ NAMED = {
     "run.json": dict(parents=(f"{PARENT}@20",)),
     "the command": dict(command=f"rlx stage=sft init_from=runs/{PARENT}@20"),
     "a path": dict(command=f"rlx stage=sft init_from=/elsewhere/runs/{PARENT}/checkpoints/step-000020"),
-    "a list": dict(command=f"rlx stage=merge 'merge.models=[runs/{PARENT}@20,runs/{PARENT}@40]'"),
+    "a list": dict(command=f"rlx stage=merge 'merge.models=[runs/{PARENT}@40,runs/{PARENT}@20]'"),
     "a link": dict(command="rlx stage=sft init_from=links/base@20"),
     "hf": dict(command=f"rlx stage=sft init_from=hf:runs/{PARENT}/checkpoints/step-000020"),
     "the config": dict(config=f"stage:\n  match_flops: runs/{PARENT}@20\n"),
@@ -119,12 +127,37 @@ def test_a_checkpoint_that_a_run_started_from_stays(prune, child):
     assert kept(run) == [40]
 
 
-def test_a_checkpoint_that_a_plan_names_stays(prune):
-    run = make(PARENT, steps=(10, 20, 30))
+RECORDED = {
+    "the step that was found": ({"reference": f"runs/{PARENT}@best", "run": f"runs/{PARENT}", "step": 20}, [20, 40]),
+    "the text alone": ({"reference": f"runs/{PARENT}@20", "run": None, "step": None}, [20, 40]),
+}
+
+
+@pytest.mark.parametrize("parent, stays", RECORDED.values(), ids=RECORDED)
+def test_a_parent_is_known_by_either_word_of_run_json(prune, parent, stays):
+    run = make(PARENT, steps=(10, 20, 40))
+    (make(CHILD) / "run.json").write_text(json.dumps({"parents": [parent]}))
+    prune("stage=pretrain", "--keep", "last:1", "--yes")
+    assert kept(run) == stays
+
+
+def planned(**row: object) -> None:
+    """A plan with one run, which is not there yet."""
     folder = Path("runs/plans/study-cpu-h09")
     folder.mkdir(parents=True)
-    row = {"name": "sft", "run": f"runs/{CHILD}", "command": f"rlx stage=sft init_from=runs/{PARENT}@10", "parents": []}
-    (folder / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "manifest.jsonl").write_text(json.dumps({"name": "sft", "run": f"runs/{CHILD}", **row}) + "\n")
+
+
+PLANS = {
+    "the command": dict(command=f"rlx stage=sft init_from=runs/{PARENT}@10", parents=[]),
+    "its parents": dict(command="rlx stage=sft", parents=[f"runs/{PARENT}@10"]),
+}
+
+
+@pytest.mark.parametrize("row", PLANS.values(), ids=PLANS)
+def test_a_checkpoint_that_a_plan_names_stays(prune, row):
+    run = make(PARENT, steps=(10, 20, 30))
+    planned(**row)
     assert f"checkpoint 10: parent of {CHILD}" in line_of(prune("--keep", "last:1", "--yes"), PARENT)
     assert kept(run) == [10, 30]
     assert f"the parent of {CHILD}" in line_of(prune("--runs", "stage=pretrain", "--yes"), PARENT)
@@ -147,6 +180,20 @@ def test_a_state_that_an_unfinished_run_takes_over_stays(prune, state, stays, at
     make(CHILD, state=state, command=f"rlx init_from=runs/{PARENT}{at}", config="init:\n  state: all\n")
     prune("stage=pretrain", "--trainer-state", "--even-parents", "--yes")
     assert [path.parent.name for path in run.rglob("trainer")] == ["step-000020"] * stays
+
+
+def test_the_state_of_the_best_stays_for_an_unfinished_run_that_takes_it_over(prune):
+    run = make(PARENT, steps=(10, 20), best=10)
+    make(CHILD, state=State.stopped, command=f"rlx init_from=runs/{PARENT}@best", config="init:\n  state: all\n")
+    prune("stage=pretrain", "--trainer-state", "--yes")
+    assert [path.parent.name for path in run.rglob("trainer")] == ["step-000010"]
+
+
+def test_a_state_that_a_planned_run_takes_over_stays(prune):
+    run = make(PARENT, steps=(10, 20))
+    planned(command=f"rlx stage=sft init_from=runs/{PARENT} init.state=all", parents=[f"runs/{PARENT}"])
+    prune("stage=pretrain", "--trainer-state", "--yes")
+    assert [path.parent.name for path in run.rglob("trainer")] == ["step-000020"]
 
 
 def test_a_run_in_use_is_not_touched(prune):
@@ -176,6 +223,20 @@ def test_a_run_that_is_taken_or_goes_on_meanwhile_is_left_alone(prune, monkeypat
     assert [kept(run) for run in runs] == [[10, 20], [10, 20]] and "freed 0 B" in out
 
 
+def test_temporaries_of_a_run_that_is_taken_meanwhile_stay():
+    run = make(PARENT)
+    left = run / "checkpoints" / f".tmp-step-000010-{os.getpid()}"
+    left.mkdir(parents=True)
+    (listed,) = find_runs("runs")
+    assert listed.state is State.finished
+    with Lease.acquire(run):
+        left.mkdir(parents=True, exist_ok=True)
+        tidy("runs", [listed])
+        assert left.is_dir()
+    tidy("runs", [listed])
+    assert not left.exists()
+
+
 def test_whole_runs_go_with_all_that_name_them(prune):
     for place, parents in ((PARENT, ()), (CHILD, (f"{PARENT}@10",)), (GRANDCHILD, (f"{CHILD}@10",))):
         make(place, steps=(10,), parents=parents)
@@ -185,6 +246,15 @@ def test_whole_runs_go_with_all_that_name_them(prune):
     assert order == [f"runs/{place}" for place in (GRANDCHILD, CHILD, PARENT)]
     prune("--runs", "model=b", "--yes")
     assert not list(Path("runs").iterdir())
+
+
+def test_a_checkpoint_whose_child_goes_goes_too(prune):
+    """The parent stays, for another child that was not picked."""
+    run = make(PARENT, steps=(10, 20, 30))
+    make(CHILD, parents=(f"{PARENT}@10",))
+    make(GRANDCHILD, parents=(f"{PARENT}@20",))
+    prune("stage=pretrain,sft", "--runs", "--keep", "last:1", "--yes")
+    assert kept(run) == [20, 30] and not Path("runs", CHILD).exists()
 
 
 def test_other_seeds_and_names_stay(prune):

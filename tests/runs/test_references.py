@@ -51,6 +51,7 @@ def refusal(text: str) -> str:
         ("runs/a/seed0@last", Kind.run, "runs/a/seed0", "last"),
         ("runs/a/seed0@best", Kind.run, "runs/a/seed0", "best"),
         ("runs/a/checkpoints/step-000100/", Kind.run, "runs/a", 100),
+        ("checkpoints/step-000100", Kind.run, ".", 100),
         ("/home/me@host/a", Kind.run, "/home/me@host/a", None),
         ("/home/me@host/a@5", Kind.run, "/home/me@host/a", 5),
     ],
@@ -91,6 +92,13 @@ def test_a_checkpoint_and_a_model_folder_resolve_to_themselves(run, tmp_path):
     assert "leave out @last" in refusal("merged@last")
 
 
+def test_a_tilde_is_the_home_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve(parse_reference(f"~/{RUN}@10")) == checkpoint_path(run, 10)
+    assert resolve(parse_reference(f"hf:~/{RUN}/checkpoints/step-000010")) == checkpoint_path(run, 10)
+    assert f"there are steps 10, 50, 100 (as in ~/{RUN}@100)" in refusal(f"~/{RUN}@70")
+
+
 def test_a_missing_step_lists_those_there(run):
     line = refusal(RUN + "@70")
     assert "10, 50, 100" in line and f"{RUN}@100" in line
@@ -100,6 +108,13 @@ def test_a_missing_step_of_many_lists_the_ends(run):
     for step in range(200, 220):
         model(checkpoint_path(run, step))
     assert "10, 50, 100, 200, 201, 202, ..., 215, 216, 217, 218, 219" in refusal(RUN + "@70")
+
+
+@pytest.mark.parametrize("point", ["", "@last"])
+def test_the_last_checkpoint_is_not_an_older_one_because_it_lacks_a_file(run, point):
+    (checkpoint_path(run, 100) / "model.safetensors").unlink()
+    line = refusal(RUN + point)
+    assert "step-000100 lacks a file" in line and f"there are steps 10, 50 (as in {RUN}@50)" in line
 
 
 @pytest.mark.parametrize("point", ["", "@last", "@best"])
@@ -172,6 +187,12 @@ def test_hf_takes_a_folder_or_the_cache(tmp_path, monkeypatch):
     (cached / "refs" / "main").write_text("abc123\n")
     assert resolve(parse_reference("hf:org/tiny")) == snapshot
     assert resolve(parse_reference("hf:org/tiny@abc123")) == snapshot
+    (cached / "refs" / "v1").write_text("def456")
+    tagged = model(cached / "snapshots" / "def456")
+    assert resolve(parse_reference("hf:org/tiny@v1")) == tagged
+    monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert resolve(parse_reference("hf:org/tiny")) == snapshot
     assert "hf download org/other" in refusal("hf:org/other")
     assert "no config.json" in refusal(f"hf:{tmp_path}")
 

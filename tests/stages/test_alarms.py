@@ -253,7 +253,9 @@ def test_spells_are_broken_by_what_contradicts_them():
     cut, whole = row(**{"completions/clipped_ratio": 1.0}), row()
     assert watch([cut] * (SPELL - 1) + [whole] + [cut] * (SPELL - 1)) == []
     (said,) = watch([whole] * 3 + [cut] * SPELL)
-    assert said.startswith("from step 4: ")
+    assert said.startswith("from step 4: ") and "0% were at first" in said and "lower optim.lr" in said
+    (said,) = watch([cut] * SPELL)
+    assert said.startswith("from step 1: ") and "raise it, or train the start until" in said
     dead = row(frac_reward_zero_std=1.0)
     assert watch(([dead] * (WINDOW - 1) + [whole]) * 2) == []
 
@@ -261,6 +263,7 @@ def test_spells_are_broken_by_what_contradicts_them():
 def test_lost_entropy_of_a_policy_that_is_right_is_no_alarm():
     low, right = row(entropy=0.05), row(entropy=0.05, **{"rewards/verifier/mean": 0.95})
     assert len(watch([row()] + [low] * SPELL)) == 1
+    assert watch(([row()] * (SPELL - 2) + [low] * 2) * 3) == []  # what a few iterations show by chance
     assert watch([row()] + [right] * 3 * SPELL) == []
     without = {name: value for name, value in row().items() if name != "entropy"}
     assert watch([row(), low, low, without, without, without]) == []
@@ -296,10 +299,12 @@ def test_preflight_warns_of_what_makes_learning_slow():
     cut = row(**{"completions/clipped_ratio": 0.9})
     assert "decode.max_tokens=20 is too low, or the start does not end its answers" in said_of(cut)
     assert "have up to 25 tokens, decode.max_tokens=20 cuts them; raise it to 25" in said_of(row(), longest=25)
+    assert "does not end its answers" not in said_of(cut, longest=25)  # one cause is enough
     malformed = row(**{"outcomes/malformed": 0.8})
     assert "80% of the completions are malformed: fine-tune it on task=x task.trace=a" in said_of(malformed)
     assert "train it longer on task=x" in said_of(malformed, trained="task=x task.trace=a")
     assert "algorithm.rewards.illegal=1.5 is worth no less than a correct answer (1)" in said_of(row(), illegal=1.5)
+    assert "algorithm.rewards.wrong=1 is worth no less" in said_of(row(), wrong=1.0)
 
 
 def test_conclusions_speak_plainly():
@@ -307,6 +312,8 @@ def test_conclusions_speak_plainly():
     assert conclusion(low, high).startswith("reward rose: 0.200 → 0.400")
     assert "FELL" in conclusion(high, low)
     assert "did not move" in conclusion(low, [value + 0.005 for value in low])
+    assert "did not move" in conclusion([0.0, 1.0] * 5, [0.8] * 10)  # the noise of either end counts
+    assert "did not move" in conclusion([0.8] * 10, [0.0, 1.0] * 5)
     negative = [value - 2 for value in low]  # rewards need not be shares
     assert "did not move" in conclusion(negative, [value - 0.005 for value in negative])
     assert "too few iterations" in conclusion([0.1], [0.9])

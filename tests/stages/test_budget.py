@@ -4,8 +4,10 @@ import signal
 
 import pytest
 
+from rlx.runs.checkpoints import prune
 from rlx.runs.metrics import MetricsLog
 from rlx.signals import stop
+from rlx.stages.modules import loop
 from rlx.stages.training import TrainingConfig
 from tests.stages.runs import PRETRAIN, digest, place, rl, rows, sft
 
@@ -58,6 +60,33 @@ def test_an_estimate_that_is_wrong_moves_neither_the_end_nor_the_schedule_far(do
     found = rows(place(door(*command("sft", start, 20 * cost)).out))
     assert spent(found[-2]) < 20 * cost <= spent(found[-1])
     assert found[-1]["train/lr"] < 0.05 * found[1]["train/lr"] < found[-3]["train/lr"]
+
+
+def test_what_is_measured_is_not_charged(door, start):
+    cost = spent(rows(place(door(*command("sft", start, 1.0)).out))[0])
+    arguments = command("sft", start, 3.5 * cost)
+    plain, measured = (rows(place(door(*arguments, f"stage.val_every={n}").out)) for n in (0, 1))
+    assert len(plain) == len(measured) == 4 and plain[-1]["flops/eval"] == 0 < measured[-1]["flops/eval"]
+
+
+def test_a_kill_after_the_last_step_adds_none(door, start, monkeypatch):
+    """That the budget is used up is a part of the state: the ledger alone is looked at after a step."""
+    cost = spent(rows(place(door(*command("sft", start, 1.0)).out))[0])
+    arguments = command("sft", start, 2.5 * cost)
+
+    def killing(run, plan, *, ended):
+        if ended:
+            raise KeyboardInterrupt
+        return prune(run, plan, ended=ended)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "prune", killing)
+        done = door(*arguments)
+    run = place(done.out)
+    found, weights = rows(run), digest(run)
+    assert done.code == 130 and len(found) == 3 and "step-000003" in weights
+    assert door(*arguments).code == 0
+    assert rows(run) == found and digest(run)["step-000003"] == weights["step-000003"]
 
 
 def test_steps_end_a_run_before_its_budget(door, start):

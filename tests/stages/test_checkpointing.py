@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlx.runs.checkpoints import CheckpointPlan, list_checkpoints
+from rlx.runs.checkpoints import CheckpointPlan, list_checkpoints, load_trainer_state
 from rlx.runs.metrics import MetricsLog
 from rlx.signals import stop
 from rlx.stages.modules import checkpointing, loop
@@ -62,6 +62,12 @@ def test_rl_takes_the_highest_accuracy_the_first_of_equal_ones(door, losses):
 def test_the_last_step_is_one_of_those_that_stay(door):
     run = place(door(*PRETRAIN, "stage.val_every=0", "stage.steps=11").out)
     assert steps(run) == [9, 11]
+
+
+def test_a_state_has_nothing_that_is_counted_in_an_attempt(door):
+    run = place(door(*PRETRAIN, "stage.val_every=0", "stage.steps=1").out)
+    kept = load_trainer_state(run / "checkpoints/step-000001")["trainer"].keys()
+    assert "optimizer_states" in kept and kept.isdisjoint(("epoch", "global_step", "loops"))
 
 
 def test_without_measurements_there_is_no_best(door):
@@ -172,6 +178,8 @@ def test_stops_change_nothing_of_what_is_left(door, losses, monkeypatch, keep):
             assert all(CheckpointPlan.of(3, keep, 12).makes(step) or best(run)["step"] == step for step in extra)
     assert door(*arguments).code == 0
     assert digest(run) == digest(whole) and best(run) == best(whole) and rows(run) == rows(whole)
+    walls = [json.loads(line)["wall"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert walls == sorted(walls)  # every attempt counts on from the time of its checkpoint
 
 
 def test_a_stop_while_a_checkpoint_is_written_loses_no_step(door, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rlx.decoding.engine import Engine
+from rlx.evaluation.evaluate import Evaluator
 from rlx.runs.checkpoints import list_checkpoints, load_trainer_state
 from rlx.signals import stop
 from rlx.stages.modules.measuring import EvalInside
@@ -42,6 +43,19 @@ def test_it_is_what_stage_eval_finds_and_changes_no_weights(door):
     alone = json.loads((place(done.out) / "eval.json").read_text())["metrics"]
     assert alone == {name: value for name, value in found[-1].items() if name.startswith("eval/")}
     assert "decode:" in (run / "config.yaml").read_text() and "decode:" not in (plain / "config.yaml").read_text()
+
+
+def test_samples_are_drawn_by_the_seed_of_the_run(door, monkeypatch):
+    """As stage=eval draws them under the same seed."""
+    seeds, evaluate = [], Evaluator.evaluate
+
+    def watched(evaluator, examples, **named):
+        seeds.append(named["seed"])
+        return evaluate(evaluator, examples, **named)
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+    assert door(*PRETRAIN, *EVAL, "stage.steps=1", "seed=3").code == 0
+    assert seeds == [3]
 
 
 def test_what_a_measurement_draws_is_put_back(door, monkeypatch):

@@ -84,6 +84,8 @@ def test_an_export_opens_in_transformers_and_comes_back(rlx, name) -> None:
     assert ids == (start.tokenizer.pad_id, start.tokenizer.begin_id, start.tokenizer.end_id)
     assert tokenizer(tokenizer.bos_token + "3").input_ids == [start.tokenizer.begin_id, *start.tokenizer.encode("3")]
     assert tokenizer.model_max_length == theirs.config.max_position_embeddings == 640
+    assert theirs.generation_config.pad_token_id == start.tokenizer.pad_id
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "float32"
     assert theirs.get_input_embeddings().padding_idx is None  # else its row gets no gradient
 
 
@@ -175,14 +177,16 @@ def test_nothing_is_overwritten_and_nothing_half_written(rlx, monkeypatch) -> No
     Path("taken").mkdir()
     Path("taken/notes.txt").write_text("mine")
     Path("file").write_text("mine")
-    for target in ("taken", "file", "start"):
+    Path("empty").mkdir()
+    Path("link").symlink_to("empty")
+    Path("nowhere").symlink_to("gone")
+    for target in ("taken", "file", "start", "link", "nowhere"):
         done = rlx("stage=export", "init_from=start", f"stage.to={target}")
         assert done.code == 2 and f"stage.to={target} is there already" in done.err
         assert len(done.err.strip().splitlines()) == 1
     done = rlx("stage=export", "init_from=start", "stage.to=file/inside")
     assert done.code == 2 and "stage.to=file/inside is inside a file" in done.err
     assert sorted(path.name for path in Path("taken").iterdir()) == ["notes.txt"]
-    Path("empty").mkdir()
     assert rlx("stage=export", "init_from=start", "stage.to=empty/").code == 0
     same_start(load_start(Path("empty")), load_start(Path("start")))
 

@@ -4,6 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
+
 from rlx.runs.checkpoints import Keep
 from rlx.runs.lease import Lease
 from rlx.runs.metrics import MetricsLog
@@ -69,6 +71,11 @@ def test_the_held_out_loss_is_on_the_same_documents_whatever_a_steps_size(rlx):
     assert max(row["val/loss"] for row in found) - min(row["val/loss"] for row in found) < 1e-5
 
 
+def test_the_first_and_the_last_step_are_measured_too(rlx):
+    run = place(rlx(*PRETRAIN, "stage.steps=6").out)
+    assert [row["step"] for row in rows(run) if "val/loss" in row] == [1, 4, 6]
+
+
 def test_log_spaced_checkpoints_are_made_at_their_own_steps(rlx):
     run = place(
         rlx(*PRETRAIN, "stage.steps=60", "stage.val_every=0", "checkpoint.every=25", "checkpoint.keep=log:5").out
@@ -77,7 +84,8 @@ def test_log_spaced_checkpoints_are_made_at_their_own_steps(rlx):
     assert steps == sorted(Keep.parse("log:5").planned(60)) and len(steps) == 5 and steps[-1] == 60
 
 
-def test_a_run_whose_lease_another_took_writes_no_more(rlx, monkeypatch):
+@pytest.mark.parametrize("step, seen", [(2, "a heartbeat"), (4, "its checkpoint")])
+def test_a_run_whose_lease_another_took_writes_no_more(rlx, monkeypatch, step, seen):
     """What it says of itself stays what the new owner wrote."""
     append, begin, leases = MetricsLog.append, Lease.__init__, []
 
@@ -87,12 +95,13 @@ def test_a_run_whose_lease_another_took_writes_no_more(rlx, monkeypatch):
 
     def taken_over(log, row):
         append(log, row)
-        if row.get("step") == 2:
+        if row.get("step") == step:
             lease = log.path.parent / "lease.json"
             lease.write_text(json.dumps({**json.loads(lease.read_text()), "token": "another", "host": "far"}))
             (log.path.parent / "status").write_text('{"state": "running", "reason": "by far"}')
             taken_over.record = (log.path.parent / "run.json").read_bytes()
-            leases[-1].is_ours()  # as the next heartbeat would
+            if seen == "a heartbeat":
+                leases[-1].is_ours()
 
     monkeypatch.setattr(Lease, "__init__", begun)
     monkeypatch.setattr(MetricsLog, "append", taken_over)
@@ -101,8 +110,8 @@ def test_a_run_whose_lease_another_took_writes_no_more(rlx, monkeypatch):
     assert done.code == 1 and "taken over" in done.err
     assert status(run) == {"state": "running", "reason": "by far"}
     assert (run / "run.json").read_bytes() == taken_over.record
-    assert [path.name for path in run.glob("checkpoints/*")] == ["step-000001"]  # the best so far, made before
-    assert len(rows(run)) == 2
+    assert max(path.name for path in run.glob("checkpoints/*")) == {2: "step-000001", 4: "step-000003"}[step]
+    assert len(rows(run)) == step
 
 
 def test_a_budget_of_operations_ends_the_run(rlx):

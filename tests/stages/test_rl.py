@@ -3,12 +3,18 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from rlx.decoding.engine import Engine
+from rlx.models.size import TRAINING_PASSES
 from rlx.stages.modules import policy
+from rlx.stages.modules.rollouts import Sampler
+from rlx.tasks.countdown import CountdownConfig
+from rlx.types import Outcome, Verdict
 from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rl, rows
 
 
@@ -37,11 +43,29 @@ def test_rl_logs_what_people_look_for(rlx, start):
     assert "preflight" in done.out and "reward" in record(run)["conclusion"]
 
 
-def test_epochs_and_minibatches_and_parts(rlx, start):
+def test_another_seed_and_a_second_run_in_a_row_draw_other_problems(rlx, start):
+    def drawn(run) -> set[str]:
+        return {json.loads(line)["id"] for line in (run / "samples.jsonl").read_text().splitlines()}
+
+    short = ("stage.steps=1", "stage.val_every=0", "stage.preflight_problems=0")
+    one = place(rlx(*rl(start, *short)).out)
+    other, second = (place(rlx(*rl(init, *short, seed)).out) for init, seed in ((start, "seed=1"), (one, "seed=0")))
+    assert len(drawn(one)) == 2 and not drawn(one) & (drawn(other) | drawn(second))
+
+
+def test_epochs_and_minibatches_and_parts(rlx, start, monkeypatch):
     one = rows(place(rlx(*rl(start)).out))
     parts = rows(place(rlx(*rl(start, "stage.micro_rows=3")).out))
     assert abs(one[0]["train/grad_norm"] - parts[0]["train/grad_norm"]) < 1e-4
+    order, orders = policy.PolicyModule._order, []
+
+    def watched(*given):
+        orders.append(tuple(order(*given).tolist()))
+        return order(*given)
+
+    monkeypatch.setattr(policy.PolicyModule, "_order", watched)
     several = rows(place(rlx(*rl(start, "algorithm.epochs=2", "algorithm.minibatches=2")).out))
+    assert len(set(orders)) == 6 * 2 and {tuple(sorted(made)) for made in orders} == {tuple(range(16))}
     assert several[0]["reward"] == one[0]["reward"] and several[-1]["train/loss"] != one[-1]["train/loss"]
 
 
@@ -56,6 +80,61 @@ def test_a_budget_of_operations_ends_the_run(rlx, start):
     first = rows(place(rlx(*rl(start)).out))[0]
     limit = 1.5 * (first["flops/train"] + first["flops/rollout"])
     assert len(rows(place(rlx(*rl(start, f"stage.max_flops={limit}")).out))) in (2, 3)
+
+
+def test_looking_ahead_and_validation_are_evaluation_in_the_ledger(rlx, start):
+    short = ("stage.steps=2", "stage.preflight_problems=0", "stage.val_every=0")
+    plain = rows(place(rlx(*rl(start, *short)).out))
+    ahead = rows(place(rlx(*rl(start, *short, "stage.preflight_problems=4", "runs_dir=ahead")).out))
+    valid = rows(place(rlx(*rl(start, *short, "stage.val_every=1", "runs_dir=valid")).out))
+    for one, other, third in zip(plain, ahead, valid, strict=True):
+        for name in ("flops/train", "flops/rollout"):
+            assert one[name] == other[name] == third[name] > 0
+        assert one["flops/eval"] == 0 < min(other["flops/eval"], third["flops/eval"])
+    assert ahead[0]["flops/eval"] == ahead[1]["flops/eval"] and valid[0]["flops/eval"] < valid[1]["flops/eval"]
+
+
+def test_the_numbers_of_a_rollout_by_hand():
+    """Two groups of four: one of four right, and all of four, of which two are cut."""
+    rewards = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 1])
+    batch = SimpleNamespace(returns=lambda: rewards, group=torch.tensor([0] * 4 + [1] * 4),
+                            finished=torch.tensor([True] * 6 + [False] * 2))  # fmt: skip
+    outcomes = [Outcome.correct, Outcome.wrong, Outcome.malformed, Outcome.malformed, *[Outcome.correct] * 4]
+    rollout: Any = SimpleNamespace(batch=batch, verdicts=list(map(Verdict, outcomes)),
+                                   lengths=torch.tensor([2, 4, 4, 4, 4, 6, 8, 8]))  # fmt: skip
+    found = policy.rollout_metrics(rollout)
+    assert found.pop("reward_std") == pytest.approx(0.25)  # of the sample, as in TRL: 0.5 and 0
+    assert {name: value for name, value in found.items() if value} == pytest.approx({
+        "reward": 0.625, "frac_reward_zero_std": 0.5, "rewards/verifier/mean": 0.625,
+        "rewards/verifier/any_of_group": 1.0, "completions/mean_length": 5.0, "completions/min_length": 2.0,
+        "completions/max_length": 8.0, "completions/clipped_ratio": 0.25, "completions/mean_terminated_length": 4.0,
+        "outcomes/correct": 0.625, "outcomes/wrong": 0.125, "outcomes/malformed": 0.25,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("worth", [0.1, -3.3, 1000.1])
+def test_equal_rewards_have_no_spread_whatever_rounds(worth):
+    rewards = torch.full((8,), worth)  # the spread of which is 8e-9 to 7e-5 in float32
+    batch = SimpleNamespace(returns=lambda: rewards, group=torch.zeros(8), finished=torch.ones(8) > 0)
+    rollout: Any = SimpleNamespace(batch=batch, verdicts=[Verdict(Outcome.wrong)] * 8, lengths=torch.ones(8))
+    assert rewards.std() > 0 and policy.rollout_metrics(rollout)["frac_reward_zero_std"] == 1
+
+
+def test_every_pass_of_an_update_is_in_the_ledger(rlx, start, monkeypatch):
+    """Those of the reference and of the trainer's own log-probabilities too."""
+    monkeypatch.setattr(policy, "forward_flops", lambda *_: 1.0)
+    more = ("stage.steps=1", "stage.val_every=0", "stage.preflight_problems=0", "algorithm.kl_coefficient=0.1")
+    (once,) = rows(place(rlx(*rl(start, *more)).out))
+    assert once["flops/train"] == 1 + TRAINING_PASSES
+    several = ("algorithm.epochs=2", "algorithm.minibatches=2", "algorithm.importance_sampling_cap=2")
+    (once,) = rows(place(rlx(*rl(start, *more, *several)).out))
+    assert once["flops/train"] == 1 + 1 + 4 * TRAINING_PASSES
+
+
+def test_no_more_problems_are_held_out_than_there_are():
+    sampler = object.__new__(Sampler)
+    sampler.task = CountdownConfig(numbers=3, val_examples=3).build()
+    assert [len(sampler.held_out_examples(count)) for count in (2, 3, 8)] == [2, 3, 3]
 
 
 def test_entropy_of_no_rows_is_absent(rlx, start):

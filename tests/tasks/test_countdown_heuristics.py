@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlx.tasks.countdown import Countdown, CountdownConfig
-from rlx.tasks.countdown_heuristics import BEAMS, Heuristic, Method, divisors, mixed, search
+from rlx.tasks.countdown_heuristics import BEAMS, Heuristic, Method, SearchTrace, divisors, mixed, search
 from rlx.tasks.countdown_traces import Trace
 from rlx.types import Example, Outcome, Split
 
@@ -200,6 +200,13 @@ def test_traces_worked_by_hand(
     made, found = text_of(target, inputs, heuristic, beam)
     assert made.splitlines() == text.splitlines()
     assert found == text.endswith("Goal Reached")
+
+
+def test_words_and_marks_are_those_of_the_traces() -> None:
+    """A tokenizer of words can write no others."""
+    text = "\n".join((WORKED, DEPTH_FIRST, DEPTH_FIRST_FAILS, BREADTH_FIRST, BEAM_OF_ONE_FAILS, "5+9=14"))
+    assert set(re.findall("[A-Za-z]+", text)) == set(SearchTrace.words)
+    assert set(re.sub("[A-Za-z0-9]", "", text)) == set(SearchTrace.marks)
 
 
 def test_heuristics_by_hand() -> None:

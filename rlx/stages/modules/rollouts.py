@@ -175,7 +175,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     row = {
         "reward": rewards.mean().item(),
         "reward_std": spread.mean().item(),
-        "frac_reward_zero_std": (spread < 1e-6).float().mean().item(),
+        "frac_reward_zero_std": (grouped == grouped[:, :1]).all(-1).float().mean().item(),
         "rewards/verifier/mean": correct.mean().item(),
         "rewards/verifier/any_of_group": correct.view(grouped.shape).amax(-1).mean().item(),
         "completions/mean_length": lengths.mean().item(),

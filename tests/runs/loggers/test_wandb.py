@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -223,6 +224,20 @@ def test_a_resume_cuts_the_file_before_it_is_read(tmp_path):
     assert sent.steps() == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_row_that_is_half_there_is_read_when_it_is_whole(tmp_path, monkeypatch, capfd):
+    sends, send = [], mirror.Mirror._send
+    monkeypatch.setattr(mirror.Mirror, "_send", lambda self, last=False: (sends.append(last), send(self, last=last)))
+    with opened(tmp_path) as run:
+        append(run, 1)
+        with open(tmp_path / "metrics.jsonl", "ab", buffering=0) as file:
+            file.write(b'{"step": 2, "train/l')
+            wait_for(lambda: len(sends) > 1)
+            file.write(b'oss": 0.5}\n')
+    (sent,) = unsynced(tmp_path)
+    check_rows(tmp_path, sent.rows)
+    assert sent.steps() == [1, 2] and not capfd.readouterr().out
+
+
 def test_earlier_attempts_stay_until_the_newest_has_their_rows(tmp_path):
     with opened(tmp_path) as run:
         append(run, 1, 2)
@@ -429,6 +444,14 @@ def test_a_server_that_is_not_there_costs_one_line(tmp_path, monkeypatch, capfd,
     assert read_status(tmp_path).state is State.finished
 
 
+def test_the_newest_attempt_is_the_one_to_upload(tmp_path):
+    for name, age in (("run-b", 2), ("run-a", 1), ("offline-run-c", 3)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, times=(1000 - age, 1000 - age))
+    found: Any = SimpleNamespace(folder=tmp_path)
+    assert mirror.Mirror._upload(found) == f"wandb sync --include-online {tmp_path}/run-a"
+
+
 def test_without_a_key_nobody_is_asked_for_one(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("wandb.errors.term._sys_stdin_isatty", lambda: True)
     monkeypatch.setattr("wandb.errors.term._sys_stderr_isatty", lambda: True)
@@ -490,6 +513,19 @@ def _raise_or(error: Exception | None, row: Any) -> Any:
     return row
 
 
+def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch, capfd):
+    """Nor does the W&B run end as if it had been told how."""
+    sends, send = [], mirror.Mirror._send
+    monkeypatch.setattr(mirror.Mirror, "_send", lambda self, last=False: (sends.append(last), send(self, last=last)))
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path) as run:
+        append(run, 1)
+        wait_for(lambda: sends)
+        process = service()
+        raise KeyboardInterrupt
+    assert process.returncode == -signal.SIGKILL and True not in sends and not capfd.readouterr().out
+    assert unsynced(tmp_path)[0].exit is None
+
+
 @pytest.mark.parametrize("name", ["WAIT_S", "STOP_WAIT_S"])
 def test_a_mirror_that_hangs_is_left_behind(tmp_path, monkeypatch, capfd, name):
     hang, hung, send = threading.Event(), [], mirror.Mirror._send
@@ -526,8 +562,10 @@ def test_a_mirror_that_hangs_is_left_behind(tmp_path, monkeypatch, capfd, name):
 def test_a_run_that_failed_is_failed_there_too(tmp_path):
     with pytest.raises(RunError), opened(tmp_path) as run:
         append(run, 1)
+        run.save_record(alarms=["the policy collapsed", "the loss is nan"])
         raise RunError("the run has diverged")
-    assert unsynced(tmp_path)[0].exit == 1
+    (sent,) = unsynced(tmp_path)
+    assert sent.exit == 1 and sent.summary["alarms"] == "the policy collapsed; the loss is nan"
 
 
 def test_another_process_s_run_is_not_ended(tmp_path, monkeypatch):
@@ -566,6 +604,13 @@ def test_the_environment_has_the_last_word(tmp_path, monkeypatch, capfd, word, t
         append(run, 1)
     assert not capfd.readouterr().out
     assert [sent.run.project for sent in unsynced(tmp_path)] == (["theirs"] if there else [])
+
+
+def test_a_project_that_is_given_is_the_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    with opened(tmp_path, project="mine") as run:
+        append(run, 1)
+    assert [sent.run.project for sent in unsynced(tmp_path)] == ["mine"]
 
 
 def test_tasks_of_an_array_do_not_call_at_once(monkeypatch):
