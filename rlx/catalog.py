@@ -57,7 +57,7 @@ class Catalog:
             name, mark, value = argument.partition("=")
             if name in ("--config-dir", "-cd"):
                 value = value if mark else "".join(arguments[number + 1 : number + 2])
-                found.insert(0, Path(value).expanduser())
+                found.append(Path(value).expanduser())
         return cls(tuple(found))
 
     def options(self, group: str) -> list[str]:
@@ -69,20 +69,23 @@ class Catalog:
         return [group for group in (*ROOMS, *PRESETS) if self.options(group)]
 
     def chosen(self, overrides: Sequence[str]) -> dict[str, str]:
-        """Option by group: the defaults of conf/config.yaml, then a preset's, then those typed."""
+        """Option by group: the defaults of conf/config.yaml, then a preset's, then those typed; none for null."""
         pairs = (text.lstrip("+").partition("=") for text in overrides)
         typed = {key: value for key, _, value in pairs}
         found = _choices(_read(CONF / f"{FIRST}.yaml"))
         if "experiment" in typed:
             found.update(_choices(self._yaml("experiment", typed["experiment"])))
-        return found | {group: value for group, value in typed.items() if group in (*ROOMS, *PRESETS)}
+        found |= {group: value for group, value in typed.items() if group in (*ROOMS, *PRESETS)}
+        return {group: value for group, value in found.items() if value != "null"}
 
     def fields(self, group: str, option: str) -> list[Field]:
-        """Fields of an option, with the values of its YAML; [] when there is no such option."""
+        """Fields of an option, with the values of its YAML and of the option that it changes; [] if there is none."""
         values = self._yaml(group, option)
         schema = next((value for key, value in _entries(values) if key.startswith(f"/schema/{group}@")), option)
+        changed = [name for name in values.get("defaults") or [] if name in self.options(group) and name != option]
         place = _option_class(group, str(schema))
-        return [_with(field, values) for field in _fields(*place)] if place else []
+        found = self.fields(group, changed[0]) if changed else _fields(*place) if place else []
+        return [_with(field, values) for field in found]
 
     def _yaml(self, group: str, option: str) -> dict[str, Any]:
         places = (folder / group / f"{option}.yaml" for folder in self.folders)

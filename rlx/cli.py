@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from rlx.errors import ConfigError, RlxError, Stopped
 from rlx.signals import stop
@@ -40,7 +40,8 @@ def main() -> None:
     except BaseException as error:
         sys.exit(_report(error))
     if _failed:
-        print(f"rlx: {len(_failed)} runs of the sweep failed: {', '.join(_failed)}", file=sys.stderr, flush=True)
+        runs = "1 run" if len(_failed) == 1 else f"{len(_failed)} runs"
+        print(f"rlx: {runs} of the sweep failed: {', '.join(_failed)}", file=sys.stderr, flush=True)
         sys.exit(_sweep_code(set(_failed.values())))
 
 
@@ -50,11 +51,16 @@ def _sweep_code(codes: set[int]) -> int:
 
 
 def _answered(arguments: list[str]) -> bool:
-    """Print what needs neither Hydra nor torch: the help page, and what a shell asks when Tab is pressed."""
+    """Print what needs neither Hydra nor torch: the help page, the version, and what a shell asks at Tab."""
     if "--help" in arguments or "-h" in arguments:
         from rlx.help import page
 
         print(page(arguments))
+        return True
+    if "--version" in arguments:
+        from rlx import __version__
+
+        print(f"rlx {__version__}")
         return True
     if not _COMPLETION.isdisjoint(arguments):
         from rlx.completion import answer
@@ -71,8 +77,27 @@ def _hydra_main() -> None:
 
     from rlx.store import register
 
+    sys.argv[1:] = _flags_first(sys.argv[1:])
     register()
     hydra.main(version_base="1.3", config_path="pkg://rlx.conf", config_name="config")(_job)()
+
+
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments as Hydra wants them: flags with their values, then overrides.
+
+    Raises:
+        ConfigError: a flag that there is not, or a value that it does not take.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; the flags are in: rlx --help")
+
+    parser = get_args_parser()
+    parser.allow_abbrev = False
+    parser.error = refuse
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    return [text for text in arguments if text not in overrides] + overrides
 
 
 def _job(composed: Any) -> None:
@@ -188,9 +213,8 @@ def _check(config: Any, context: Any) -> None:
     read = OWN | stage.uses | (TRAINING_KEYS if stage.trains else set())
     read |= stage.measures if config.eval.every else set()
     for key in _typed_groups(context.overrides):
-        if key not in read:
-            used = ", ".join(sorted(stage.uses))
-            raise ConfigError(f"stage={name} does not use {key}; leave {key} out (it uses {used})")
+        if key not in read and context.choices.get(key) != "None":
+            raise ConfigError(f"stage={name} does not use {key}; {_instead(key, stage, context.overrides)}")
     for group in ("algorithm", "merge", "study"):
         if group not in stage.uses and getattr(config, group) is not None:
             raise ConfigError(f"stage={name} does not use {group}; leave it out, or set {group}=null")
@@ -198,6 +222,16 @@ def _check(config: Any, context: Any) -> None:
 
     if not is_pasteable(config.runs_dir):
         raise ConfigError(f"runs_dir={config.runs_dir!r} has characters that a command line would need to quote")
+
+
+def _instead(group: str, stage: Any, overrides: Sequence[str]) -> str:
+    """What to do about a group that a stage does not use: its own fields of the same names, or the groups it uses."""
+    typed = [text.partition("=")[0].partition(f"{group}.")[2] for text in overrides]
+    own = [f"stage.{field.name}" for field in fields(stage) if field.name in typed]
+    if own:
+        return f"set {' and '.join(own)} instead"
+    used = f" (it uses {', '.join(sorted(stage.uses))})" if stage.uses else ""
+    return f"leave {group} out{used}"
 
 
 def _typed_groups(overrides: Sequence[str]) -> list[str]:

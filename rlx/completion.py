@@ -19,7 +19,8 @@ from rlx.runs.checkpoints import best_step, list_checkpoints
 from rlx.runs.identity import RunName
 from rlx.runs.references import is_pasteable
 
-FLAGS = ("--cfg", "--config-dir", "--help", "--hydra-help", "--info", "--multirun", "--resolve", "--shell-completion")
+FLAGS = ("--cfg", "--config-dir", "--help", "--hydra-help", "--info", "--multirun", "--resolve", "--shell-completion",
+         "--version")  # fmt: skip
 BASH = """\
 _rlx_complete()
 {
@@ -92,7 +93,7 @@ def _values(catalog: Catalog, overrides: Sequence[str], word: str) -> Iterator[s
     if key in (*ROOMS, *PRESETS):
         found = [name for name in catalog.options(key) if name not in value.split(",")[:-1]]
     else:
-        field = _fields(catalog, overrides).get(key)
+        field = _field(catalog, overrides, key)
         found = [] if field is None else _values_of(field, part)
     yield from (before + value for value in found if value.startswith(part))
 
@@ -103,6 +104,16 @@ def _values_of(field: Field, part: str) -> Sequence[str]:
     if "str" in field.kind:
         return [*_paths(part), *([field.default] if field.default not in ("", "[]", "null") and not part else [])]
     return [field.default]
+
+
+def _field(catalog: Catalog, overrides: Sequence[str], key: str) -> Field | None:
+    """The field of a key; of any option that has it, where none of its group is chosen yet."""
+    group = key.partition(".")[0]
+    options = catalog.options(group) if group in ROOMS and group not in catalog.chosen(overrides) else []
+    found = (
+        _fields(catalog, [*overrides, *more]).get(key) for more in ([], *([f"{group}={name}"] for name in options))
+    )
+    return next((field for field in found if field is not None), None)
 
 
 def _fields(catalog: Catalog, overrides: Sequence[str]) -> dict[str, Field]:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 import traceback
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
@@ -17,7 +18,7 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, RlxError):
             return _flat(str(link))
-    for rule in (_unknown_option, _unknown_key, _grammar, _missing, _bad_value, _null_group, _package):
+    for rule in (_unknown_option, _unknown_key, _grammar, _missing, _bad_value, _null_group, _comma, _package):
         for link in chain:
             line = rule(link, chain)
             if line:
@@ -99,10 +100,34 @@ def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None
     full = re.search(r"full_key: (\S+)", text)
     kind = re.search(r"object_type=(\w+)", text)
     place = _place(chain)
-    if key == "experiment" or (key == "scale" and place):
+    if place and key in ("experiment", "scale"):
         return f"{place}a preset must begin with the line `# @package _global_`"
     name = (full[1] if full else key).strip("'\"")
-    return f"{place}unknown key {name}{nearest(name.split('.')[-1], _fields_of(kind[1] if kind else '', name))}"
+    group, _, inner = name.partition(".")
+    if place.startswith(f"in {group}/") and group in ROOMS:
+        options = discover(group).values()
+        if kind and kind[1] not in {each.config.__name__ for each in options}:
+            whose = next((each.name for each in options if inner in _names(each.config)), next(iter(options)).name)
+            return f"{place}the file does not say which option it changes; begin it with `defaults: [{whose}, _self_]`"
+    if not inner:
+        return f"{place}unknown key {name}{_below(name)}"
+    return f"{place}unknown key {name}{nearest(name.split('.')[-1], _fields_of(kind[1] if kind else ''))}"
+
+
+def _below(name: str) -> str:
+    """`; did you mean stage.steps?` for a field whose group was left out, or the nearest key of the root."""
+    from rlx.config import Config
+
+    places = {f.name: [f.default_factory] for f in fields(Config) if is_dataclass(f.default_factory)}
+    places |= {group: [found.config for found in discover(group).values()] for group in ROOMS}
+    found = [f"{place}.{name}" for place, kinds in places.items() if any(name in _names(kind) for kind in kinds)]
+    if found:
+        return f"; did you mean {' or '.join(found)}?"
+    return nearest(name, [*_names(Config), "scale", "experiment"])
+
+
+def _names(cls: Any) -> list[str]:
+    return [field.name for field in fields(cls)]
 
 
 def _place(chain: list[BaseException]) -> str:
@@ -114,26 +139,28 @@ def _place(chain: list[BaseException]) -> str:
     return ""
 
 
-def _fields_of(kind: str, name: str) -> list[str]:
+def _fields_of(kind: str) -> list[str]:
     """Fields of the dataclass that an error names by its class's name."""
     from rlx.config import Config
-    from rlx.options import ROOMS, discover
 
     for outer in (Config, *(found.config for group in ROOMS for found in discover(group).values())):
         inner = [f.default_factory for f in fields(outer) if is_dataclass(f.default_factory)]
         for cls in (outer, *inner):
             if isinstance(cls, type) and cls.__name__ == kind:
-                return [f.name for f in fields(cls)]
-    return [f.name for f in fields(Config)] if "." not in name else []
+                return _names(cls)
+    return []
 
 
 def _grammar(error: BaseException, chain: list[BaseException]) -> str | None:
     if type(error).__name__ != "OverrideParseException":
         return None
-    override = getattr(error, "override", None) or ""
-    hint = "an `=` inside a value needs quotes twice, as in 'key=\"a=b\"'" if str(override).count("=") > 1 else (
-        "expected key=value"
-    )  # fmt: skip
+    override = str(getattr(error, "override", None) or "")
+    key, _, value = override.partition("=")
+    hint = "expected key=value"
+    if key and value:
+        parts = [f'"{part}"' for part in value.strip("[]").split(",")]
+        quoted = shlex.quote(f"{key}=[{','.join(parts)}]" if value[0] == "[" else f'{key}="{value}"')
+        hint = f"a value with `=`, brackets, quotes or unusual letters needs quotes twice, as in {quoted}"
     return f"cannot read the argument {override!r}: {hint}"
 
 
@@ -155,12 +182,31 @@ def _bad_value(error: BaseException, chain: list[BaseException]) -> str | None:
     name = full[1] if full else "a value"
     if choices:
         return f"{_place(chain)}{name}={choices[1]}: expected one of {choices[2]}"
-    return f"{_place(chain)}{name}: {_flat(first)}"
+    typed = next((match[1] for link in chain if (match := re.search(r"merging override [^=]+=(.*)", str(link)))), None)
+    value = re.search(r"[Vv]alue '(.*?)'", first)
+    value = typed if typed is not None else value[1] if value else "null" if "None" in first else ""
+    return f"{_place(chain)}{name}={value}: {_expected(first, name, value)}"
+
+
+def _expected(first: str, name: str, value: str) -> str:
+    """What a field takes, from the first line of OmegaConf's refusal of a value."""
+    if "converted to Integer" in first:
+        whole = re.fullmatch(r"-?\d+(\.\d*)?(e\+?\d\d?)?", value) and float(value).is_integer()
+        return "expected a whole number" + (f", written out: {float(value):.0f}" if whole else "")
+    if "converted to Float" in first:
+        return "expected a number, such as 0.1 or 3e9"
+    if "valid bool" in first:
+        return "expected true or false"
+    if "not a ListConfig" in first:
+        return f"expected a list, as in {name}=[{value},...]"
+    if "Incompatible value 'None'" in first or "not Optional" in first:
+        return "it cannot be null"
+    return _flat(first)
 
 
 def _null_group(error: BaseException, chain: list[BaseException]) -> str | None:
-    """`algorithm.group=3` while no algorithm is chosen: OmegaConf asserts, and Hydra's frame knows the override."""
-    if not (isinstance(error, AssertionError) and "Unexpected type for root" in str(error)):
+    """`algorithm.group=3` while no algorithm is chosen: OmegaConf stumbles, and Hydra's frame knows the override."""
+    if not re.search("Unexpected type for root|'NoneType' object has no attribute 'get'\n.*full_key", str(error)):
         return None
     locals_ = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
     keys = (getattr(names.get("override"), "key_or_group", None) for names in locals_)
@@ -171,10 +217,23 @@ def _null_group(error: BaseException, chain: list[BaseException]) -> str | None:
     return f"{key} was set, but no {group} is chosen; choose it too: {group}={choices}"
 
 
+def _comma(error: BaseException, chain: list[BaseException]) -> str | None:
+    """`seed=0,1` without `-m`."""
+    match = re.search(r"Ambiguous value for argument '([^=]+)=(.*)'", str(error))
+    if match is None:
+        return None
+    name, value = match[1], match[2]
+    if name == "checkpoint.keep":
+        return f"{name}={value}: expected one of them, or two joined by `+`: {name}={value.replace(',', '+')}"
+    return f"{name}={value}: a run takes one value; for a run of each put -m first, for a list write {name}=[{value}]"
+
+
 def _package(error: BaseException, chain: list[BaseException]) -> str | None:
     composing = ("ConfigCompositionException", "MissingConfigException", "ConfigLoadError", "SearchPathException")
     reading = ("HydraException", "ConfigKeyError", "ConfigAttributeError", "InterpolationKeyError")
-    if type(error).__name__ in composing + reading:
+    if type(error).__name__ in composing + reading or str(error).startswith(
+        ("Config group override", "Only one of --")
+    ):
         return _flat(str(error))
     if type(error).__name__ in ("ScannerError", "ParserError"):
         return f"a YAML file cannot be read: {_flat(str(error))}"

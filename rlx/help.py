@@ -25,6 +25,7 @@ FLAGS = {
     "--config-dir <folder>": "read presets and options from this folder too",
     "--info searchpath": "the folders that are read",
     "--shell-completion, -sc": "the function for tab completion: install=bash, zsh, fish",
+    "--version": "the version of rlx",
     "--hydra-help": "everything else that Hydra has",
 }
 INDENT = " " * 14

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COUNTDOWN
+from tests.conftest import COUNTDOWN, only
 
 WRONG = {
     "no stage": ([], "no stage", "pretrain"),
@@ -14,13 +14,37 @@ WRONG = {
     "task misspelt": (["stage=pretrain", "task=countdwn"], "task=countdwn", "did you mean countdown"),
     "key misspelt": (["stage=pretrain", "task=countdown", "model.d_modle=3"], "model.d_modle", "did you mean d_model"),
     "root key misspelt": (["stage=pretrain", "task=countdown", "sede=3"], "sede", "did you mean seed"),
+    "group misspelt": (["sacle=smoke"], "unknown key sacle", "did you mean scale?"),
+    "group left out": (["steps=3"], "unknown key steps", "did you mean stage.steps?"),
+    "below two groups": (["samples=3"], "unknown key samples", "did you mean eval.samples or stage.samples?"),
     "added key": (["stage=pretrain", "task=countdown", "+modle.width=3"], "modle", "did you mean model"),
     "added inner key": (["stage=pretrain", "task=countdown", "+model.n_head=3"], "model.n_head", "you mean n_heads"),
     "field of no group": (["stage=rl", "task=countdown", "algorithm.group=3"], "algorithm.group was", "algorithm=grpo"),
     "unused group": (["stage=pretrain", "task=countdown", "algorithm=grpo"], "does not use algorithm", "leave"),
     "unused field": (["stage=eval", "task=countdown", "optim.lr=1"], "does not use optim", "leave"),
+    "the stage's own": (["stage=eval", "task=countdown", "eval.samples=1"], "not use eval;", "set stage.samples inst"),
+    "no group at all": (["stage=export", "task=countdown"], "does not use task", "leave task out"),
+    "null for a number's group": (["scale=null"], "scale cannot be null", "scale=cpu|gpu|smoke"),
+    "group taken away": (["~optim", "stage=pretrain"], "optim cannot be null", "optim=adamw|muon"),
+    "number for an option": (["stage=3"], "no stage=3", "pretrain"),
+    "two options": (["task=[countdown,easy]"], "task=[countdown,easy]", "expected one option"),
+    "fields of no group": (["stage=rl", "task={numbers:3}"], "task was set", "task=countdown"),
+    "two flags": (["-m", "--cfg", "job"], "Only one of", "--multirun"),
+    "option of nothing": (["=3"], "group", "must be a string"),
+    "preset of nowhere": (["stage=pretrain", "experiment=foo"], "no experiment=foo", "give --config-dir <folder>"),
+    "flag misspelt": (["stage=pretrain", "--confg", "job"], "unrecognized arguments: --confg", "rlx --help"),
+    "flag without value": (["stage=pretrain", "--config-dir"], "--config-dir/-cd", "expected one argument"),
+    "flag's value": (["stage=pretrain", "--cfg", "foo"], "'foo'", "'job'"),
+    "two values": (["stage=pretrain", "seed=0,1"], "seed=0,1", "-m"),
+    "two rules": (["stage=pretrain", "checkpoint.keep=last:2,log:3"], "joined by `+`", "keep=last:2+log:3"),
     "not a number": (["stage=pretrain", "task=countdown", "model.d_model=abc"], "model.d_model", "abc"),
-    "bool for float": (["stage=pretrain", "task=countdown", "optim.lr=true"], "optim.lr", "Float"),
+    "bool for float": (["stage=pretrain", "task=countdown", "optim.lr=true"], "optim.lr=true", "expected a number"),
+    "words for a number": (["stage=pretrain", "stage.max_flops=3G"], "stage.max_flops=3G", "such as 0.1 or 3e9"),
+    "powers of ten": (["stage=pretrain", "stage.steps=1e3"], "stage.steps=1e3", "whole number, written out: 1000"),
+    "half a step": (["stage=pretrain", "stage.steps=1.5"], "stage.steps=1.5", "expected a whole number"),
+    "maybe": (["trainer.compile=maybe"], "trainer.compile=maybe", "true or false"),
+    "no number": (["stage=pretrain", "stage.row_tokens=null"], "stage.row_tokens=null", "cannot be null"),
+    "one for a list": (["stage=merge", "merge=linear", "merge.models=runs/a"], "list, as in", "models=[runs/a,...]"),
     "not in enum": (["stage=pretrain", "task=countdown", "task.trace=foo"], "task.trace=foo", "direct, operations"),
     "cross-field": (["stage=pretrain", "task=countdown", "model.n_heads=5"], "does not divide", "try"),
     "negative rate": (["stage=pretrain", "task=countdown", "optim.lr=-1"], "optim.lr", "above 0"),
@@ -35,6 +59,8 @@ WRONG = {
     "one parent": (["stage=merge", "task=countdown", "merge=linear"], "two parents", "merge.models"),
     "no equals sign": (["foo"], "'foo'", "key=value"),
     "equals in path": (["stage=sft", "task=countdown", "init_from=runs/x/seed=0"], "seed=0", "quotes"),
+    "letters in path": (["stage=sft", "init_from=../w s/ünï"], "twice", "as in 'init_from=\"../w s/ünï\"'"),
+    "equals in a list": (["merge.models=[a=b,c]"], "twice", "as in 'merge.models=[\"a=b\",\"c\"]'"),
     "no config dir": (["--config-dir", "nowhere", "stage=pretrain"], "nowhere", "not found"),
     "scale unknown": (["stage=pretrain", "task=countdown", "scale=huge"], "scale=huge", "smoke"),
     "study scale": (["stage=study", "study=quickstart", "scale=gpu"], "scale=gpu", "smoke"),
@@ -72,11 +98,16 @@ PRESETS = {
 }
 
 
+def own(option, text):
+    """An option or a preset of one's own, in my_conf."""
+    path = Path("my_conf", f"{option}.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 @pytest.mark.parametrize("text, expected", PRESETS.values(), ids=PRESETS.keys())
 def test_own_preset_with_a_mistake_names_the_file(rlx, text, expected):
-    folder = Path("my_conf/experiment")
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text(text)
+    own("experiment/mine", text)
     done = rlx("--config-dir", "my_conf", "stage=pretrain", "task=countdown", "experiment=mine")
     assert done.code == 2
     (line,) = done.err.strip().splitlines()
@@ -84,11 +115,84 @@ def test_own_preset_with_a_mistake_names_the_file(rlx, text, expected):
     assert [path.name for path in Path().iterdir()] == ["my_conf"]
 
 
+TASKS = {
+    "names no option": ("numbers: 3\n", ["in task/easy", "begin it with `defaults: [countdown, _self_]`"]),
+    "misspelt": ("defaults: [countdown, _self_]\nnmbers: 3\n", ["in task/easy", "task.nmbers", "mean numbers?"]),
+}
+
+
+@pytest.mark.parametrize("text, expected", TASKS.values(), ids=TASKS.keys())
+def test_own_option_with_a_mistake_says_what_to_write(rlx, text, expected):
+    own("task/easy", text)
+    done = rlx("--config-dir", "my_conf", "stage=pretrain", "task=easy")
+    assert done.code == 2
+    (line,) = done.err.strip().splitlines()
+    assert all(part in line for part in expected), line
+
+
+def test_a_preset_that_is_not_there_is_told_from_one_without_its_first_line(rlx):
+    own("experiment/mine", "# @package _global_\n")
+    done = rlx("--config-dir", "my_conf", "experiment=mien", "stage=pretrain")
+    assert done.code == 2 and done.err == "rlx: no experiment=mien; did you mean mine?\n"
+
+
+SMALL = (*COUNTDOWN, "stage.steps=1", "stage.batch_tokens=256", "stage.row_tokens=64", "stage.val_every=0",
+         "trainer.threads=1")  # fmt: skip
+
+
+def test_null_unsets_what_a_preset_chose_and_the_run_repeats(rlx):
+    own("experiment/mine", "# @package _global_\ndefaults: [override /algorithm: grpo, override /stage: pretrain]\n")
+    small = ("--config-dir", "my_conf", "experiment=mine", *SMALL)
+    done = rlx(*small)
+    assert done.code == 2 and "set algorithm=null" in done.err
+    done = rlx(*small, "algorithm=null")
+    assert done.code == 0, done.err
+    first = only("runs/*/seed0/overrides.txt").read_text().split()
+    assert first[0] == "rlx" and "algorithm=null" in first
+    for again in (first[1:], [*small, "~algorithm"]):
+        done = rlx(*again)
+        assert done.code == 0 and "finished already" in done.out
+
+
+@pytest.mark.parametrize("group", ["task", "stage", "algorithm", "merge", "study", "experiment"])
+def test_null_leaves_a_group_as_if_it_was_not_typed(rlx, group):
+    done, plain = rlx(f"{group}=null", "--cfg", "job"), rlx("--cfg", "job")
+    assert done.code == 0 and done.out == plain.out
+
+
+def test_null_in_a_sweep(rlx):
+    done = rlx("-m", "stage=glob(pretr*)", *SMALL, "algorithm=null,grpo")
+    assert done.code == 1 and "1 run of the sweep failed" in done.err
+    only("runs/*/seed0/checkpoints")
+
+
+def test_a_swept_group_and_a_field_of_it(rlx):
+    own("task/easy", "defaults: [countdown, _self_]\nmax_target: 50\n")
+    done = rlx("--config-dir", "my_conf", "-m", *SMALL[1:], "task=countdown,easy", "stage=pretrain,sft",
+               "init_from=random")  # fmt: skip
+    assert done.code == 0, done.err
+    assert len(list(Path("runs").glob("*/seed0"))) == 4
+
+
+def test_flags_may_stand_anywhere(rlx):
+    own("task/easy", "defaults: [countdown, _self_]\nmax_target: 50\n")
+    done = rlx("task=easy", "--cfg", "job", "stage=pretrain", "--config-dir", "my_conf", "seed=3")
+    assert done.code == 0 and "max_target: 50" in done.out and "seed: 3" in done.out
+    done = rlx("stage=pretrain", "-m", *SMALL, "seed=0,1")
+    assert done.code == 0 and len(list(Path("runs").glob("*/seed*"))) == 2
+
+
+def test_the_version_is_rlx_s(rlx):
+    from rlx import __version__
+
+    done = rlx("--version")
+    assert done.code == 0 and done.out == f"rlx {__version__}\n"
+
+
 def test_own_preset_beats_the_scale_and_the_command_line_beats_it(rlx):
-    folder = Path("my_conf/experiment")
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /scale: smoke\nmodel:\n  d_model: 40\n  n_layers: 3\n"
+    own(
+        "experiment/mine",
+        "# @package _global_\ndefaults:\n  - override /scale: smoke\nmodel:\n  d_model: 40\n  n_layers: 3\n",
     )
     done = rlx("--config-dir", "my_conf", *COUNTDOWN[:3], "stage=pretrain", "experiment=mine", "model.n_layers=1",
                "--cfg", "job")  # fmt: skip

@@ -44,6 +44,11 @@ def test_nothing_heavy_is_loaded(tmp_path, arguments):
     assert not done.stderr and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("line", ["rlx hydra", "rlx stage=rl hydra.verb", "rlx +hydra/job_logging=no", "rlx ++hydra.v"])
+def test_words_that_begin_with_hydra_are_not_answered_here(line):
+    assert answer("query=bash", line) is None and answer("query=bash", f"{line} ") is not None
+
+
 def test_what_the_words_of_hydra_name_is_left_to_hydra(rlx, monkeypatch):
     monkeypatch.setenv("COMP_LINE", "rlx hydra/job_logging=no")
     done = rlx("-sc", "query=bash")
@@ -114,9 +119,13 @@ ANSWERS = {
     "rlx -m optim=adamw,": ["optim=adamw,muon"],
     "rlx -m optim=adamw,mu": ["optim=adamw,muon"],
     "rlx +mod": ["+model.", "+model="],
+    "rlx +model.tie_embeddings=t": ["+model.tie_embeddings=true"],
+    "rlx +algorithm=grpo algorithm.rewards.co": ["algorithm.rewards.correct="],
     "rlx --mul": ["--multirun"],
     "rlx scale=sm": ["scale=smoke"],
+    "rlx scale=smoke scal": ["scale="],
     "rlx nothing.": [],
+    "rlx experiment": [],  # a group without an option
     "rlx nothing=": [],
     "rlx stage=pretrain stage=": [f"stage={name}" for name in sorted(discover("stage"))],
 }  # fmt: skip
@@ -154,17 +163,22 @@ def test_runs_and_checkpoints_are_offered_as_they_paste(here):
     Path("runs/.hidden").mkdir()
     assert complete("rlx init_from=") == ["init_from=runs/"]
     assert complete("rlx init_from=runs/") == [f"init_from={RUN}/"]
+    assert complete("rlx init_from=runs/.h") == ["init_from=runs/.hidden/"]
     assert complete(f"rlx init_from={RUN}/") == [f"init_from={RUN}/seed0", f"init_from={RUN}/seed1"]
     points = ["10", "200", "best", "last"]
     assert complete(f"rlx init_from={RUN}/seed0@") == [f"init_from={RUN}/seed0@{point}" for point in points]
     assert complete(f"rlx init_from={RUN}/seed0@2") == [f"init_from={RUN}/seed0@200"]
+    Path(f"{RUN}/seed0/best.json").write_text("{}")  # damaged: the other points are offered all the same
+    assert complete(f"rlx init_from={RUN}/seed0@") == [f"init_from={RUN}/seed0@{point}" for point in (10, 200, "last")]
     words = f"merge.models=[{RUN}/seed0@10,{RUN}"
-    assert complete(f"rlx merge=linear {words}/seed1") == [f"{words}/seed1"]
+    assert complete(f"rlx merge=linear {words}/seed1") == complete(f"rlx {words}/seed1") == [f"{words}/seed1"]
     assert complete(f"rlx init_from={here}/ru") == [f"init_from={here}/runs/"]
     assert complete("rlx init_from=nowhere/") == []
+    Path("me@host/saved").mkdir(parents=True)
+    assert complete("rlx init_from=me@host/") == ["init_from=me@host/saved/"]  # an @ of a folder's name
 
 
-def test_own_presets_are_offered_and_their_choices_count(here):
+def test_own_presets_are_offered_and_their_choices_count(here, monkeypatch):
     folder = Path("my_conf/experiment")
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - override /optim: muon\n")
@@ -176,7 +190,18 @@ def test_own_presets_are_offered_and_their_choices_count(here):
     assert complete("rlx experiment=mine optim.mom") == []
     assert complete("rlx -cd my_conf optim=sl") == ["optim=slow"]
     assert complete("rlx -cd my_conf optim=slow optim.lr=") == ["optim.lr=1e-5"]
-    assert complete("rlx --config-dir my") == []  # the shell offers folders
+    Path("my_conf/optim/muon.yaml").write_text("lr: 0.777\n")  # Hydra looks into its folder after the package's
+    assert complete("rlx -cd my_conf optim=muon optim.lr=") == complete("rlx optim=muon optim.lr=")
+    Path("my_conf/algorithm").mkdir()
+    defaults = "defaults: [/schema/algorithm@_here_: grpo, _self_]\n"
+    Path("my_conf/algorithm/kind.yaml").write_text(f"{defaults}rewards:\n  truncated: 0.25\n")
+    words = "rlx -cd my_conf algorithm=kind algorithm.rewards"
+    assert complete(f"{words}.truncated=") == ["algorithm.rewards.truncated=0.25"]
+    assert complete(f"{words}.correct=") == ["algorithm.rewards.correct=1.0"]
+    for flag in ("--config-dir", "-cd"):
+        assert complete(f"rlx {flag} mod") == []  # the shell offers folders, of which model= is none
+    monkeypatch.setenv("HOME", str(here))
+    assert complete("rlx --config-dir ~/my_conf experiment=") == ["experiment=mine"]  # the shell has not read it yet
 
 
 def test_a_preset_that_cannot_be_read_offers_nothing_and_says_so(rlx, monkeypatch):
@@ -254,6 +279,24 @@ def test_help_has_own_presets(rlx):
     Path("my_conf/experiment").mkdir(parents=True)
     Path("my_conf/experiment/mine.yaml").write_text("# @package _global_\n")
     assert "mine" in rlx("--config-dir", "my_conf", "--help").out
+
+
+def test_help_has_the_fields_of_an_own_option_that_changes_another(rlx):
+    Path("my_conf/task").mkdir(parents=True)
+    Path("my_conf/task/easy.yaml").write_text("defaults: [countdown, _self_]\nnumbers: 3\n")
+    (row,) = [line.split() for line in rlx("-cd", "my_conf", "task=easy", "-h").out.splitlines() if ".numbers" in line]
+    assert row[:2] == ["task.numbers", "3"]
+    assert "task.max_target=" in complete("rlx -cd my_conf task=easy task.max_t")
+
+
+def test_help_of_a_group_that_is_null(rlx):
+    done = rlx("algorithm=null", "--help")
+    assert done.code == 0 and "algorithm=null" not in done.out
+
+
+def test_help_about_stages_names_each(rlx):
+    (line,) = [line for line in rlx("-h").out.splitlines() if line.startswith("  stage:")]
+    assert set(line.replace(",", "").rstrip(".").split()) >= set(discover("stage"))
 
 
 def test_the_config_of_a_command_is_still_hydra_s(rlx):

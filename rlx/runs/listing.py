@@ -386,7 +386,12 @@ def _equal(actual: Any, value: str, key: str) -> bool:
         return str(actual).lower() == value.lower()
     if actual is None:
         return value.lower() in ("null", "none")
-    return str(actual).replace(" ", "") == value.replace(" ", "") if isinstance(actual, list) else str(actual) == value
+    return _plain(str(actual)) == _plain(value) if isinstance(actual, list) else str(actual) == value
+
+
+def _plain(text: str) -> str:
+    """A list as people type it, without blanks and quotes."""
+    return re.sub(r"[\s'\"]", "", text)
 
 
 def _check_among(key: str, value: str, known: Sequence[str]) -> None:

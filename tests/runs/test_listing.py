@@ -36,7 +36,8 @@ def runs(tmp_path, monkeypatch):
         flops={"total": 1e11, "lineage": 2e11},
     )
     make(SFT, state=State.failed, rows=({"step": 7, "train/loss": 1.5},), planned_steps=20,
-         config="seed: 1\nmodel:\n  d_model: 128\noptim:\n  lr: 0.01\ndata:\n  mix: [1, 2]\n",
+         config="seed: 1\nmodel:\n  d_model: 128\noptim:\n  lr: 0.01\ndata:\n  mix: [1, 2]\n"
+         "logger:\n  tags: [mine, b]\n",
          options={"optim": "adamw"})  # fmt: skip
     Path("runs", SFT, "eval.json").write_text("{}")
     make(RL, steps=(10,), rows=({"step": 10, "reward": 0.5, "train/loss": 0.1, "val/pass@1": 0.25},),
@@ -63,6 +64,9 @@ PICKS = {
     "model.d_model=64.0": [PRETRAIN, RL],
     "model.d_model=65": [],
     "data.mix=[1,2]": [SFT],
+    "logger.tags=[mine,b]": [SFT],
+    "logger.tags=['mine',\"b\"]": [SFT],
+    "logger.tags=[mine]": [],
     "lineage=0.2T": [PRETRAIN],
     "optim.lr=1e-3": [PRETRAIN],
     "optim.lr>1e-3": [SFT],

@@ -4,16 +4,13 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,114 +18,12 @@ import pytest
 
 import rlx.runs.loggers.wandb as mirror
 from rlx.errors import RunError, Stopped
-from rlx.runs.loggers.wandb import Mode, WandbConfig
+from rlx.runs.loggers.wandb import Mode
 from rlx.runs.run import open_run
 from rlx.runs.status import State, read_status
 from tests.conftest import COUNTDOWN, command, environment, only
+from tests.runs.loggers.uploads import KEY, append, check_rows, opened, unsynced, wait_for
 from tests.stages.runs import PRETRAIN, place, record, rl
-
-KEY = "0123456789" * 4
-"""A key of the right length; nobody's."""
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No account, settings or service of whoever runs the tests, and a mirror that does not dawdle."""
-    for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_"))]:
-        monkeypatch.delenv(name)
-    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("WANDB_X_DISABLE_STATS", "true")
-    monkeypatch.setattr(mirror, "PERIOD_S", 0.1)
-
-
-class Uploaded:
-    """What one .wandb file would upload."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.rows: list[dict[str, Any]] = []
-        self.summary: dict[str, Any] = {}
-        self.run: Any = None
-        self.exit: int | None = None
-        for kind, found in _records(file):
-            if kind == "history":
-                row = {_key(item): json.loads(item.value_json) for item in found.item}
-                self.rows.append({**row, "_step": found.step.num})
-            elif kind == "summary":
-                self.summary.update({_key(item): json.loads(item.value_json) for item in found.update})
-            elif kind == "run":
-                self.run = found
-                self.config = {item.key: json.loads(item.value_json) for item in found.config.update}
-            elif kind == "exit":
-                self.exit = found.exit_code
-
-    def steps(self) -> list[int]:
-        return [row["_step"] for row in self.rows]
-
-
-def _key(item: Any) -> str:
-    return item.key or "/".join(item.nested_key)
-
-
-def _records(file: Path) -> Iterator[tuple[str, Any]]:
-    """Kinds and contents of the records: a log of LevelDB's format, a header of 7 bytes before it."""
-    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
-
-    data, at, parts = file.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        _, length, part = struct.unpack("<IHB", data[at : at + 7])
-        if not part or at + 7 + length > len(data):
-            return
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if part in (1, 4):  # whole, or the last of several
-            found = Record.FromString(parts)
-            kind, parts = found.WhichOneof("record_type"), b""
-            yield kind, getattr(found, kind) if kind else None
-
-
-def unsynced(run: Path) -> list[Uploaded]:
-    """What `wandb sync --include-online` would upload, in the order of the attempts."""
-    files = sorted(run.glob("wandb/*/*.wandb"), key=lambda file: file.stat().st_mtime)
-    return [Uploaded(file) for file in files if not file.with_name(f"{file.name}.synced").exists()]
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def check_rows(run: Path, sent: list[dict[str, Any]]) -> None:
-    """The rows sent are those of metrics.jsonl, each once, under their steps."""
-    truth = rows(run)
-    assert [row["_step"] for row in sent] == [row["step"] for row in truth]
-    for row, true in zip(sent, truth, strict=True):
-        assert {name: row.get(name) for name in true} == pytest.approx(true, nan_ok=True)
-
-
-@contextmanager
-def opened(path: Path, *, mode: Mode = Mode.offline, **fields: Any) -> Iterator[Any]:
-    logger = WandbConfig(mode=mode, **fields)
-    with open_run(path, config={"seed": 0}, command="rlx", record={"parents": []}, logger=logger) as run:
-        yield run
-
-
-def append(run: Any, *steps: int, loss: float = 1.0) -> None:
-    for step in steps:
-        run.metrics.append({"step": step, "train/loss": loss / step})
-
-
-def wait_for(condition: Any, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_an_rl_run_arrives_whole(rlx):
@@ -271,115 +166,6 @@ def test_numbers_that_json_lacks_and_a_table_that_grows(tmp_path, monkeypatch):
     assert [row[0] for row in largest["data"]] == list(range(2, 101, 2))  # thinned, the newest kept
     assert len(sizes) > 1 and sizes[-1] == 100  # sent when there are twice as many, and at the end
     assert all(after > 1.8 * before for before, after in pairwise(sizes[:-1]))
-
-
-class Server(ThreadingHTTPServer):
-    """As much of W&B's server as a run needs: it keeps the lines of the files that are streamed to it."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.files: dict[str, dict[int, str]] = {}
-        self.exits: list[int] = []
-        self.preempting = False
-        self.tables: list[list[list[Any]]] = []
-        self.received: list[int] = []
-        self.started = False
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    def history(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for _, line in sorted(self.files.get("wandb-history.jsonl", {}).items())]
-
-    def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        owner = {"id": "e", "name": "group"}
-        if operation == "RunResumeStatus" and self.started:
-            history = self.history()
-            empty = dict.fromkeys(("displayName", "notes")) | {"logLineCount": 0, "eventsLineCount": 0, "tags": []}
-            tail = {"historyLineCount": len(history), "historyTail": json.dumps([json.dumps(r) for r in history[-1:]])}
-            texts = {"summaryMetrics": "{}", "eventsTail": "[]", "config": "{}", "wandbConfig": '{"t": {}}'}
-            bucket = {"id": "b", "name": given["name"], **empty, **tail, **texts}
-            return {"model": {"id": "p", "name": "rlx", "entity": owner, "bucket": bucket}}
-        if operation == "UpsertBucket":
-            self.started = True
-            bucket = dict.fromkeys(("displayName", "description", "sweepName")) | {"historyLineCount": 0}
-            project = {"id": "p", "name": given["project"], "entity": owner}
-            bucket |= {"id": "b", "name": given["name"], "config": "{}", "project": project}
-            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        if operation == "CreateRunFiles":
-            files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in given["files"]]
-            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
-        return self.answer_table(operation, given)
-
-    def answer_table(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        """What the upload of a table asks; W&B keeps it as an artifact."""
-        artifact = {"id": "a", "state": "PENDING", "digest": "d", "artifactSequence": {"latestArtifact": None}}
-        target = {"id": "m", "uploadUrl": f"{self.url}/manifest", "uploadHeaders": []}
-        if operation == "Viewer":
-            return {"viewer": {"id": "v", "entity": "group", "username": "someone", "flags": "{}"}}
-        if set(given) == {"entity", "project", "name"}:
-            return {"project": {"artifact": {"artifactType": {"name": "run_table"}}}}
-        if operation == "CreateArtifact":
-            return {"createArtifact": {"artifact": artifact}}
-        if operation == "CreateArtifactManifest":
-            return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": target}}}
-        if operation == "CreateArtifactFiles":
-            names = [file["name"] for file in given["input"]["artifactFiles"]]
-            nodes = [{**target, "uploadUrl": f"{self.url}/{name}", "artifact": artifact} for name in names]
-            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
-        if operation == "CommitArtifact":
-            return {"commitArtifact": {"artifact": artifact}}
-        return {}
-
-    def stream(self, given: dict[str, Any]) -> None:
-        for name, part in (given.get("files") or {}).items():
-            lines = {part["offset"] + n: line for n, line in enumerate(part["content"])}
-            self.files.setdefault(name, {}).update(lines)
-            if name == "wandb-history.jsonl":
-                self.received += [json.loads(line)["_step"] for line in lines.values()]
-        self.preempting |= bool(given.get("preempting"))
-        self.exits += [given["exitcode"]] if given.get("complete") else []
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that the client dropped."""
-
-
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        reply: dict[str, Any] = {}
-        if self.path == "/graphql":
-            given = json.loads(body)
-            reply = {"data": self.server.answer(given.get("operationName", ""), given.get("variables") or {})}
-        elif self.path.endswith("/file_stream"):
-            self.server.stream(json.loads(body))
-        elif self.path == "/samples.table.json":
-            self.server.tables.append(json.loads(body)["data"])
-        text = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    do_PUT = do_POST
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    found = Server()
-    monkeypatch.setenv("WANDB_BASE_URL", found.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    yield found
-    found.shutdown()
-    found.server_close()
 
 
 def test_online_the_run_goes_on_where_the_server_is(tmp_path, server, capfd):
