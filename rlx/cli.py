@@ -221,7 +221,8 @@ def _check(config: Any, context: Any) -> None:
     from rlx.runs.references import is_pasteable
 
     if not is_pasteable(config.runs_dir):
-        raise ConfigError(f"runs_dir={config.runs_dir!r} has characters that a command line would need to quote")
+        what = "has characters that a command line would need to quote" if config.runs_dir else "is empty"
+        raise ConfigError(f"runs_dir={config.runs_dir!r} {what}; give a folder, such as runs_dir=runs")
 
 
 def _instead(group: str, stage: Any, overrides: Sequence[str]) -> str:

@@ -134,6 +134,8 @@ def _point(text: str, point: str) -> int | str:
 
 def _check_is_run(folder: Path, reference: Reference) -> None:
     """Raise the CheckpointError of a folder that is not a run."""
+    if folder.is_file():
+        raise CheckpointError(f"{reference.run} is a file; expected a run directory or a model folder")
     if not folder.is_dir():
         raise CheckpointError(f"{reference.run} is not there; {_nearest(folder)}")
     if is_model_directory(folder):

@@ -67,11 +67,14 @@ class TrainingConfig(RunStageConfig):
         if self.max_flops is not None and not self.max_flops > 0:
             raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
         check_numbers(self, "val_every", "val_tokens")
+        for name, least in (("row_tokens", 2), ("micro_batches", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"stage.{name}={getattr(self, name)} must be at least {least}")
         unit = self.row_tokens * self.micro_batches
-        if self.row_tokens < 2 or self.micro_batches < 1 or self.batch_tokens < unit or self.batch_tokens % unit:
+        if self.batch_tokens < unit or self.batch_tokens % unit:
             raise ConfigError(
                 f"stage.batch_tokens={self.batch_tokens} must be a multiple of row_tokens * micro_batches = {unit}; "
-                f"try {max(unit, self.batch_tokens // max(unit, 1) * unit)}"
+                f"try {max(unit, self.batch_tokens // unit * unit)}"
             )
 
     def run(self, config: "Config", context: Context, run: Run) -> None:

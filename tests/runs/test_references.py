@@ -150,6 +150,10 @@ def test_an_evaluation_has_no_model(run):
         resolve(parse_reference(str(run)))
 
 
+def test_a_file_is_no_run(run):
+    assert "is a file; expected a run directory" in refusal(f"{RUN}/config.yaml")
+
+
 def test_best_needs_its_file_and_its_checkpoint(run):
     write_best(run, {"step": 60, "metric": "val/loss", "value": 1.0})
     assert "step 60, which is not there" in refusal(RUN + "@best")
