@@ -58,7 +58,7 @@ def parent_record(reference: str, *, trainer: bool = False) -> dict[str, Any]:
 def own_checkpoint(place: Path) -> Path | None:
     """The newest whole checkpoint that an earlier attempt of a run left, with its state; None without one."""
     step = nearest_whole(place, sys.maxsize, trainer=True)
-    begun = "depth" in (read_record(place) or {})
+    begun = "steps_before" in (read_record(place) or {})
     return checkpoint_path(place, step) if step is not None and begun else None
 
 

@@ -82,6 +82,7 @@ def test_nothing_is_loaded_from_tensors_that_do_not_fit(config: DenseConfig) -> 
         {"fields": {"d_model": 10, "n_heads": 4}},
         {"fields": {"d_model": "wide"}},
         {"fields": {"n_layers": "4"}},
+        {"fields": {"n_layers": True}},
         {"fields": {"tie_embeddings": 1}},
         {"fields": {"rope_theta": None}},
         {"fields": 3},

@@ -191,9 +191,10 @@ def test_prune_spares_the_best(tmp_path):
     write_best(tmp_path, {"step": 1, "metric": "val/loss", "value": 0.5})
     prune(tmp_path, plan)
     assert there(tmp_path) == [1, 3] and best_step(tmp_path) == 1
-    (tmp_path / "best.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"best\.json"):
-        best_step(tmp_path)
+    for damaged in ("{}", '{"step": "1"}'):
+        (tmp_path / "best.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"best\.json"):
+            best_step(tmp_path)
     write_best(tmp_path, None)
     write_best(tmp_path, None)
     prune(tmp_path, plan)

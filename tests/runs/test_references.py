@@ -92,6 +92,11 @@ def test_a_checkpoint_and_a_model_folder_resolve_to_themselves(run, tmp_path):
     assert "leave out @last" in refusal("merged@last")
 
 
+def test_a_run_is_known_by_its_checkpoints_too(run):
+    (run / "config.yaml").unlink()
+    assert "there are steps 10, 50, 100" in refusal(f"{RUN}@70")
+
+
 def test_a_tilde_is_the_home_folder(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve(parse_reference(f"~/{RUN}@10")) == checkpoint_path(run, 10)

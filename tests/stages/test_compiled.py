@@ -53,13 +53,15 @@ def test_compiled_training_is_the_same_and_resumes_to_the_same_bits(rlx, monkeyp
     assert digest(broken)["step-000005"] == digest(whole)["step-000005"]
 
 
-def test_a_resume_without_compilation_says_that_it_is_not_exact(rlx, monkeypatch):
+@pytest.mark.parametrize("other", [COMPILED, "trainer.threads=2"])
+def test_a_resume_that_rounds_otherwise_says_that_it_is_not_exact(rlx, monkeypatch, other):
     arguments = [*PRETRAIN, "stage.steps=5", "stage.val_every=0"]
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         assert rlx(*arguments).code == 75
-    done = rlx(*arguments, COMPILED)
-    assert done.code == 0 and "resumed with trainer.compile=true" in done.out
+    done = rlx(*arguments, other)
+    said = {COMPILED: "resumed with trainer.compile=true", "trainer.threads=2": "resumed with 2 threads"}
+    assert done.code == 0 and said[other] in done.out
 
 
 def test_compiled_rl_samples_as_it_trains_and_resumes_to_the_same_bits(rlx, monkeypatch):
