@@ -78,13 +78,17 @@ class Catalog:
         found |= {group: value for group, value in typed.items() if group in (*ROOMS, *PRESETS)}
         return {group: value for group, value in found.items() if value != "null"}
 
-    def fields(self, group: str, option: str) -> list[Field]:
-        """Fields of an option, with the values of its YAML and of the option that it changes; [] if there is none."""
+    def fields(self, group: str, option: str, above: tuple[str, ...] = ()) -> list[Field]:
+        """Fields of an option, with the values of its YAML and of the option that it changes; [] if there is none.
+
+        `above` are the options that change this one: files that name each other end there.
+        """
         values = self._yaml(group, option)
         schema = next((value for key, value in _entries(values) if key.startswith(f"/schema/{group}@")), option)
-        changed = [name for name in values.get("defaults") or [] if name in self.options(group) and name != option]
+        above = (*above, option)
+        changed = [name for name in values.get("defaults") or [] if name in self.options(group) and name not in above]
         place = _option_class(group, str(schema))
-        found = self.fields(group, changed[0]) if changed else _fields(*place) if place else []
+        found = self.fields(group, changed[0], above) if changed else _fields(*place) if place else []
         return [_with(field, values) for field in found]
 
     def _yaml(self, group: str, option: str) -> dict[str, Any]:

@@ -289,6 +289,13 @@ def test_help_has_the_fields_of_an_own_option_that_changes_another(rlx):
     assert "task.max_target=" in complete("rlx -cd my_conf task=easy task.max_t")
 
 
+def test_help_of_own_options_that_name_each_other_ends(rlx):
+    Path("my_conf/task").mkdir(parents=True)
+    for name, other in (("one", "two"), ("two", "one")):
+        Path(f"my_conf/task/{name}.yaml").write_text(f"defaults: [{other}, _self_]\n")
+    assert rlx("--config-dir", "my_conf", "task=one", "--help").code == 0
+
+
 def test_help_of_a_group_that_is_null(rlx):
     done = rlx("algorithm=null", "--help")
     assert done.code == 0 and "algorithm=null" not in done.out

@@ -31,6 +31,7 @@ STAGE_NOTE = """Accuracy in percent on held-out problems, with 95 % bootstrap in
 where there are several. Costs are means over seeds; <em>in lineage</em> adds what every ancestor spent."""
 OPEN_RUNS = 40  # an appendix of more runs than this begins folded
 MAKER, FIGURES = "rlx report", "figures"
+MOST_BYTES = 2**26  # of a file are looked through for who made it; pages say so at their beginning
 _MARK = re.compile(rb'<meta name="generator" content="(rlx report[^"]*)">|/Creator \((rlx report[^)]*)\)')
 
 
@@ -78,7 +79,10 @@ def _mark(sources: Sequence[Path | str], near: Path) -> str:
 
 def _mark_of(path: Path) -> str:
     """What a file says of who made it; empty where it is none of ours."""
-    found = _MARK.search(path.read_bytes()) if path.is_file() else None
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        found = _MARK.search(file.read(MOST_BYTES))
     return (found[1] or found[2]).decode(errors="replace") if found else ""
 
 

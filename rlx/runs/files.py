@@ -202,7 +202,11 @@ def remove_directory(path: StrPath, *, beside: StrPath | None = None, then: StrP
         shutil.rmtree(temporary, ignore_errors=True)
         os.rename(path, temporary)
         if then is not None:
-            os.rename(then, path)
+            try:
+                os.rename(then, path)
+            except OSError:
+                os.rename(temporary, path)
+                raise
         shutil.rmtree(temporary, ignore_errors=True)
 
 

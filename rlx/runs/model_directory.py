@@ -204,6 +204,11 @@ def _is_plain(name: Any) -> bool:
 
 
 def existing(path: Path) -> Path:
+    """The path of a file that is there.
+
+    Raises:
+        CheckpointError: it is not.
+    """
     if path.is_file():
         return path
     if path.name == MODEL_WEIGHTS and any(path.parent.glob("*.bin")):
@@ -212,6 +217,11 @@ def existing(path: Path) -> Path:
 
 
 def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something else.
+    """
     try:
         read = json.loads(existing(path).read_bytes())
     except (ValueError, OSError) as error:
@@ -222,6 +232,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What to raise for a file that another library could not read, in one line."""
     return CheckpointError(f"{path} cannot be read (truncated or damaged?): {_first_line(error)}")
 
 

@@ -240,7 +240,7 @@ def _remove(folder: Path) -> int:
 def _named(words: Sequence[str]) -> Iterator[tuple[RunName, int | str | None]]:
     """Runs that words refer to, through links and as `hf:` folders too, and the point in each."""
     for word in words:
-        with suppress(CheckpointError):
+        with suppress(CheckpointError, ValueError):  # ValueError: a path with a null byte
             reference = parse_reference(word.removeprefix("hf:"))
             name = RunName.of(os.path.realpath(reference.run)) if reference.kind is Kind.run else None
             if name is not None:

@@ -149,8 +149,9 @@ def report_finished(place: Path, asked: dict[str, Any]) -> None:
         other.append(f"by commit {made[:10]}, this is {now[:10]}")
     config = read_config(place)
     for group in ("eval", "checkpoint"):
-        had, wants = config.get(group, {}), asked.get(group, {})
-        other += [f"with {group}.{name}={had[name]}" for name in had if name in wants and had[name] != wants[name]]
+        had, wants = config.get(group), asked.get(group, {})
+        if isinstance(had, dict):
+            other += [f"with {group}.{name}={had[name]}" for name in had if name in wants and had[name] != wants[name]]
     told = f" (made {', '.join(other)}; rerun=<label> makes it anew)" if other else ""
     print(f"finished already: {place}{told}", flush=True)
 

@@ -134,6 +134,22 @@ def test_atomic_directory_replaces_only_what_is_written_out(tmp_path, monkeypatc
     assert (tmp_path / "step" / "a").read_text() == "new" and names(tmp_path) == ["step"]
 
 
+def test_what_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "a").write_text("old")
+    rename = os.rename
+
+    def failing(a, b):
+        if Path(b).name == "step" and Path(a).name == f".tmp-step-{os.getpid()}":
+            raise OSError(errno.EDQUOT, "quota")
+        rename(a, b)
+
+    monkeypatch.setattr(files.os, "rename", failing)
+    with pytest.raises(RunError), files.atomic_directory(tmp_path / "step", replace=True) as folder:
+        (folder / "a").write_text("new")
+    assert (tmp_path / "step" / "a").read_text() == "old" and names(tmp_path) == ["step"]
+
+
 def test_atomic_directory_goes_away_with_an_error(tmp_path):
     with pytest.raises(ValueError, match="mine"), files.atomic_directory(tmp_path / "step"):
         raise ValueError("mine")

@@ -345,3 +345,10 @@ def test_the_pruned_run_is_a_parent_as_before(prune):
     with pytest.raises(RlxError, match="there are steps 10, 30"):
         resolve(parse_reference(f"{run}@20"))
     shutil.rmtree(run)
+
+
+def test_hostile_words_are_no_parents(prune):
+    run = make(PARENT, steps=(10, 20))
+    make(CHILD, config='stage: {name: "a/b\\0c", other: "hf:/@/../@99"}\n', command="rlx init_from=/@best hf:hf:/x")
+    prune("--keep", "last:1", "--yes")
+    assert kept(run) == [20]

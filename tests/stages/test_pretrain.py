@@ -48,6 +48,8 @@ def test_what_changes_no_result_changes_no_place_and_what_does_changes_it(rlx):
         assert "finished already" in rlx(*PRETRAIN, same).out
     more = rlx(*PRETRAIN, "checkpoint.every=2", "eval.every=3", "decode=sample").out
     assert "made with eval.every=0, with checkpoint.every=3; rerun=<label>" in more
+    (run / "config.yaml").write_text("eval: 3\ncheckpoint:\n")
+    assert rlx(*PRETRAIN, "checkpoint.every=2").out == f"finished already: {run}\n"
     other = place(rlx(*PRETRAIN, "optim.lr=2e-3").out)
     seeded = place(rlx(*PRETRAIN, "seed=1").out)
     assert other.parent != run.parent and seeded.parent == run.parent and seeded.name == "seed1"
