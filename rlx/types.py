@@ -30,6 +30,8 @@ class Verdict:
 
     outcome: Outcome
     detail: str = ""
+    measures: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What else was seen of it, by name (share of cells right, 1 for the format it is in, ...); means are reported."""
 
     @property
     def correct(self) -> bool:

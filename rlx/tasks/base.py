@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlx.errors import ConfigError
 from rlx.types import Example, Split, Verdict
 
 HELD_OUT_SHARE = 64
@@ -16,6 +17,9 @@ HELD_OUT_SHARE = 64
 
 class Task(Protocol):
     """A family of problems at one setting."""
+
+    baseline: str
+    """The short cut that `guess` takes, in a few words: "adds all numbers"."""
 
     def size(self, split: Split) -> int | None:
         """Number of examples, None when the stream is unbounded."""
@@ -29,6 +33,19 @@ class Task(Protocol):
         """What `completion` (text, without the end mark) is. Never raises, never evaluates it, bounded in time."""
         ...
 
+    def chance(self, example: Example) -> float:
+        """Probability that an answer drawn evenly from those of the right form is correct; 0 where there is no end of
+        them."""
+        ...
+
+    def guess(self, example: Example) -> str:
+        """What a solver writes that takes the short cut of `baseline`: a completion, verified like any other."""
+        ...
+
+    def words(self) -> list[str]:
+        """Words, digits and marks that prompts and solutions are made of."""
+        ...
+
 
 @dataclass(kw_only=True, slots=True)
 class TaskConfig:
@@ -36,9 +53,49 @@ class TaskConfig:
 
     seed: int = 0
     """Seed of the generator of examples; the run's own seed does not touch them."""
+    train_examples: int | None = None
+    """Size of `train`, in examples; null is an unbounded stream, or all that there are."""
+    val_examples: int = 1000
+    """Size of `val`, in examples."""
+    test_examples: int = 1000
+    """Size of `test`, in examples."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_examples", "val_examples", "test_examples"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ConfigError(f"task.{name} must be at least 1, got {size}; try task.{name}=1000")
 
     def build(self) -> Task:
         raise NotImplementedError
+
+
+class Sized:
+    """The splits' sizes as the config has them, and the seeds of their streams: a base for tasks that generate."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        self._sizes: dict[Split, int | None] = {
+            Split.train: config.train_examples,
+            Split.val: config.val_examples,
+            Split.test: config.test_examples,
+        }
+        self._seed = config.seed
+
+    def size(self, split: Split) -> int | None:
+        """Number of examples, None when the stream is unbounded."""
+        return self._sizes[split]
+
+    def seed_at(self, split: Split, index: int) -> int:
+        """The seed of a split's stream: held-out examples do not move with the task's, so that runs are compared on
+        the same ones.
+
+        Raises:
+            IndexError: `index` is negative or not below the split's size.
+        """
+        size = self.size(split)
+        if index < 0 or (size is not None and index >= size):
+            raise IndexError(f"{split.value} has examples 0 to {'...' if size is None else size - 1}, got {index}")
+        return self._seed if split is Split.train else 0
 
 
 def stable_hash(*parts: object) -> int:
@@ -50,3 +107,9 @@ def stable_hash(*parts: object) -> int:
 def is_held_out(key: str, share: int = HELD_OUT_SHARE) -> bool:
     """True when the canonical instance `key` belongs to the held-out part (one in `share`)."""
     return stable_hash("split", key) % share == 0
+
+
+def split_of(key: str, share: int = HELD_OUT_SHARE) -> Split:
+    """The split of the canonical instance `key`: one in `share` is in `val`, one in `share` in `test`."""
+    place = stable_hash("split", key) % share
+    return Split.val if place == 0 else Split.test if place == 1 else Split.train

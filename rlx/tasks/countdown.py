@@ -47,7 +47,7 @@ from dataclasses import dataclass
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.tasks.base import TaskConfig
+from rlx.tasks.base import Sized, TaskConfig
 from rlx.tasks.countdown_heuristics import MOST_NUMBERS, Heuristic, Method, SearchTrace
 from rlx.tasks.countdown_search import BLOCK, Choice, Problem, Space, draw_block, instance_key, steps_of
 from rlx.tasks.countdown_traces import DirectTrace, OperationsTrace, Trace, TraceFormat, replay
@@ -81,14 +81,9 @@ class CountdownConfig(TaskConfig):
     """Successors that bfs keeps of a state, and states that it expands at a time; a mix draws it from 1 to 5."""
     keep_failed: bool = False
     """Write searches that miss the target as they are, which do not verify; false widens them until they reach it."""
-    test_examples: int = 1000
-    """Size of `test`, in examples."""
-    val_examples: int = 1000
-    """Size of `val`, in examples."""
-    train_examples: int | None = None
-    """Size of `train`, in examples; null is an unbounded stream."""
 
     def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
         if not 3 <= self.numbers <= 8:
             raise ConfigError(f"task.numbers must be 3 to 8, got {self.numbers}; try task.numbers=4")
         if not 1 <= self.max_number <= 1000:
@@ -110,33 +105,21 @@ class CountdownConfig(TaskConfig):
             )
         if self.beam < 1:
             raise ConfigError(f"task.beam must be at least 1, got {self.beam}; try task.beam=5")
-        for name in ("test_examples", "val_examples", "train_examples"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ConfigError(f"task.{name} must be at least 1, got {size}; try task.{name}=1000")
 
     def build(self) -> "Countdown":
         return Countdown(self)
 
 
-class Countdown:
+class Countdown(Sized):
     """Problems of one setting, their solutions and their verifier."""
 
     def __init__(self, config: CountdownConfig) -> None:
+        super().__init__(config)
         self.config = config
         self.space = Space(
             config.numbers, config.max_number, config.min_target, config.max_target, config.held_out_targets
         )
-        self._sizes: dict[Split, int | None] = {
-            Split.train: config.train_examples,
-            Split.val: config.val_examples,
-            Split.test: config.test_examples,
-        }
         self.trace = _format(config)
-
-    def size(self, split: Split) -> int | None:
-        """Number of examples, None when the stream is unbounded."""
-        return self._sizes[split]
 
     def example(self, split: Split, index: int) -> Example:
         """The example at `index`: same arguments, same example.
@@ -145,11 +128,7 @@ class Countdown:
             IndexError: `index` is negative or not below the split's size.
             ConfigError: (almost) no inputs of this setting reach a target of the split.
         """
-        size = self._sizes[split]
-        if index < 0 or (size is not None and index >= size):
-            raise IndexError(f"{split.value} has examples 0 to {'...' if size is None else size - 1}, got {index}")
-        # Held-out examples do not move with the seed, so that runs are compared on the same ones.
-        seed = self.config.seed if split is Split.train else 0
+        seed = self.seed_at(split, index)
         problem = draw_block(self.space, split, seed, index // BLOCK, self.config.solution)[index % BLOCK]
         return self._write(problem)
 
