@@ -189,8 +189,13 @@ def _default(node: ast.expr | None) -> str:
     """A default as YAML has it; what only Python can compute as the source has it."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "recorded":
         return _default(node.args[0])
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "content":
+        return "null"
     if node is None or isinstance(node, ast.Call):  # field(default_factory=...)
-        factories = [ast.unparse(key.value) for key in node.keywords if key.arg == "default_factory"] if node else []
+        made = [key.value for key in node.keywords if key.arg == "default_factory"] if node else []
+        if made and isinstance(made[0], ast.Lambda):
+            return _default(made[0].body)
+        factories = [ast.unparse(factory) for factory in made]
         return {"list": "[]", "dict": "{}"}.get("".join(factories).partition("[")[0], "")
     if isinstance(node, ast.Attribute):
         return node.attr

@@ -88,6 +88,14 @@ def recorded(default: Any) -> Any:
     return field(default=default, metadata={"identity": False})
 
 
+def content() -> Any:
+    """A config field (str | None, None unless given) that names a file, a folder or a data set as `rlx.rows` reads
+    them: it enters the run's hash by what it holds, so that a moved file keeps the run's place and a changed one makes
+    a new place. config.yaml has it as written, and a relative path begins where the command is typed.
+    """
+    return field(default=None, metadata={"identity": "content"})
+
+
 def plain_value(value: Any) -> Any:
     """A config value as JSON holds it: enums by name, dataclasses and dicts by key; whole floats stay floats."""
     if isinstance(value, Enum):

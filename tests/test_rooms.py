@@ -9,16 +9,18 @@ do those that only type checkers read. From the bottom up:
     types, options, errors      nothing                                       none
     signals                     nothing                                       none
     batches                     nothing                                       torch
+    rows                        errors                                        datasets, pyarrow (both late)
     statistics                  nothing                                       numpy
-    tasks                       types, errors, options                        numpy
+    tasks                       types, errors, options, rows                  numpy, math_verify and what it parses with
+                                                                              (late, in a process of their own)
     environments                types, errors, options, tasks/base            numpy
     kernels                     GROUND                                        torch; triton in <name>/triton.py
     algorithms, merges          GROUND                                        torch
     optim, trainers             GROUND                                        torch
-    runs                        GROUND                                        torch, numpy, safetensors, yaml, wandb
+    runs                        GROUND, rows                                  torch, numpy, safetensors, yaml, wandb
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
-    data                        GROUND, tasks/base                            torch, numpy, tokenizers, datasets (late)
+    data                        GROUND, rows, tasks/base                      torch, numpy, tokenizers, datasets (late)
     decoding                    GROUND, nn                                    torch
     evaluation                  GROUND, decoding, data, runs, tasks/base,     torch, numpy
                                 statistics, nn/decoder (the type it is handed)
@@ -37,10 +39,11 @@ do those that only type checkers read. From the bottom up:
     help                        catalog, errors, explain                      none
     cli                         everything                                    hydra, omegaconf
 
-GROUND is types, errors, options, batches. "Late" libraries are imported inside functions only, and so is
-`rlx.stages.modules` by the stages; `rlx.kernels.<name>.triton` by its kernel. transformers is nowhere, and torch is
-not in tasks, environments, report, statistics, types, options and errors. No stage imports another stage, and no
-option another option of its group: what two of them share moves to the room's base.py or a module that is no option.
+GROUND is types, errors, options, batches. `rows` reads data files: tasks and corpora are made of them, and a run is
+named after their content. "Late" libraries are imported inside functions only, and so is `rlx.stages.modules` by the
+stages; `rlx.kernels.<name>.triton` by its kernel. transformers is nowhere, and torch is not in tasks, environments,
+report, statistics, rows, types, options and errors. No stage imports another stage, and no option another option of its
+group: what two of them share moves to the room's base.py or a module that is no option.
 The names of the files of a run are written in `rlx/runs/files.py` and nowhere else.
 """
 
@@ -61,7 +64,7 @@ from tests.conftest import environment
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = ("types", "errors", "options", "batches")
 ABOVE_RUNS = ("signals", "statistics", "config", "algorithms", "merges", "optim", "trainers", "runs", "nn", "kernels",
-              "models", "data", "decoding", "evaluation", "environments", "tasks")  # fmt: skip
+              "models", "data", "decoding", "evaluation", "environments", "tasks", "rows")  # fmt: skip
 BASES = ("algorithms", "data.corpora", "data.tokenizers", "decoding", "environments", "merges", "models", "optim",
          "optim.schedules", "runs.loggers", "studies", "tasks", "trainers")  # fmt: skip
 
@@ -77,6 +80,7 @@ class Room:
 
 STAGE = (*GROUND, *ABOVE_RUNS, "stages")
 TORCH = ("torch",)
+MATH = ("math_verify", "latex2sympy2_extended")
 ROOMS = {
     "types": Room(),
     "options": Room(),
@@ -84,17 +88,18 @@ ROOMS = {
     "signals": Room(),
     "batches": Room(libraries=TORCH),
     "statistics": Room(libraries=("numpy",)),
-    "tasks": Room(("types", "errors", "options"), ("numpy",)),
+    "rows": Room(("errors",), ("datasets", "pyarrow"), late=("datasets", "pyarrow")),
+    "tasks": Room(("types", "errors", "options", "rows"), ("numpy", *MATH), late=MATH),
     "environments": Room(("types", "errors", "options", "tasks.base"), ("numpy",)),
     "kernels": Room(GROUND, (*TORCH, "triton")),
     "algorithms": Room(GROUND, TORCH),
     "merges": Room(GROUND, TORCH),
     "optim": Room(GROUND, TORCH),
     "trainers": Room(GROUND, TORCH),
-    "runs": Room(GROUND, (*TORCH, "numpy", "safetensors", "yaml", "wandb"), late=("wandb",)),
+    "runs": Room((*GROUND, "rows"), (*TORCH, "numpy", "safetensors", "yaml", "wandb"), late=("wandb",)),
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
-    "data": Room((*GROUND, "tasks.base"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)),
+    "data": Room((*GROUND, "rows", "tasks.base"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)),
     "decoding": Room((*GROUND, "nn"), TORCH),
     "evaluation": Room(
         (*GROUND, "decoding", "data", "runs", "tasks.base", "statistics", "nn.decoder"), (*TORCH, "numpy")
@@ -293,7 +298,7 @@ def test_the_door_loads_nothing_heavy():
 
 
 def test_tasks_and_report_need_no_torch():
-    rooms = ("tasks", "environments", "report", "statistics", "types", "errors", "options")
+    rooms = ("tasks", "environments", "report", "statistics", "rows", "types", "errors", "options")
     light = [module for module in modules() if room_of(module) in rooms]
     imported = "".join(f"import {module}\n" for module in light if not module.endswith("__main__"))
     assert python(f"import sys\nsys.modules['torch'] = None\n{imported}print('done')") == "done"

@@ -16,7 +16,7 @@ from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.engine import Engine
 from rlx.decoding.greedy import GreedyConfig
-from rlx.evaluation.verdicts import verified
+from rlx.evaluation.verdicts import mean_by_name, mean_measures, verified
 from rlx.nn.decoder import Decoder
 from rlx.statistics import bootstrap, bootstrap_pass_at_k
 from rlx.tasks.base import Task, stable_hash
@@ -31,7 +31,8 @@ class Evaluation:
     """Findings for every problem, and what they cost."""
 
     problems: list[dict[str, Any]] = field(default_factory=list)
-    """One a problem: id, n, correct, greedy, difficulty, mean_length."""
+    """One a problem: id, n, correct, greedy, chance, baseline, difficulty, mean_length, and the means of what else the
+    verifier measured of the samples and of the greedy completion."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """Verdicts of the samples."""
     lengths: list[int] = field(default_factory=list)
@@ -126,8 +127,12 @@ class Evaluator:
                     "n": samples,
                     "correct": sum(verdict.correct for verdict in verdicts[own]),
                     "greedy": best_verdicts[number].correct,
+                    "chance": self.task.chance(example),
+                    "baseline": self.task.verify(example, self.task.guess(example)).correct,
                     "difficulty": dict(example.difficulty),
                     "mean_length": sum(lengths[own]) / samples,
+                    "measures": mean_measures(verdicts[own]),
+                    "greedy_measures": mean_measures([best_verdicts[number]]),
                 }
             )
             read.append(
@@ -166,13 +171,21 @@ def metric_names(task: str, samples: int) -> list[str]:
 
 
 def summarize(found: Evaluation, task: str, samples: int) -> dict[str, Any]:
-    """Metrics with 95 % intervals (bootstrap over problems), and shares of the verdicts."""
+    """Metrics with 95 % intervals (bootstrap over problems), and shares of the verdicts.
+
+    `chance` and `baseline` are what an even draw among answers and the task's short cut get on these problems.
+    """
     counts = np.array([problem["correct"] for problem in found.problems])
     greedy = np.array([float(problem["greedy"]) for problem in found.problems])
     estimates = {"greedy": bootstrap(greedy), f"mean@{samples}": bootstrap_pass_at_k(counts, samples, 1)}
     estimates.update({f"pass@{k}": bootstrap_pass_at_k(counts, samples, k) for k in powers_of_two(samples)})
     metrics = {f"eval/{task}/{name}": float(e.value) for name, e in estimates.items()}
     metrics[f"eval/{task}/mean_length"] = float(np.mean(found.lengths))
+    for name in ("chance", "baseline"):
+        metrics[f"eval/{task}/{name}"] = float(np.mean([problem[name] for problem in found.problems]))
+    for kind in ("measures", "greedy_measures"):
+        for name, value in mean_by_name([problem[kind] for problem in found.problems]).items():
+            metrics[f"eval/{task}/{kind}/{name}"] = value
     total = sum(found.outcomes.values())
     return {
         "metrics": metrics,

@@ -1,6 +1,6 @@
-"""Texts and verdicts of completions: one rule for training and evaluation."""
+"""Texts, verdicts and measures of completions: one rule for training and evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.engine import Completions
@@ -28,3 +28,17 @@ def verified(
         else:
             verdicts.append(task.verify(examples[row // samples], texts[row]))
     return texts, verdicts
+
+
+def mean_measures(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """The mean of each measure over the verdicts that carry it; truncated ones carry none."""
+    return mean_by_name([verdict.measures for verdict in verdicts])
+
+
+def mean_by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name over the rows that have it, names in order of appearance."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}

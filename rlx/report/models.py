@@ -97,6 +97,13 @@ class Model:
             totals.update({str(key): as_number(value) or 0.0 for key, value in share.items()})  # type: ignore[arg-type]
         return {key: value / len(shares) for key, value in totals.items()}
 
+    def references(self) -> dict[str, Estimate]:
+        """What an even draw among answers, and the task's short cut, get on the same problems."""
+        rules = [str(evaluation["baseline"]) for evaluation in self.finished if "baseline" in evaluation]
+        names = {"chance": "chance", "baseline": f"baseline: {rules[0] if rules else 'a short cut'}"}
+        found = {label: self._reported(name) for name, label in names.items()}
+        return {label: estimate for label, estimate in found.items() if estimate is not None}
+
     def slices(self, name: str) -> dict[str, Estimate]:
         """Accuracy for each value of a difficulty, in order; few values of many are binned."""
         if self.scores is None:

@@ -29,7 +29,8 @@ def claims_table(claims: Iterable[Mapping[str, Any]]) -> Table:
 def stage_table(plan: Plan) -> Table:
     """A row an evaluated model: accuracy in percent with 95 % intervals over problems and seeds, and what it cost.
 
-    Costs are means over seeds. A plan without evaluations has a row a run instead, with its last losses.
+    Costs are means over seeds. Below them, for each task, what chance and its short cut get. A plan without
+    evaluations has a row a run instead, with its last losses.
     """
     models = read_models(plan)
     if not models:
@@ -38,7 +39,13 @@ def stage_table(plan: Plan) -> Table:
     ks = sorted({1, max((k for model in models for k in model.ks), default=1)})
     metrics = ["greedy, %", *(f"pass@{k}, %" for k in ks)]
     columns = [Column("model"), *([Column("task")] if several else []), *(Column(name, True) for name in metrics)]
-    return Table([*columns, *COSTS], [_model_row(model, ks, several) for model in models])
+    rows = [_model_row(model, ks, several) for model in models]
+    for task, model in {model.task: model for model in reversed(models)}.items():
+        for label, estimate in model.references().items():
+            shown = [Cell(units.percent(estimate.value)), *(Cell(units.NOTHING) for _ in ks)]
+            costs = [Cell(units.NOTHING) for _ in COSTS]
+            rows.append([Cell(label), *([Cell(task)] if several else []), *shown, *costs])
+    return Table([*columns, *COSTS], rows)
 
 
 def slice_table(models: list[Model], field: str) -> Table:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.options import option_of, plain_value
+from rlx.rows import fingerprint
 from rlx.runs.references import Kind, parse_reference
 
 HASH_DIGITS = 10
@@ -57,13 +58,17 @@ def described(config: Any, *, named: bool = True) -> dict[str, Any]:
 
 
 def changed(config: Any, against: type) -> dict[str, Any]:
-    """Fields of a dataclass object that count and differ from the defaults of `against`."""
+    """Fields of a dataclass object that count and differ from the defaults of `against`; data files by their content.
+
+    Raises:
+        ConfigError: a data file or folder is not there.
+    """
     defaults = {f.name: _default(f) for f in fields(against)}
     out = {}
     for f in fields(config):
-        value = plain_value(getattr(config, f.name))
-        if f.metadata.get("identity", True) and value != defaults.get(f.name, MISSING):
-            out[f.name] = value
+        value, counts = plain_value(getattr(config, f.name)), f.metadata.get("identity", True)
+        if counts and value != defaults.get(f.name, MISSING):
+            out[f.name] = fingerprint(value) if counts == "content" else value
     return out
 
 

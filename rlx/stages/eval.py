@@ -4,7 +4,7 @@ What is finished is kept in the run directory until the results are written, so 
 goes on from there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,6 +89,7 @@ class EvalConfig(RunStageConfig):
             "n_problems": len(examples),
             "n_samples": self.samples,
             "decode": {"temperature": config.decode.temperature, "max_tokens": config.decode.max_tokens},
+            "baseline": task.baseline,
             **summarize(found, name, self.samples),
             "problems": found.problems,
         }
@@ -104,8 +105,21 @@ class EvalConfig(RunStageConfig):
             parameters={"total": parameter_count(start.model)}, steps=0, tokens=sum(found.lengths), depth=start.depth
         )
         (run.path / EVAL_PARTIAL).unlink()
-        shown = {key.split("/")[-1]: value for key, value in metrics.items() if "mean_length" not in key}
-        run.say("  " + "  ".join(f"{key} {value:.1%}" for key, value in shown.items()))
+        run.say("  " + summary(metrics, name, task.baseline))
+
+
+def summary(metrics: Mapping[str, float], task: str, baseline: str) -> str:
+    """The line that ends an evaluation: accuracies, and beside them chance and the task's short cut."""
+    own = {key.removeprefix(f"eval/{task}/"): value for key, value in metrics.items()}
+    shown = {name: value for name, value in own.items() if name == "greedy" or "@" in name}
+    measured = {name.removeprefix("measures/"): own[name] for name in own if name.startswith("measures/")}
+    parts = [
+        *(f"{name} {value:.1%}" for name, value in shown.items()),
+        f"| chance {own['chance']:.1%}",
+        f"baseline {own['baseline']:.1%} ({baseline})",
+        *(f"{'| ' if not place else ''}{name} {value:.3g}" for place, (name, value) in enumerate(measured.items())),
+    ]
+    return "  ".join(parts)
 
 
 class PartialEvaluation:

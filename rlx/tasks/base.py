@@ -5,11 +5,15 @@ key, and a generator of another split passes it by, whatever the seed.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from random import Random
+from typing import Protocol, TypeVar
 
 from rlx.errors import ConfigError
 from rlx.types import Example, Split, Verdict
+
+T = TypeVar("T")
 
 HELD_OUT_SHARE = 64
 """One in so many instances belongs to `val`, where the task does not hold out something stronger for `test`."""
@@ -113,3 +117,10 @@ def split_of(key: str, share: int = HELD_OUT_SHARE) -> Split:
     """The split of the canonical instance `key`: one in `share` is in `val`, one in `share` in `test`."""
     place = stable_hash("split", key) % share
     return Split.val if place == 0 else Split.test if place == 1 else Split.train
+
+
+def shuffled(random: Random, items: Sequence[T]) -> list[T]:
+    """The items in an order drawn evenly. It hangs on `random.random()` alone, which gives the same numbers in every
+    version of Python."""
+    draws = [random.random() for _ in items]
+    return [items[place] for place in sorted(range(len(items)), key=draws.__getitem__)]

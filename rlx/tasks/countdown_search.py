@@ -305,7 +305,7 @@ def _first_leaf(targets: Ints, state: Floats, picks: Ints | None) -> Ints:
     nodes = _single(state)[:, None]  # [numbers, L, N]
     while len(nodes) > 2:
         nodes = expand(nodes)
-    hits = _hits(nodes, targets.astype(nodes.dtype)).reshape(-1, len(targets))  # [L * 4, N]
+    hits = hits_of(nodes, targets.astype(nodes.dtype)).reshape(-1, len(targets))  # [L * 4, N]
     if picks is not None:
         wanted = 1 + picks % np.maximum(hits.sum(axis=0), 1)
         hits &= hits.cumsum(axis=0) == wanted
@@ -349,7 +349,7 @@ def _results(left: Floats, right: Floats, out: Floats) -> None:
         quotient[np.rint(quotient) * low != high] = np.nan
 
 
-def _hits(nodes: Floats, targets: Floats) -> Bools:
+def hits_of(nodes: Floats, targets: Floats) -> Bools:
     """Which of the four results of the last two numbers, nodes [2, L, N], are the target [N]: [L, 4, N]."""
     left, right = nodes
     hits = np.empty((left.shape[0], 4, left.shape[1]), dtype=np.bool_)

@@ -20,6 +20,10 @@ class Operation(NamedTuple):
         return f"{self.left}{self.sign}{self.right}={self.result}"
 
 
+Written = tuple[str, str, str, str]
+"""An operation as found in a text: its numbers (short, without leading zeros) and its sign."""
+
+
 class Step(NamedTuple):
     """An operation and the numbers there are after it."""
 
@@ -38,17 +42,17 @@ def calculate(left: int, sign: str, right: int) -> int | None:
     return left // right if right and left % right == 0 else None
 
 
-def replay(target: int, inputs: Sequence[int], operations: Sequence[Operation]) -> Verdict:
+def replay(target: int, inputs: Sequence[int], operations: Sequence[Written]) -> Verdict:
     """The verdict on `operations`, carried out one by one on the multiset `inputs`."""
     pool = list(inputs)
-    for operation in operations:
-        left, sign, right, result = operation
+    for first, sign, second, found in operations:
+        left, right, result = int(first), int(second), int(found)
         for operand in (left, right):
             if operand not in pool:
-                return Verdict(Outcome.illegal, f"{operation}: {operand} is not available")
+                return Verdict(Outcome.illegal, f"{first}{sign}{second}={found}: {operand} is not available")
             pool.remove(operand)
         if calculate(left, sign, right) != result:
-            return Verdict(Outcome.illegal, f"{operation}: not exact arithmetic on natural numbers")
+            return Verdict(Outcome.illegal, f"{first}{sign}{second}={found}: not exact arithmetic on natural numbers")
         pool.append(result)
     if pool == [target]:
         return CORRECT
@@ -66,13 +70,25 @@ class Trace(Enum):
     dfs = "dfs"
     bfs = "bfs"
     mix = "mix"
+    think = "think"
+    tinyzero = "tinyzero"
 
 
 class Parsed(NamedTuple):
     """What a completion says: operations, and the numbers it claims to be the target (if its format has them)."""
 
-    operations: list[Operation]
+    operations: list[Written]
     goal: tuple[int, ...] = ()
+
+
+def judge(target: int, inputs: Sequence[int], parsed: Parsed | None) -> Verdict | None:
+    """The verdict on what was parsed: its operations, replayed, and the number it claims to have reached."""
+    if parsed is None:
+        return None
+    verdict = replay(target, inputs, parsed.operations)
+    if verdict.correct and any(number != target for number in parsed.goal):
+        return Verdict(Outcome.wrong, f"the goal line does not say {target},{target}")
+    return verdict
 
 
 class TraceFormat(Protocol):
@@ -81,22 +97,26 @@ class TraceFormat(Protocol):
     words: tuple[str, ...]
     marks: str
     longest: int
-    """Characters of the longest text that `parse` is given."""
+    """Characters of the longest text that `judge` is given."""
 
     def prompt(self, target: int, inputs: Sequence[int]) -> str: ...
 
-    def solution(self, target: int, inputs: Sequence[int], steps: Sequence[Step]) -> str: ...
+    def solution(self, target: int, inputs: Sequence[int], steps: Sequence[Step]) -> str:
+        """The text of steps that reach the target."""
+        ...
 
-    def parse(self, text: str) -> Parsed | None: ...
+    def attempt(self, target: int, inputs: Sequence[int], steps: Sequence[Step]) -> str:
+        """The text of steps that may end elsewhere."""
+        ...
+
+    def judge(self, target: int, inputs: Sequence[int], text: str) -> Verdict | None:
+        """What `text` is; None where it is not in the format."""
+        ...
 
 
 def number_pattern(digits: int) -> str:
     """Pattern of a natural number: ASCII, no leading zeros, at most `digits` long so that int() stays cheap."""
     return rf"(?:0|[1-9][0-9]{{0,{digits - 1}}})"
-
-
-def operations_in(found: Sequence[tuple[str, str, str, str]]) -> list[Operation]:
-    return [Operation(int(left), sign, int(right), int(result)) for left, sign, right, result in found]
 
 
 def state_sentence(target: int, numbers: list[int], done: list[str]) -> str:
@@ -123,10 +143,10 @@ class OperationsTrace:
     def solution(self, target: int, inputs: Sequence[int], steps: Sequence[Step]) -> str:
         return ",".join(str(step.operation) for step in steps)
 
-    def parse(self, text: str) -> Parsed | None:
-        if not self._whole.fullmatch(text):
-            return None
-        return Parsed(operations_in(self._one.findall(text)))
+    attempt = solution
+
+    def judge(self, target: int, inputs: Sequence[int], text: str) -> Verdict | None:
+        return replay(target, inputs, self._one.findall(text)) if self._whole.fullmatch(text) else None
 
 
 class DirectTrace:
@@ -164,13 +184,17 @@ class DirectTrace:
         lines.append(f"{steps[-1].numbers[-1]},{target} equal: Goal Reached")
         return "\n".join(lines)
 
-    def parse(self, text: str) -> Parsed | None:
+    attempt = solution
+
+    def judge(self, target: int, inputs: Sequence[int], text: str) -> Verdict | None:
+        return judge(target, inputs, self._parse(text))
+
+    def _parse(self, text: str) -> Parsed | None:
         whole = self._whole.fullmatch(text)
         if not whole:
             return None
         last_state = max(text.rfind("Operations: ["), 0)
-        found: list[tuple[str, str, str, str]] = self._one.findall(text, last_state)
-        return Parsed(operations_in(found), (int(whole[1]), int(whole[2])))
+        return Parsed(self._one.findall(text, last_state), (int(whole[1]), int(whole[2])))
 
 
 def _widest_steps(count: int, digits: int) -> list[Step]:

@@ -1,5 +1,6 @@
 """What every task promises, run over all options found, in each of their traces."""
 
+import re
 from dataclasses import fields
 from enum import Enum
 from itertools import product
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from rlx.decoding.sample import SampleConfig
 from rlx.options import discover
+from rlx.stages.pretrain import PretrainConfig
 from rlx.tasks.base import Task
 from rlx.types import Example, Outcome, Split, Verdict
 
@@ -106,7 +109,7 @@ def test_splits_are_disjoint_whatever_the_seed(variant: tuple[type, dict[str, An
 def test_own_solution_verifies(task: Task) -> None:
     for split in Split:
         for example in read(task, split):
-            assert task.verify(example, example.solution) == Verdict(Outcome.correct), example.id
+            assert task.verify(example, example.solution) .correct, example.id
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -137,3 +140,49 @@ def test_difficulty_makes_slices(task: Task) -> None:
     assert len({tuple(example.difficulty) for example in examples}) == 1
     for example in examples:
         assert all(isinstance(value, int | float | str) for value in example.difficulty.values())
+
+
+def test_chance_and_baseline_are_stated(task: Task) -> None:
+    """Chance is a probability, and the short cut writes text that is judged like any other, the same each time."""
+    assert task.baseline and len(task.baseline) < 60
+    for example in read(task, Split.test):
+        assert 0 <= task.chance(example) < 1
+        guessed = task.guess(example)
+        assert guessed == task.guess(example)
+        assert task.verify(example, guessed).outcome is not Outcome.malformed, guessed
+
+
+def test_measures_are_the_same_for_every_text(task: Task) -> None:
+    """So that means over completions are means over all of them, except those not in the format."""
+    example = task.example(Split.val, 0)
+    other = task.example(Split.val, 1)
+    texts = (example.solution, other.solution, task.guess(example))
+    verdicts = [task.verify(example, text) for text in texts]
+    names = {tuple(verdict.measures) for verdict in verdicts if verdict.outcome is not Outcome.malformed}
+    assert len(names) == 1
+    assert all(isinstance(value, float | int) for verdict in verdicts for value in verdict.measures.values())
+
+
+def test_text_is_made_of_the_words(task: Task) -> None:
+    """A word tokenizer, which takes the longest word first, can write every prompt and solution; so can ASCII."""
+    words = sorted(map(re.escape, task.words()), key=len, reverse=True)
+    whole = re.compile(f"(?:{'|'.join(words)})*")
+    for split in Split:
+        for example in read(task, split):
+            text = example.prompt + example.solution
+            assert whole.fullmatch(text), text
+            assert all(" " <= character <= "~" or character == "\n" for character in text)
+
+
+def test_prompts_of_two_problems_differ(task: Task) -> None:
+    examples = {example.id: example for example in read(task, Split.train)}
+    assert len({example.prompt for example in examples.values()}) == len(examples)
+
+
+@pytest.mark.parametrize("name", discover("task"))
+def test_default_documents_fit_the_default_row(name: str) -> None:
+    """In characters, two marks included: `stage=pretrain task=<name>` must just run, and so must rl and eval."""
+    task = discover("task")[name].config().build()
+    for example in read(task, Split.train, 500):
+        assert len(example.prompt) + len(example.solution) + 2 <= PretrainConfig().row_tokens
+        assert len(example.solution) + 1 <= SampleConfig().max_tokens

@@ -13,6 +13,8 @@ from rlx.types import Example, Outcome, Split, Verdict
 class Counting:
     """Prompts that name their split and index."""
 
+    baseline = "says yes"
+
     def __init__(self, size: int | None) -> None:
         self.count = size
 
@@ -25,6 +27,15 @@ class Counting:
 
     def verify(self, example: Example, completion: str) -> Verdict:
         return Verdict(Outcome.correct)
+
+    def chance(self, example: Example) -> float:
+        return 0.0
+
+    def guess(self, example: Example) -> str:
+        return "yes"
+
+    def words(self) -> list[str]:
+        return []
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import torch
 
 from rlx.data.tokenizers.char import CharConfig
 from rlx.decoding.engine import Completions
-from rlx.evaluation.verdicts import verified
+from rlx.evaluation.verdicts import mean_measures, verified
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
-from rlx.types import Outcome, Split
+from rlx.types import Outcome, Split, Verdict
 
 
 def test_special_tokens_before_the_end_mark_are_malformed():
@@ -32,3 +32,11 @@ def test_special_tokens_before_the_end_mark_are_malformed():
     assert texts == [example.solution] * 4
     found = [verdict.outcome for verdict in verdicts]
     assert found == [Outcome.correct, Outcome.malformed, Outcome.malformed, Outcome.truncated]
+
+
+def test_measures_are_means_over_the_verdicts_that_have_them():
+    """A truncated completion was not read, so it says nothing about its format."""
+    read = [{"code": 1.0, "cells": 0.5}, {"code": 0.0, "cells": 0.5}, {"code": 0.0}]
+    verdicts = [Verdict(Outcome.wrong, measures=measures) for measures in read]
+    assert mean_measures([*verdicts, Verdict(Outcome.truncated)]) == {"code": 1 / 3, "cells": 0.5}
+    assert mean_measures([Verdict(Outcome.truncated)]) == {}

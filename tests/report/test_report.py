@@ -248,13 +248,31 @@ def test_stage_table_agrees_with_the_files(finished_plan):
     assert "1.97M" in row and "130 TFLOP" in row and "247 TFLOP" in row and "6 min 51 s" in row and row.endswith("3")
 
 
+def test_chance_and_the_short_cut_stand_below_the_models(finished_plan, plan_maker):
+    """Where eval.json has them."""
+    chance, baseline = stage_table(read_plan(finished_plan)).markdown().splitlines()[-2:]
+    assert chance.startswith("| chance | 1.3 |") and baseline.startswith("| baseline: adds all numbers | 3.1 |")
+    plan = plan_maker(seeds=1)
+    for entry in read_plan(plan).entries:
+        path = entry.run.path / "eval.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            del (
+                found["baseline"],
+                found["metrics"]["eval/countdown/chance"],
+                found["metrics"]["eval/countdown/baseline"],
+            )
+            path.write_text(json.dumps(found))
+    assert "chance" not in stage_table(read_plan(plan)).text() and "baseline" not in stage_table(read_plan(plan)).text()
+
+
 def test_tables_fit_a_terminal_and_read_as_markdown(finished_plan):
     plan = read_plan(finished_plan)
     table = stage_table(plan)
     for each in (table, claims_table(plan.claims)):
         assert max(map(len, each.text().splitlines())) <= 120
     lines = table.markdown().splitlines()
-    assert lines[1].startswith("| --- | ---: |") and len(lines) == 2 + 4
+    assert lines[1].startswith("| --- | ---: |") and len(lines) == 2 + 4 + 2
     assert len({line.count("|") for line in lines}) == 1
 
 

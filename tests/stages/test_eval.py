@@ -2,7 +2,12 @@
 
 import json
 
+import pytest
+
 from rlx.decoding.engine import Engine
+from rlx.tasks.countdown import CountdownConfig
+from rlx.tasks.countdown_traces import Trace
+from rlx.types import Split
 from tests.conftest import COUNTDOWN
 from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rows
 
@@ -25,6 +30,35 @@ def test_eval_of_a_run(rlx):
     mean = sum(problem["correct"] / problem["n"] for problem in found["problems"]) / 12
     assert abs(found["metrics"]["eval/countdown/pass@1"] - mean) < 1e-9
     assert record(run)["flops"]["eval"] > 0 and len(rows(run)) == 1
+
+
+def test_chance_and_the_short_cut_stand_beside_accuracy(rlx):
+    """On the very problems that were evaluated, in eval.json and in the line at the end."""
+    done = rlx(*EVAL, "init_from=random", "task.trace=operations")
+    found = evaluation(place(done.out))
+    task = CountdownConfig(numbers=3, trace=Trace.operations).build()
+    problems = [task.example(Split.test, n) for n in range(12)]
+    assert [problem["chance"] for problem in found["problems"]] == [task.chance(example) for example in problems]
+    guessed = [task.verify(example, task.guess(example)).correct for example in problems]
+    assert [problem["baseline"] for problem in found["problems"]] == guessed
+    metrics = found["metrics"]
+    assert metrics["eval/countdown/chance"] == pytest.approx(sum(map(task.chance, problems)) / 12)
+    assert metrics["eval/countdown/baseline"] == pytest.approx(sum(guessed) / 12)
+    assert f"| chance {metrics['eval/countdown/chance']:.1%}  baseline" in done.out and task.baseline in done.out
+
+
+def test_what_the_verifier_measures_is_reported(rlx):
+    """Of the samples and of the greedy completion, as means over problems."""
+    done = rlx("model=dense", "scale=smoke", "task=math", "stage=eval", "init_from=random", "stage.problems=3",
+               "stage.samples=2", "decode.max_tokens=8", "trainer.threads=1")  # fmt: skip
+    assert done.code == 0, done.err
+    found = evaluation(place(done.out))
+    for kind in ("measures", "greedy_measures"):
+        held = [problem[kind] for problem in found["problems"]]
+        names = {name for problem in held for name in problem}
+        for name in names:
+            values = [problem[name] for problem in held if name in problem]
+            assert found["metrics"][f"eval/math/{kind}/{name}"] == pytest.approx(sum(values) / len(values))
 
 
 def test_models_meet_the_same_problems(rlx):

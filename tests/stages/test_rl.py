@@ -100,7 +100,8 @@ def test_the_numbers_of_a_rollout_by_hand():
     batch = SimpleNamespace(returns=lambda: rewards, group=torch.tensor([0] * 4 + [1] * 4),
                             finished=torch.tensor([True] * 6 + [False] * 2))  # fmt: skip
     outcomes = [Outcome.correct, Outcome.wrong, Outcome.malformed, Outcome.malformed, *[Outcome.correct] * 4]
-    rollout: Any = SimpleNamespace(batch=batch, verdicts=list(map(Verdict, outcomes)),
+    verdicts = [Verdict(outcome, measures={"code": place % 2}) for place, outcome in enumerate(outcomes)]
+    rollout: Any = SimpleNamespace(batch=batch, verdicts=verdicts,
                                    lengths=torch.tensor([2, 4, 4, 4, 4, 6, 8, 8]))  # fmt: skip
     found = policy.rollout_metrics(rollout)
     assert found.pop("reward_std") == pytest.approx(0.25)  # of the sample, as in TRL: 0.5 and 0
@@ -109,6 +110,7 @@ def test_the_numbers_of_a_rollout_by_hand():
         "rewards/verifier/any_of_group": 1.0, "completions/mean_length": 5.0, "completions/min_length": 2.0,
         "completions/max_length": 8.0, "completions/clipped_ratio": 0.25, "completions/mean_terminated_length": 4.0,
         "outcomes/correct": 0.625, "outcomes/wrong": 0.125, "outcomes/malformed": 0.25,
+        "measures/code": 0.5,
     })  # fmt: skip
 
 

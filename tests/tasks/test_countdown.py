@@ -1,19 +1,17 @@
-"""Countdown against an independent brute force, the papers' numbers and the faults known elsewhere."""
+"""Countdown against the papers' numbers, verdicts worked by hand and the faults known elsewhere."""
 
 import os
 import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache
-from itertools import product
 from random import Random
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import pytest
 
 from rlx.errors import ConfigError
@@ -22,10 +20,8 @@ from rlx.tasks.countdown_search import (
     BLOCK,
     Choice,
     draw_block,
-    first_solutions,
     moves_of,
     paths,
-    solvable,
     split_targets,
     steps_of,
 )
@@ -59,119 +55,6 @@ def outcome(text: str, target: int, *inputs: int, trace: Trace = Trace.operation
 
 def ids(task: Countdown, split: Split, count: int) -> list[str]:
     return [task.example(split, index).id for index in range(count)]
-
-
-# An independent search: expression trees over subsets, in fractions
-
-
-@cache
-def trees(numbers: tuple[int, ...]) -> dict[int, tuple[str, ...]]:
-    """Every natural value of an expression over all `numbers`, with operations that make it."""
-    if len(numbers) == 1:
-        return {numbers[0]: ()}
-    values: dict[int, tuple[str, ...]] = {}
-    for mask in range(1, 2 ** len(numbers) - 1):
-        left = tuple(number for place, number in enumerate(numbers) if mask >> place & 1)
-        right = tuple(number for place, number in enumerate(numbers) if not mask >> place & 1)
-        for a, made_a in trees(left).items():
-            for b, made_b in trees(right).items():
-                for sign, value in (("+", Fraction(a + b)), ("*", Fraction(a * b)), ("-", Fraction(a - b))):
-                    if value >= 0:
-                        values.setdefault(int(value), (*made_a, *made_b, f"{a}{sign}{b}={value}"))
-                if b and Fraction(a, b).denominator == 1:
-                    values.setdefault(a // b, (*made_a, *made_b, f"{a}/{b}={a // b}"))
-    return values
-
-
-def walk(numbers: list[int], target: int, done: list[str]) -> Iterator[list[str]]:
-    """All solutions in depth-first successor order, as Stream of Search defines it."""
-    if numbers == [target]:
-        yield done
-    for i in range(len(numbers)):
-        for j in range(i + 1, len(numbers)):
-            a, b = numbers[i], numbers[j]
-            high, low = max(a, b), min(a, b)
-            children = [(f"{a}+{b}", a + b), (f"{a}*{b}", a * b), (f"{high}-{low}", high - low)]
-            if low and high % low == 0:
-                children.append((f"{high}/{low}", high // low))
-            rest = [number for place, number in enumerate(numbers) if place not in (i, j)]
-            for text, value in children:
-                yield from walk([*rest, value], target, [*done, f"{text}={value}"])
-
-
-def draws(count: int, numbers: int, largest: int = 99, seed: int = 0) -> Iterator[tuple[int, tuple[int, ...]]]:
-    random = Random(seed)
-    for _ in range(count):
-        yield random.randint(10, 100), tuple(random.randint(1, largest) for _ in range(numbers))
-
-
-@pytest.mark.parametrize(("numbers", "count"), [(3, 300), (4, 40), (5, 2)])
-def test_solvable_exactly_when_brute_force_says_so(numbers: int, count: int) -> None:
-    cases = [*draws(count, numbers), *draws(count, numbers, largest=6, seed=1)]
-    ranks = first_solutions(np.array([target for target, _ in cases]), np.array([inputs for _, inputs in cases]))
-    assert [rank >= 0 for rank in ranks.tolist()] == [target in trees(inputs) for target, inputs in cases]
-    assert {True, False} == set((ranks >= 0).tolist()) or numbers == 5
-
-
-@pytest.mark.parametrize("lowest, largest", [(1, 9), (1, 99), (200, 255), (250, 300), (900, 1000), (0, 3), (0, 60)])
-def test_a_target_is_reached_exactly_when_brute_force_says_so(lowest: int, largest: int) -> None:
-    """Small numbers in single precision, large ones in double; zeros are left by reductions of 5 numbers or more."""
-    random = Random(largest)
-    inputs = [tuple(random.randint(lowest, largest) for _ in range(4)) for _ in range(20)]
-    cases: list[tuple[int, tuple[int, ...]]] = []
-    for numbers in inputs:
-        values = [value for value in trees(numbers) if 0 < value < 100_000] or [1]
-        near = [value + 1 for value in values]
-        cases += [(target, numbers) for target in (*random.choices(values, k=10), *random.choices(near, k=10))]
-    targets = np.array([target for target, _ in cases])
-    state = np.array([numbers for _, numbers in cases]).T.astype(np.float64)
-    expected = [target in trees(numbers) for target, numbers in cases]
-    assert solvable(targets, state).tolist() == expected
-    assert len(set(expected)) == 2
-
-
-def test_a_division_that_all_but_ends_is_no_solution() -> None:
-    """445 * 447 * 456 is 1 more than 991 * 91529, which a float32 cannot tell."""
-    near = []
-    for a, b, c, d in product(range(440, 470), range(440, 470), range(440, 470), (991, 997)):
-        if a <= b <= c and a * b * c % d == 1 and a * b * c // d < 100_000:
-            near.append((a * b * c // d, (a, b, c, d)))
-    assert len(near) > 5
-    ranks = first_solutions(np.array([target for target, _ in near]), np.array([inputs for _, inputs in near]))
-    assert (ranks < 0).all()
-
-
-@pytest.mark.parametrize("trace", BOTH, ids=lambda trace: trace.name)
-@pytest.mark.parametrize(("numbers", "count"), [(3, 60), (4, 60), (5, 10)])
-def test_solution_is_the_first_in_successor_order(numbers: int, count: int, trace: Trace) -> None:
-    task = countdown(trace, numbers=numbers)
-    for index in range(count):
-        example = task.example(Split.train, index)
-        target, inputs = example.truth
-        expected = next(walk(list(inputs), target, []))
-        assert re.findall(r"Exploring Operation: ([^,]+),", example.solution) == expected or (
-            trace is Trace.operations and example.solution.split(",") == expected
-        )
-
-
-def test_every_brute_force_solution_verifies() -> None:
-    task = countdown()
-    for _, inputs in draws(6, 3):
-        for value in (value for value in trees(inputs) if value > 0):
-            for operations in walk(list(inputs), value, []):
-                assert task.verify(problem(value, *inputs), ",".join(operations)).correct
-                assert not task.verify(problem(value + 1, *inputs), ",".join(operations)).correct
-    for _, inputs in draws(3, 4):
-        for value, operations in trees(inputs).items():
-            assert task.verify(problem(value, *inputs), ",".join(operations)).correct
-
-
-def test_search_is_exact_with_the_largest_numbers() -> None:
-    for numbers in (4, 8):
-        task = countdown(numbers=numbers, max_number=1000)
-        for index in range(16):
-            example = task.example(Split.train, index)
-            assert task.verify(example, example.solution).correct
 
 
 # The papers' numbers and texts
@@ -252,6 +135,7 @@ def test_outcomes_of_operations(text: str, expected: Outcome) -> None:
         ("59,59 equal", "58,58 equal", Outcome.wrong),
         ("55+4=59, Resulting", "55-4=51, Resulting", Outcome.wrong),
         ("55+4=59, Resulting", "55+4=58, Resulting", Outcome.illegal),
+        ("55+4=59, Resulting Numbers: [59]\n59,", "55+4=58, Resulting Numbers: [58]\n58,", Outcome.illegal),
         ("['13+19=32', '32/8=4']", "['32/8=4']", Outcome.illegal),
         ("['13+19=32', '32/8=4']", "['13+19=32', '32/8=4', '32/8=4']", Outcome.illegal),
         ("['13+19=32', '32/8=4']", "['13+19=32', '32/8=5']", Outcome.illegal),
@@ -266,6 +150,53 @@ def test_outcomes_of_direct(old: str, new: str, expected: Outcome) -> None:
     solution = DIRECT_59.split("\n", 1)[1]
     assert old in solution
     assert outcome(solution.replace(old, new), 59, 55, 8, 13, 19, trace=Trace.direct) is expected
+
+
+def slow_outcome(text: str, target: int, inputs: tuple[int, ...]) -> Outcome:
+    """The verdict on a list of operations, read a character at a time and worked out in fractions."""
+    operations: list[tuple[Fraction, str, Fraction, Fraction]] = []
+    for part in text.rstrip().split(","):
+        signs = [character for character in part if character not in "0123456789"]
+        numbers = "".join(character if character in "0123456789" else " " for character in part).split(" ")
+        if len(signs) != 2 or signs[0] not in "+-*/" or signs[1] != "=" or "" in numbers:
+            return Outcome.malformed
+        if any(number != "0" and number[0] == "0" for number in numbers):
+            return Outcome.malformed
+        left, right, result = map(Fraction, numbers)
+        operations.append((left, signs[0], right, result))
+    pool = Counter(map(Fraction, inputs))
+    for left, sign, right, result in operations:
+        pool[left] -= 1
+        pool[right] -= 1
+        if min(pool.values()) < 0 or (sign == "/" and not right):
+            return Outcome.illegal
+        if result != {"+": left + right, "-": left - right, "*": left * right, "/": left / (right or 1)}[sign]:
+            return Outcome.illegal
+        pool[result] += 1
+    return Outcome.correct if +pool == Counter([Fraction(target)]) else Outcome.wrong
+
+
+def test_verdicts_are_those_of_a_slow_reading() -> None:
+    random = Random(3)
+    task = countdown()
+    examples = [task.example(Split.train, index) for index in range(100)]
+    outcomes = Counter[Outcome]()
+    for _ in range(6000):
+        example, text = random.choice(examples), random.choice(examples).solution
+        if random.random() < 0.9:
+            text = example.solution
+        if random.random() < 0.3:
+            parts = text.split(",")
+            text = ",".join(random.sample(parts, random.randint(1, len(parts))))
+        for _ in range(random.choice((0, 1, 1, 2))):
+            place = random.randrange(len(text))
+            text = (
+                text[:place] + random.choice(["", *"0123456789" * 2, *"+-*/=, "]) + text[place + random.randint(0, 1) :]
+            )
+        expected = slow_outcome(text, *example.truth)
+        assert task.verify(example, text).outcome is expected, (text, example.truth)
+        outcomes[expected] += 1
+    assert min(outcomes.values()) > 100 and len(outcomes) == 4
 
 
 def test_direct_that_uses_one_operation_only_is_wrong() -> None:
@@ -294,7 +225,7 @@ def test_longer_text_is_not_parsed(trace: Trace, numbers: int, monkeypatch: pyte
     task = countdown(trace, numbers=numbers)
     example = task.example(Split.train, 0)
     read: list[int] = []
-    monkeypatch.setattr(task.trace, "parse", lambda text: read.append(len(text)))
+    monkeypatch.setattr(task.trace, "judge", lambda target, inputs, text: read.append(len(text)))
     for size in (100, 10_000, 100_000, 1_000_000):
         assert task.verify(example, "9" * size).outcome is Outcome.malformed
     assert max(read) <= 20_000
@@ -477,13 +408,3 @@ def test_random_solutions_are_of_the_same_problems_and_of_all_kinds() -> None:
     assert all(random.verify(b, b.solution).correct for _, b in pairs)
     differing = sum(a.solution != b.solution for a, b in pairs)
     assert 100 < differing < 400
-
-
-def test_a_random_solution_is_uniform_over_all() -> None:
-    """Picks in order take the solutions in turn."""
-    targets = np.full(3000, 10)
-    inputs = np.array([[2, 3, 5]] * 3000)
-    solutions = {int(first_solutions(targets[:1], inputs[:1], np.array([pick]))[0]) for pick in range(60)}
-    ranks = first_solutions(targets, inputs, np.arange(3000))
-    counts = [int((ranks == rank).sum()) for rank in solutions]
-    assert len(solutions) > 2 and max(counts) - min(counts) <= 1

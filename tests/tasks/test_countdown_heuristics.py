@@ -21,7 +21,7 @@ SUM, MULTIPLY = Heuristic.sum, Heuristic.multiply
 EVERY_SEARCH = [
     pytest.param(fields, id="-".join(str(getattr(value, "name", value)) for value in fields.values()))
     for fields in (
-        *({"trace": Trace.dfs, "heuristic": heuristic} for heuristic in Heuristic),
+        *({"trace": trace, "heuristic": heuristic} for trace in (Trace.dfs, Trace.think) for heuristic in Heuristic),
         *({"trace": Trace.bfs, "heuristic": heuristic, "beam": beam} for heuristic in Heuristic for beam in (1, 3, 5)),
         {"trace": Trace.mix},
     )
@@ -279,7 +279,11 @@ def test_depth_first_is_as_long_and_as_good_as_the_source() -> None:
     ids=str,
 )
 def test_share_of_problems_solved_is_the_source_code_s(heuristic: Heuristic, beam: int | None, share: float) -> None:
-    """Shares that the source's own code solves of 4,000 draws of its own."""
+    """Shares that the source's own code solves of 4,000 draws of its own.
+
+    Another count, of 400 draws, has 53 % for depth first with multiply and 22, 62 and 70 % for beams of 1, 3 and 5. The
+    source's code solves 58 to 64, 22 to 27, 51 to 61 and 65 to 71 % of ten sets of 400 of the problems here.
+    """
     assert abs(mean(solved(heuristic, beam)) - share) <= between_counts(share, 4000)
 
 
@@ -347,7 +351,7 @@ def test_a_mix_has_every_method_in_its_share() -> None:
 def test_a_mix_has_the_texts_of_its_methods() -> None:
     mix = countdown(trace=Trace.mix)
     for index, problem in enumerate(problems(60)):
-        heuristic, beam = mixed(*problem)
+        heuristic, beam, _ = mixed(*problem)
         alone = countdown(trace=Trace.bfs if beam else Trace.dfs, heuristic=heuristic, beam=beam or 5)
         assert mix.example(Split.train, index) == alone.example(Split.train, index)
 
@@ -441,7 +445,7 @@ def test_the_longest_search_is_read_and_longer_text_is_not(
     assert not found
     assert task.verify(example, text).outcome is Outcome.wrong
     read: list[int] = []
-    monkeypatch.setattr(task.trace, "parse", lambda text: read.append(len(text)))
+    monkeypatch.setattr(task.trace, "judge", lambda target, inputs, text: read.append(len(text)))
     assert task.verify(example, "9" * 10_000_000).outcome is Outcome.malformed
     assert task.verify(example, text).outcome is Outcome.malformed
     assert read == [len(text)]

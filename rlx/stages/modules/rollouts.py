@@ -15,7 +15,7 @@ from rlx.data.documents import prompt_ids
 from rlx.data.order import Order
 from rlx.decoding.engine import Completions, Engine
 from rlx.errors import Stopped
-from rlx.evaluation.verdicts import verified
+from rlx.evaluation.verdicts import mean_measures, verified
 from rlx.models.size import forward_flops
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles
@@ -164,7 +164,7 @@ class RolloutSource:
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """Reward, groups, lengths, verdicts, under the names that TRL made known."""
+    """Reward, groups, lengths, verdicts, under the names that TRL made known, and what else the verifier measured."""
     batch = rollout.batch
     rewards = batch.returns()
     grouped = rewards.view(-1, int((batch.group == batch.group[0]).sum()))
@@ -186,4 +186,5 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     }
     counts = Counter(verdict.outcome.value for verdict in rollout.verdicts)
     row.update({f"outcomes/{o.value}": counts[o.value] / len(rollout.verdicts) for o in Outcome})
+    row.update({f"measures/{name}": value for name, value in mean_measures(rollout.verdicts).items()})
     return row

@@ -1,0 +1,328 @@
+"""Rows of data files: one dict a row, read lazily, whatever the file is.
+
+A source is
+- a file: .jsonl (one object a line), .json (a list of objects, or one object), .csv (the first line names the
+  columns; every value is text), each also with .gz; .parquet;
+- a folder of such files. A file belongs to a split when its name, or that of a folder above it, begins with train, val,
+  valid, validation, dev or test (`test.jsonl`, `train-00000-of-00002.parquet`, `test/algebra/7.json`); where one does,
+  the others are no part of the data;
+- a folder that `datasets` saved with `save_to_disk`;
+- a data set of the hub, `hf:<owner>/<name>[:<config>][@<revision>]`, through `datasets` and its cache.
+
+Without the `hf:` a name is a path, so that a missing file is never looked for on the hub. Code of a data set is never
+run. Rows come in the order of the file, files in the order of their names. Standard library only at import.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TextIO
+
+from rlx.errors import ConfigError
+
+MAX_LINE = 1 << 24
+"""Characters of the longest line: a file without line ends is not read into memory."""
+MAX_JSON = 1 << 28
+"""Characters of the longest .json file, which is parsed as one."""
+HUB = "hf:"
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?![a-z])", re.IGNORECASE)
+_HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:@]+))?(?:@(?P<revision>[^@]+))?")
+_HELD_OUT = ("val", "valid", "validation", "dev")
+_digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+
+
+def rows(source: str, *, split: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a source, or of one of its splits.
+
+    Args:
+        split: as the source names it; val, valid, validation and dev are one name. None where there is but one.
+
+    Raises:
+        ConfigError: the source is not there, has no such split or several to choose from, or a row is damaged (the
+            line says where, when it is reached).
+    """
+    if _is_hub(source):
+        return _of_datasets(_chosen(source, _load_hub(source), split))
+    path = _existing(source)
+    if path.is_file():
+        if split is not None:
+            raise ConfigError(
+                f"{source} is one file and has no splits; leave out the split {split!r}, or name a folder"
+            )
+        return _of_file(path)
+    if _is_saved(path):
+        return _of_datasets(_chosen(source, _load_saved(path), split))
+    return _of_files(_chosen(source, _files(path, source), split))
+
+
+def splits(source: str) -> list[str]:
+    """Names of a source's splits; [] for a file, or a folder whose files belong to none.
+
+    Raises:
+        ConfigError: as `rows`.
+    """
+    if _is_hub(source):
+        return list(_load_hub(source))
+    path = _existing(source)
+    if path.is_file():
+        return []
+    return [name for name in (_load_saved(path) if _is_saved(path) else _files(path, source)) if name]
+
+
+def fingerprint(source: str) -> str:
+    """What a source is, wherever it lies: a digest of the file, of a folder's files and their names, or the hub's name
+    as written (a hub cannot be asked everywhere).
+
+    Names that begin with a dot do not count. A file is read again in this process when its size or time changed.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    if _is_hub(source):
+        return source
+    path = _existing(source)
+    if path.is_file():
+        return _digest(path)
+    whole = hashlib.sha256()
+    for file in _walk(path):
+        whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+    return whole.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    try:
+        state = path.stat()
+        seen = (state.st_mtime_ns, state.st_size, state.st_ino)
+        path = path.resolve()
+        known = _digests.get(path)
+        if known is None or known[0] != seen:
+            with open(path, "rb") as file:
+                known = _digests[path] = seen, hashlib.file_digest(file, "sha256").hexdigest()
+        return known[1]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _is_hub(source: str) -> bool:
+    """True for `hf:<name>`, unless what follows is a folder here."""
+    return source.startswith(HUB) and (source == HUB or not Path(source[len(HUB) :]).expanduser().is_dir())
+
+
+def _existing(source: str) -> Path:
+    """The path that a source names.
+
+    Raises:
+        ConfigError: it is empty, or nothing is there; the line has the nearest name.
+    """
+    if not source:
+        raise ConfigError(f"the path of a data file is empty; give a file, a folder or {HUB}<owner>/<name>")
+    path = Path(source.removeprefix(HUB)).expanduser()
+    if path.exists():
+        return path
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, beside, n=1)
+    hint = f"did you mean {path.parent / near[0]}?" if near else f"a data set of the hub is {HUB}<owner>/<name>"
+    raise ConfigError(f"{source} is not there (looked in {Path.cwd()}); {hint}")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in the order of their names, without hidden ones."""
+    for above, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(above, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _files(folder: Path, source: str) -> dict[str, list[Path]]:
+    """Data files of a folder by split, in the order of the splits' first files; those of none under ""."""
+    found: dict[str, list[Path]] = {}
+    for path in _walk(folder):
+        if path.name.removesuffix(".gz").endswith(SUFFIXES):
+            names = reversed(path.relative_to(folder).parts)
+            match = next((match for name in names if (match := _SPLIT.match(name))), None)
+            found.setdefault(match[1].lower() if match else "", []).append(path)
+    if not found:
+        raise ConfigError(f"{source} holds no data file; expected {', '.join(SUFFIXES)} (or these with .gz)")
+    return {name: files for name, files in found.items() if name} or found
+
+
+def _chosen(source: str, parts: Mapping[str, Any], split: str | None) -> Any:
+    """The one part that is meant."""
+    if split is None and len(parts) == 1:
+        return next(iter(parts.values()))
+    if split is not None and split in parts:
+        return parts[split]
+    names = [name for name in parts if split is not None and _plain(name) == _plain(split)]
+    if len(names) == 1:
+        return parts[names[0]]
+    there = f"there are {', '.join(parts)}" if any(parts) else "its files name none"
+    raise ConfigError(f"{source}: {'which split?' if split is None else f'no split {split!r};'} {there}")
+
+
+def _plain(split: str) -> str:
+    return "val" if split in _HELD_OUT else split
+
+
+def _of_files(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        yield from _of_file(path)
+
+
+def _of_file(path: Path) -> Iterator[dict[str, Any]]:
+    name = path.name.removesuffix(".gz")
+    readers = {".jsonl": _of_jsonl, ".json": _of_json, ".csv": _of_csv}
+    for suffix, reader in readers.items():
+        if name.endswith(suffix):
+            return _of_text(path, reader)
+    if name.endswith(".parquet"):
+        return _of_parquet(path)
+    raise ConfigError(f"{path} is no data file; expected {', '.join(SUFFIXES)} (or the first three with .gz)")
+
+
+def _of_text(path: Path, reader: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a text file; what the file system and the encoding have against it, in a line."""
+    try:
+        with _opened(path) as file:
+            yield from reader(path, file)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}:{_line_of(path)}: expected UTF-8 text, got another encoding") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} is damaged: {error}; expected a whole gzip file") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _opened(path: Path) -> TextIO:
+    opened = gzip.open if path.name.endswith(".gz") else open
+    return opened(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
+            raise ConfigError(f"{path}:{number}: longer than {MAX_LINE} characters; expected one row a line")
+        yield line
+
+
+def _of_jsonl(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_lines(path, file), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if not line.strip():
+                continue
+            raise ConfigError(f"{path}:{number}: expected a JSON object, got {_told(line)}") from error
+        if type(row) is not dict:
+            raise ConfigError(f"{path}:{number}: expected a JSON object, got {_told(line)}")
+        yield row
+
+
+def _of_json(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
+    text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise ConfigError(f"{path}: longer than {MAX_JSON} characters, all read at once; write it as .jsonl")
+    try:
+        read = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: expected a list of JSON objects; {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected a list of JSON objects; {error}") from error
+    for number, row in enumerate(read if isinstance(read, list) else [read], 1):
+        if type(row) is not dict:
+            raise ConfigError(f"{path}: row {number}: expected a JSON object, got {_told(json.dumps(row))}")
+        yield row
+
+
+def _of_csv(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
+    reader = csv.reader(_lines(path, file), strict=True)
+    try:
+        names = next((row for row in reader if row), [])
+        if not names or not all(names) or len(set(names)) < len(names):
+            raise ConfigError(f"{path}:{reader.line_num}: expected a line of different column names, got {names}")
+        width = len(names)
+        for row in reader:
+            if len(row) == width:
+                yield dict(zip(names, row, strict=True))
+            elif row:
+                raise ConfigError(
+                    f"{path}:{reader.line_num}: expected {width} values ({', '.join(names)}), got {len(row)}"
+                )
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{reader.line_num}: expected comma-separated values; {error}") from error
+
+
+def _of_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(f"{path} is damaged: {_first_line(error)}; expected a parquet file") from error
+
+
+def _is_saved(folder: Path) -> bool:
+    """True for a folder that `datasets` saved."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _load_saved(folder: Path) -> dict[str, Any]:
+    from datasets import load_from_disk
+
+    return _loaded(str(folder), lambda: load_from_disk(str(folder)), "it was saved with save_to_disk?")
+
+
+def _load_hub(source: str) -> dict[str, Any]:
+    match = _HUB_NAME.fullmatch(source[len(HUB) :])
+    if match is None:
+        raise ConfigError(f"{source}: expected {HUB}<owner>/<name>, {HUB}<owner>/<name>:<config> or with @<revision>")
+    from datasets import load_dataset
+
+    advice = "needs the network once, then its cache; or name a file"
+    return _loaded(source, lambda: load_dataset(match["name"], match["config"], revision=match["revision"]), advice)
+
+
+def _loaded(source: str, load: Callable[[], Any], advice: str) -> dict[str, Any]:
+    """Splits by name; of a data set without splits, the whole under ""."""
+    try:
+        found = load()
+    except Exception as error:  # whatever the file formats, the hub and the network raise
+        raise ConfigError(f"{source} cannot be loaded by datasets: {_first_line(error)} ({advice})") from error
+    return dict(found) if isinstance(found, dict) else {"": found}
+
+
+def _of_datasets(data: Any) -> Iterator[dict[str, Any]]:
+    for batch in data.iter(batch_size=1024):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _line_of(path: Path) -> str:
+    """The number of the first line that is not UTF-8."""
+    opened = gzip.open if path.name.endswith(".gz") else open
+    with opened(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return str(number)
+    return "?"
+
+
+def _told(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,223 @@
+"""Rows of files: every format gives the same rows, and what is wrong is told with its file and line."""
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+from itertools import islice
+
+import pytest
+
+from rlx import rows as module
+from rlx.errors import ConfigError
+from rlx.rows import fingerprint, rows, splits
+from tests.conftest import environment
+
+ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": 'a "b",\n ½ c', "answer": "0,5"}]
+
+
+def write(path, found=ROWS):
+    """The rows in the format of the path's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(found), path)
+        return path
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "wt", encoding="utf-8", newline="") as file:
+        if name.endswith(".jsonl"):
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+        elif name.endswith(".json"):
+            json.dump(found, file, indent=1)
+        else:
+            writer = csv.DictWriter(file, list(found[0]))
+            writer.writeheader()
+            writer.writerows(found)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.json.gz", "a.csv.gz", "a.parquet"])
+def test_formats_give_the_same_rows(tmp_path, name):
+    path = write(tmp_path / name)
+    assert list(rows(str(path))) == ROWS
+    assert splits(str(path)) == []
+
+
+def test_what_editors_of_windows_write_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}')
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfa,b\r\n1,2\r\n\r\n3,4\r\n")
+    (tmp_path / "one.json").write_text('{"a": 1}')
+    assert list(rows(str(tmp_path / "a.jsonl"))) == [{"a": 1}, {"a": 2}]
+    assert list(rows(str(tmp_path / "a.csv"))) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+    assert list(rows(str(tmp_path / "one.json"))) == [{"a": 1}]
+
+
+DAMAGED = {
+    "no object": ("a.jsonl", b'{"a": 1}\n\n[2]\n', ":3: expected a JSON object, got '[2]'"),
+    "no json": ("a.jsonl", b'{"a": 1}\n{"a": \n', ":2: expected a JSON object, got"),
+    "deep": ("a.jsonl", b"[" * 100_000, ":1: expected a JSON object, got '[[["),
+    "digits": ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", ":1: expected a JSON object, got"),
+    "long line": ("a.jsonl", b'{"a": 1}\n' + b" " * 2000, ":2: longer than 1000 characters"),
+    "bytes": ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2: expected UTF-8 text"),
+    "list": ("a.json", b'[{"a": 1},\n 3]', ": row 2: expected a JSON object, got '3'"),
+    "list end": ("a.json", b'[{"a": 1},\n', ":2: expected a list of JSON objects"),
+    "deep list": ("a.json", b"[" * 1999, ": expected a list of JSON objects"),
+    "long file": ("a.json", b"[" * 3000, ": longer than 2000 characters"),
+    "columns": ("a.csv", b"a,b\n1,2\n1,2,3\n", ":3: expected 2 values (a, b), got 3"),
+    "one name twice": ("a.csv", b"a,a\n1,2\n", ":1: expected a line of different column names"),
+    "empty": ("a.csv", b"", ":0: expected a line of different column names"),
+    "quotes": ("a.csv", b'a,b\n"1"2,3\n', ":2: expected comma-separated values"),
+    "open quote": ("a.csv", b'a,b\n"1,3\n', ":2: expected comma-separated values"),
+    "no gzip": ("a.jsonl.gz", b'{"a": 1}\n', " is damaged: Not a gzipped file"),
+    "half gzip": ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], " is damaged: "),
+    "no parquet": ("a.parquet", b"PAR1 nothing", " is damaged: "),
+    "suffix": ("a.txt", b"text", " is no data file; expected .jsonl"),
+}
+
+
+@pytest.mark.parametrize("name, data, expected", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damage_is_one_line_that_says_where(tmp_path, monkeypatch, name, data, expected):
+    monkeypatch.setattr(module, "MAX_LINE", 1000 if name == "a.jsonl" and len(data) < 3000 else 1 << 20)
+    monkeypatch.setattr(module, "MAX_JSON", 2000)
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ConfigError) as error:
+        list(rows(str(path)))
+    told = str(error.value)
+    assert told.startswith(f"{path}{expected}") and "\n" not in told and len(told) < len(str(path)) + 200
+
+
+def test_rows_before_the_damage_are_given_and_nothing_is_read_ahead(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' * 10 + "damage\n" + '{"a": 1}\n')
+    assert len(list(islice(rows(str(path)), 10))) == 10
+
+
+def test_a_long_file_takes_no_memory(tmp_path):
+    path = tmp_path / "a.csv"
+    with open(path, "w") as file:
+        file.write("quizzes,solutions\n")
+        file.writelines(f"{'0' * 81},{number:081d}\n" for number in range(200_000))
+    text = (
+        "import resource, sys\nfrom rlx.rows import rows\n"
+        "next(rows(sys.argv[1])); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "count = sum(1 for _ in rows(sys.argv[1]))\n"
+        "print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 'datasets' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", text, path], capture_output=True, text=True, env=environment())
+    count, grown, loaded = done.stdout.split()
+    assert int(count) == 200_000 and int(grown) < 4096 and loaded == "False"  # the file has 33 MB; ru_maxrss is in KiB
+
+
+def test_splits_of_a_folder(tmp_path):
+    write(tmp_path / "train.jsonl", [{"a": 1}])
+    write(tmp_path / "data" / "valid-00000-of-00002.parquet", [{"a": 2}])
+    write(tmp_path / "data" / "valid-00001-of-00002.parquet", [{"a": 3}])
+    write(tmp_path / "test" / "algebra" / "1.json.gz", [{"a": 4}])
+    write(tmp_path / "trainer.jsonl", [{"a": 5}])
+    write(tmp_path / ".cache" / "train.jsonl", [{"a": 6}])
+    (tmp_path / "README.md").write_text("train")
+    source = str(tmp_path)
+    assert sorted(splits(source)) == ["test", "train", "valid"]
+    assert list(rows(source, split="train")) == [{"a": 1}]
+    assert list(rows(source, split="valid")) == list(rows(source, split="val")) == [{"a": 2}, {"a": 3}]
+    assert list(rows(source, split="test")) == [{"a": 4}]
+    with pytest.raises(ConfigError, match=r"which split\? there are train, valid, test"):
+        rows(source)
+    with pytest.raises(ConfigError, match="no split 'tset'; there are train, valid, test"):
+        rows(source, split="tset")
+
+
+def test_a_folder_without_splits_is_read_in_order(tmp_path):
+    for number in (10, 9, 11):
+        write(tmp_path / "algebra" / f"{number:03}.json", [{"a": number}])
+    assert [row["a"] for row in rows(str(tmp_path))] == [9, 10, 11]
+    assert splits(str(tmp_path)) == []
+    with pytest.raises(ConfigError, match="no split 'test'; its files name none"):
+        rows(str(tmp_path), split="test")
+    with pytest.raises(ConfigError, match="is one file and has no splits"):
+        rows(str(tmp_path / "algebra" / "009.json"), split="test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"holds no data file; expected \.jsonl"):
+        rows(str(tmp_path / "empty"))
+
+
+def test_folders_that_datasets_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_list(ROWS)
+    made.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict(train=made, test=made.select([1])).save_to_disk(str(tmp_path / "two"))
+    assert list(rows(str(tmp_path / "one"))) == ROWS
+    assert splits(str(tmp_path / "two")) == ["train", "test"]
+    assert list(rows(str(tmp_path / "two"), split="test")) == ROWS[1:]
+    with pytest.raises(ConfigError, match=r"which split\? there are train, test"):
+        rows(str(tmp_path / "two"))
+    (tmp_path / "two" / "train" / "state.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be loaded by datasets"):
+        rows(str(tmp_path / "two"), split="test")
+
+
+def test_what_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data" / "train.jsonl")
+    for source, expected in {
+        "data/trian.jsonl": r"data/trian.jsonl is not there \(looked in .*\); did you mean data/train.jsonl\?",
+        "openai/gsm8k": r"openai/gsm8k is not there .*a data set of the hub is hf:<owner>/<name>",
+        "": "the path of a data file is empty",
+        "hf:": "hf:: expected hf:<owner>/<name>",
+        "hf:a b": "hf:a b: expected hf:<owner>/<name>",
+    }.items():
+        with pytest.raises(ConfigError, match=expected):
+            rows(source)
+    assert list(rows("hf:data", split="train")) == list(rows("data", split="train")) == ROWS
+
+
+def test_the_hub(monkeypatch):
+    """What is asked of `datasets`, and what is said when it cannot answer."""
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(*names, **options):
+        asked.append((*names, options))
+        return datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert list(rows("hf:openai/gsm8k:main@abc", split="train")) == list(rows("hf:own")) == ROWS
+    assert asked == [("openai/gsm8k", "main", {"revision": "abc"}), ("own", None, {"revision": None})]
+
+    def refuse(*names, **options):
+        raise ConnectionError("no way out\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ConfigError) as error:
+        rows("hf:openai/gsm8k", split="train")
+    assert str(error.value).startswith("hf:openai/gsm8k cannot be loaded by datasets: no way out (needs the network")
+
+
+def test_a_fingerprint_is_of_what_is_there_and_not_of_where(tmp_path, monkeypatch):
+    one = write(tmp_path / "one" / "train.jsonl")
+    two = write(tmp_path / "two" / "train.jsonl")
+    assert fingerprint(str(one)) == fingerprint(str(two))
+    assert fingerprint(str(tmp_path / "one")) == fingerprint(str(tmp_path / "two"))
+    (tmp_path / "two" / ".DS_Store").write_text("")
+    assert fingerprint(str(tmp_path / "one")) == fingerprint(str(tmp_path / "two"))
+    two.rename(two.with_name("test.jsonl"))
+    assert fingerprint(str(tmp_path / "one")) != fingerprint(str(tmp_path / "two"))
+    before = fingerprint(str(one))
+    write(one, ROWS[:1])
+    assert fingerprint(str(one)) != before
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint("one") == fingerprint(str(tmp_path / "one"))
+    assert fingerprint("hf:openai/gsm8k@abc") == "hf:openai/gsm8k@abc"
+    with pytest.raises(ConfigError, match="onne is not there"):
+        fingerprint("onne")
+
+
+def test_a_fingerprint_is_taken_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl")
+    before = fingerprint(str(path))
+    monkeypatch.setattr(module.hashlib, "file_digest", None)
+    assert fingerprint(str(path)) == before
