@@ -65,6 +65,7 @@ With `trace=text` a solution is the first of these, with `calculator` the second
 """
 
 import re
+import sys
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from random import Random
@@ -107,6 +108,10 @@ class MathConfig(TaskConfig):
 
     path: str | None = content()
     """File, folder or hf:<data set> of problems (GSM8K, MATH, rows of question and answer); null makes them here."""
+    question_field: str = "question"
+    """Column of the questions in `path`; usual names (problem, prompt, query) are found without it."""
+    answer_field: str = "answer"
+    """Column of the answers in `path`; usual names (solution, final_answer, target, ...) are found without it."""
     min_operations: int = 2
     """Fewest operations that a question needs."""
     max_operations: int = 4
@@ -157,7 +162,10 @@ class MathConfig(TaskConfig):
         self._check_use()
 
     def _check_use(self) -> None:
-        """Raise ConfigError for a field that says how problems are made, where they are read."""
+        """Raise ConfigError for a field that says how problems are made, where they are read, and the other way."""
+        for name in ("question_field", "answer_field"):
+            if self.path is None and getattr(self, name) != name.removesuffix("_field"):
+                raise ConfigError(f"task.{name} names a column of task.path, which is null; give task.path=<file>")
         for each in fields(self):
             default = each.default_factory() if callable(each.default_factory) else each.default
             if self.path is not None and each.name in PROCEDURAL and getattr(self, each.name) != default:
@@ -277,9 +285,14 @@ def _bounds(shares: dict[str, float]) -> list[tuple[Trace, float]]:
 
 
 @lru_cache(maxsize=2)
-def _read_once(path: str, content: str) -> Records:
-    """The records of a source, read again when its content is another."""
-    return read_records(path)
+def _read_once(path: str, content: str, question: str, answer: str) -> Records:
+    """The records of a source, read again when its content is another; what is left out of them is said on stderr."""
+    records = read_records(path, question=question, answer=answer)
+    if records.dropped:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in records.dropped.items())
+        kept = sum(map(len, records.parts.values()))
+        print(f"  task.path={path}: {kept} problems; left out: {left_out}", file=sys.stderr)
+    return records
 
 
 class FileProblems(Math):
@@ -287,7 +300,7 @@ class FileProblems(Math):
 
     def __init__(self, config: MathConfig, path: str) -> None:
         super().__init__(config)
-        self._parts = dict(_read_once(path, fingerprint(path)).parts)
+        self._parts = dict(_read_once(path, fingerprint(path), config.question_field, config.answer_field).parts)
         check_answers(record.answer for part in self._parts.values() for record in part)
         train = self._parts[Split.train]
         order = [stable_hash("order", config.seed, record.question) for record in train]

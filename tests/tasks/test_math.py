@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from rlx.errors import ConfigError
 from rlx.tasks.math import LONGEST, Math, MathConfig
 from rlx.tasks.math_traces import FORMATS, Trace, write
 from rlx.tasks.math_words import SCENES, Problem, Rule, Slot, Story, key_of, tell
-from rlx.types import Example, Outcome, Split
+from rlx.types import Example, Outcome, Split, Verdict
 
 TEXT = (
     "Anna collected 24 coins. Ben collected half as many coins as Anna. "
@@ -380,6 +381,37 @@ def test_boxed_solutions_are_as_they_were(tmp_path: Path) -> None:
         assert re.fullmatch(r"It is \$\\boxed\{[0-9]+\}\$\.", example.solution)
         assert task.verify(example, example.solution).correct
     assert {example.difficulty["level"] for example in seen} == {1, 2, 3, 4, 5}
+
+
+def test_expressions_are_judged_by_what_they_mean(tmp_path: Path) -> None:
+    """Rows as MATH has them, through math-verify where the answer is no number, from a thread too."""
+    pytest.importorskip("math_verify")
+    answers = ["\\frac{\\sqrt{8}}{2}", "x^2 + 2x + 1", "(1, 3)", "\\frac{3}{4}"]
+    rows = [{"problem": f"Problem {n}?", "solution": f"It is $\\boxed{{{answers[n % 4]}}}$.", "level": "Level 3",
+             "type": "Algebra"} for n in range(400)]  # fmt: skip
+    task = math(path=str(write_rows(tmp_path / "all.jsonl", rows)))
+    examples = {example.truth: example for example in every(task, Split.train)}
+    assert set(examples) == set(answers) and examples["(1, 3)"].difficulty == {"level": 3, "subject": "Algebra"}
+    equal = ["$\\boxed{\\sqrt{2}}$", "$\\boxed{(x+1)^2}$", "$\\boxed{(1,3)}$", "#### 0.75"]
+    other = ["$\\boxed{\\sqrt{3}}$", "$\\boxed{(x-1)^2}$", "$\\boxed{(3,1)}$", "#### 0.76"]
+    for truth, same, not_same in zip(answers, equal, other, strict=True):
+        assert task.verify(examples[truth], same).correct, truth
+        assert task.verify(examples[truth], not_same).outcome is Outcome.wrong, truth
+    found: list[Verdict] = []
+    thread = Thread(target=lambda: found.append(task.verify(examples["x^2 + 2x + 1"], "\\boxed{(1+x)^2}")))
+    thread.start()
+    thread.join(60)
+    assert [verdict.correct for verdict in found] == [True]
+
+
+def test_columns_may_be_named_and_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"frage": f"How many is {n} and 1?", "antwort": str(n + 1)} for n in range(100)]
+    path = str(write_rows(tmp_path / "all.jsonl", [*rows, {"frage": "What is \u6f22?", "antwort": "3"}]))
+    task = math(path=path, question_field="frage", answer_field="antwort")
+    assert sum(len(every(task, split)) for split in Split) == 100
+    assert "100 problems; left out: 1 not in ASCII" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="names a column"):
+        math(answer_field="antwort")
 
 
 def test_rows_without_working_are_answers(tmp_path: Path) -> None:
