@@ -48,7 +48,7 @@ def measured(setting: str, steps: int, runs: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help="tasks, separated by commas; all by default")
     parser.add_argument("--steps", type=int, default=1500)
     arguments = parser.parse_args()

@@ -65,7 +65,7 @@ SETTINGS = [
 
 def built(setting: Setting) -> Task:
     """The task of a setting, whose choices are given by name."""
-    config = discover("task")[setting.task].config
+    config: Any = discover("task")[setting.task].config
     defaults = {field.name: field.default for field in fields(config)}
     values = {
         name: type(defaults[name])[value] if isinstance(defaults[name], Enum) else value
@@ -113,7 +113,7 @@ def theirs(name: str, parameters: dict[str, Any], repeat: int) -> dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help="tasks, separated by commas; all by default")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
