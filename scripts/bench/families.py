@@ -1,9 +1,9 @@
-"""Every task family as a small model learns it: pretrained from nothing, evaluated held out, beside chance and short cut.
+"""Every task as a small model learns it: pretrained from nothing, evaluated held out, beside chance and short cut.
 
 python scripts/bench/families.py [--only graph,sudoku] [--steps 1500]
 
 The commands are printed as they run: `rlx stage=pretrain scale=cpu` with the defaults of each setting, then
-`rlx stage=eval` on 200 problems of `test`. A family that stays at its baseline shows as such.
+`rlx stage=eval` on 200 problems of `test`. A task that stays at its baseline shows as such.
 """
 
 import argparse

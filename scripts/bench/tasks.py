@@ -47,6 +47,7 @@ def setting(task: str, *, peer: tuple[str, dict[str, Any]] | None = None, promis
 
 
 COUNTDOWN = ("countdown", dict(min_numbers=4, max_numbers=4, min_value=1, max_value=99, min_target=10, max_target=100))
+EMPTY_55 = dict(min_empty=55, max_empty=55)
 SETTINGS = [
     setting("countdown", trace="operations", peer=COUNTDOWN, promise="verify 100,000/s; make 100x"),
     setting("countdown", trace="direct"),
@@ -60,17 +61,25 @@ SETTINGS = [
     setting("paths"),
     setting("paths", min_vertices=20, max_vertices=50),
     setting("paths", question="reachable"),
+    setting("sudoku", size=9, empty="55", peer=("sudoku", EMPTY_55), promise="make 100/s and 20x"),
+    setting("sudoku", size=9, empty="30-50", trace="search", peer=("sudoku", {}), promise="make 20x"),
+    setting("sudoku", empty="8-12", peer=("mini_sudoku", {}), promise="make 20x"),
+    setting("sudoku", size=6),
+    setting("navigation"),
+    setting("navigation", values=20, min_actions=5, max_actions=10, irrelevant=10),
+    setting("arithmetic"),
+    setting("arithmetic", operation="multiply", trace="icot", min_digits=4, max_digits=4),
+    setting("arithmetic", trace="turing", min_digits=1, max_digits=50),
+    setting("math"),
+    setting("math", trace="code"),
 ]
 
 
 def built(setting: Setting) -> Task:
     """The task of a setting, whose choices are given by name."""
     config: Any = discover("task")[setting.task].config
-    defaults = {field.name: field.default for field in fields(config)}
-    values = {
-        name: type(defaults[name])[value] if isinstance(defaults[name], Enum) else value
-        for name, value in setting.fields.items()
-    }
+    choices: dict[str, Any] = {f.name: type(f.default) for f in fields(config) if isinstance(f.default, Enum)}
+    values = {name: choices[name][value] if name in choices else value for name, value in setting.fields.items()}
     return config(**values).build()
 
 
