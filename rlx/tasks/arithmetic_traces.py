@@ -196,7 +196,7 @@ class IcotTrace(AnswerTrace):
         wanted = chain[self._removed :]
         if chain.endswith(work) and work.endswith(wanted):
             return 1.0, True
-        every, expected, given = (re.findall("[-+*]?[^-+*]+", text)[::-1] for text in (chain, wanted, work))
+        every, expected, given = (re.findall("[-+*]*[^-+*]+|[-+*]+", text)[::-1] for text in (chain, wanted, work))
         expected += [""] * (len(given) - len(expected))
         parts = zip(every, given, expected, strict=False)
         return sum(whole.endswith(one) and one.endswith(end) for whole, one, end in parts) / len(expected), False

@@ -15,8 +15,8 @@ What is written around a number, by rule:
 - blanks, `$...$`, `\\(...\\)`, `\\[...\\]`, `\\left`, `\\right`, spacing commands, a full stop at the end and `x =` go;
 - so does a dollar sign before a number, and a percent sign after it: 50% is 50, not 0.5;
 - commas go where they part groups of three digits; elsewhere they make the text no number (`1,2` is a pair);
-- after a number, words of two letters or more are its unit and go (`5 km per hour`, `3 \\text{cm}^2`), but for those
-  that change it (half, dozen, million, pi, ...); a letter alone is a variable;
+- after a number, words are its unit and go (`72 clips`, `5 km per hour`, `3 \\text{cm}^2`), but for those that change
+  it (half, fifths, dozen, million, squared, ...); a letter alone, or two that are no unit, are variables;
 - mixed numbers are `1 1/2` or `1\\frac{1}{2}`.
 
     >>> final_answer("48/2 = 24, 48 + 24 = 72\\n#### 72"), same_answer("72", "$72.00")
@@ -38,7 +38,7 @@ DIGITS = 60
 _ANSWER_IS = re.compile(r"\banswer(?: is| ?[:=])[ \t]*:?", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
 _LAST_NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?%?")
-_BOX = re.compile(r"\\f?boxed\s*\{")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 _SIZES = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\!")
@@ -49,11 +49,26 @@ _IN_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)
 _DEGREES = re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degrees?(?![A-Za-z])")
 _HEAD = re.compile(r"(?:[A-Za-z]\s*=\s*)?(?P<sign>\$\s*[-+]|[-+]?\s*\$?)\s*")
 _UNIT = re.compile(r"\s*%|\s+[A-Za-z]{2,}(?:[ ./*-]+[A-Za-z]+)*(?:\^\{?[0-9]\}?)?")
-_NOT_UNITS = frozenset(
-    ("pi", "half", "halves", "third", "thirds", "quarter", "quarters", "tenth", "tenths", "dozen", "dozens", "hundred",
-     "hundreds", "thousand", "thousands", "million", "millions", "billion", "billions", "trillion", "trillions", "and",
-     "or", "to", "mod", "sqrt", "times", "plus", "minus", "over")
+_SHORT_UNITS = frozenset(
+    ("cm", "dm", "ft", "g", "hr", "kg", "km", "l", "lb", "m", "mg", "mi", "ml", "mm", "oz", "s", "sq", "yd", "a", "an",
+     "of", "in", "at", "on", "by")
 )  # fmt: skip
+_NOT_UNITS = frozenset(
+    ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty",
+     "sixty", "seventy", "eighty", "ninety", "half", "halves", "third", "thirds", "quarter", "quarters", "dozen",
+     "dozens", "score", "scores", "gross", "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion",
+     "billions", "trillion", "trillions", "and", "mod", "sqrt", "root", "times", "plus", "minus", "over", "point",
+     "squared", "cubed", "factorial", "choose", "power", "below", "above", "less", "more", "not", "nor", "wrong", "sin",
+     "cos", "tan", "log", "exp", "zillion", "zero", "divided", "multiplied")
+)  # fmt: skip
+_PART = re.compile(r"(?!month|cloth|tooth|booth|mouth|moth)[a-z]+ths?")
+"""Fifths, hundredths and their kin."""
+_RELATION = re.compile(r"<=|>=|!=|[=<>]|\\(?:leq?|geq?|neq?|lt|gt|approx|sim|equiv|in)(?![A-Za-z])")
+_NAMED = re.compile(r"^[A-Za-z]=")
+_INTERVAL = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]](?:\\cup[(\[][^()\[\]]*,[^()\[\]]*[)\]])*")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_AROUND = re.compile(r"(\(|\[|\\\{)(.*)(\)|\]|\\\})", re.DOTALL)
 _LETTERS = re.compile(r"[A-Za-z]+")
 _DIGITS = rf"[0-9]{{1,{DIGITS}}}"
 _WHOLE = rf"(?:[0-9]{{1,3}}(?:,[0-9]{{3}}){{1,{DIGITS // 3 - 1}}}|{_DIGITS})"
@@ -83,7 +98,7 @@ def _found(text: str) -> str | None:
     marks = list(_ANSWER_IS.finditer(text))
     if marks:
         rest = text[marks[-1].end() :][: 2 * LONGEST].lstrip()
-        return _SENTENCE_END.split(rest, 1)[0].strip()
+        return _SENTENCE_END.split(rest, 1)[0].strip(" \t*")
     numbers = _LAST_NUMBER.findall(text[-TAIL:])
     return numbers[-1].rstrip(",") if numbers else None
 
@@ -129,7 +144,38 @@ def _same(gold: str, answer: str) -> bool:
     kind = _kind(gold)
     if kind == "word":
         return _word(mine) == _word(theirs)
-    return mine == theirs or (kind == "expression" and same_expression(_cleaned(gold), _cleaned(answer)))
+    if mine == theirs:
+        return True
+    return (
+        kind == "expression"
+        and _comparable(_cleaned(gold), _cleaned(answer))
+        and same_expression(_cleaned(gold), _cleaned(answer))
+    )
+
+
+def _comparable(gold: str, answer: str) -> bool:
+    """False for an answer of which math-verify would read a part alone, or a wider meaning: with
+    relations or words that the gold answer does not have, in other brackets, or with letters of the other case."""
+    words = _LETTERS.findall(" ".join(_IN_TEXT.findall(answer)).lower())
+    if not all(map(_names_a_unit, words)) and not _IN_TEXT.search(gold):
+        return False
+    gold, answer = ("".join(text.split()) for text in (gold, answer))
+    asked = _RELATION.findall(gold)
+    if "=" not in asked and answer[:1] not in gold:
+        answer = _NAMED.sub("", answer)
+    given = _RELATION.findall(answer)
+    if len(given) != len(asked) and (given or not _INTERVAL.fullmatch(answer)):
+        return False
+    if _brackets(gold) != _brackets(answer) and not asked:
+        return False
+    mine, theirs = (set(_COMMAND.sub("", text)) for text in (gold, answer))
+    return not any(letter.isalpha() and letter.swapcase() in mine for letter in theirs - mine)
+
+
+def _brackets(text: str) -> tuple[str, str] | None:
+    """The brackets around a tuple, an interval or a set; None for any other text."""
+    found = _AROUND.fullmatch(text)
+    return (found[1], found[3]) if found and ("," in found[2] or (found[1], found[3]) != ("(", ")")) else None
 
 
 def number(text: str) -> Fraction | None:
@@ -153,7 +199,14 @@ def number(text: str) -> Fraction | None:
 def _ends(text: str, place: int) -> bool:
     """True when a number may end at `place`: nothing follows, or a unit."""
     rest = text[place:]
-    return not rest or (_UNIT.fullmatch(rest) is not None and _NOT_UNITS.isdisjoint(_LETTERS.findall(rest.lower())))
+    return not rest or (_UNIT.fullmatch(rest) is not None and all(map(_names_a_unit, _LETTERS.findall(rest.lower()))))
+
+
+def _names_a_unit(word: str) -> bool:
+    """True for a word after a number that leaves it as it is."""
+    if len(word) < 3:
+        return word in _SHORT_UNITS
+    return word not in _NOT_UNITS and not _PART.fullmatch(word)
 
 
 def _fraction(found: re.Match[str]) -> Fraction | None:
@@ -183,6 +236,8 @@ def _cleaned(text: str) -> str:
         if text.startswith(begin) and text.endswith(end) and len(text) > len(begin) + len(end):
             text = text[len(begin) : -len(end)]
             break
+    if text.startswith("$") and text.count("$") == 2 and "\\$" not in text:  # `$72$ dollars`
+        text = text.replace("$", "")
     text = _SPACING.sub(" ", _PARTED.sub(",", _SIZES.sub("", text)))
     text = _FRAC.sub(r"\\frac", text).replace("\\$", "$").replace("\\%", "%")
     return text.strip().removesuffix(".").rstrip()

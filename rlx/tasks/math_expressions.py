@@ -29,12 +29,14 @@ from typing import Any
 
 from rlx.errors import ConfigError, RunError
 
-LIMIT_S = 2.0
+LIMIT_S = 1.0
 """Seconds of processor time for one question."""
 WAIT_S = 60.0
 """Seconds by the clock after which a process that neither answers nor ends is killed."""
 MEMORY = 1 << 30
 """Bytes of address space of the process."""
+DECIMALS = 14
+"""Places to which math-verify compares values that it cannot compare exactly: an answer rounded to fewer is wrong."""
 LONGEST = 300
 """Characters of the longest expression."""
 NESTING = 12
@@ -202,7 +204,9 @@ def _serve(limit_s: float, memory: int) -> None:
 
 def _compare(gold: str, answer: str) -> bool:
     verify: Any = import_module("math_verify").verify
-    return bool(verify(_parse(gold, mend=True), _parse(answer, mend=False), timeout_seconds=None))
+    return bool(
+        verify(_parse(gold, mend=True), _parse(answer, mend=False), float_rounding=DECIMALS, timeout_seconds=None)
+    )
 
 
 @lru_cache(maxsize=1 << 10)

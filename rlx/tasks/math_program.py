@@ -7,10 +7,10 @@ What there is: assignments (also `+=` and its kin), `return`, expressions as sta
 inside of expressions, lambdas, comprehensions, `while`. A function takes no arguments.
 
 Where this differs from Python: numbers are fractions, so `0.1 + 0.2` is `3/10`, a half is rounded to even as it is
-written, and `7 / 2 * 2` is 7; a power has an integer exponent; no number has more than `BITS` bits above or below the
-line, no program more than `LONGEST` characters, no run more than `STEPS` steps. There is no parser or evaluator of
-Python behind this: text is read here from its first character, with a bound on nesting, and becomes a list of
-instructions for a machine with a stack, so nothing recurses while it runs.
+written, `7 / 2 * 2` is 7, and `range(4 / 2)` is `range(2)`; a power has an integer exponent; no number has more than
+`BITS` bits above or below the line, no program more than `LONGEST` characters, no run more than `STEPS` steps. There is
+no parser or evaluator of Python behind this: text is read here from its first character, with a bound on nesting, and
+becomes a list of instructions for a machine with a stack, so nothing recurses while it runs.
 """
 
 import keyword
@@ -244,7 +244,10 @@ class _Compiler:
     def block(self) -> None:
         """The whole text: statements, the last of which leaves the value."""
         while self._tokens.kind != "end":
+            compound = self._tokens.kind == "name" and self._tokens.text in ("if", "for")
             self._statement()
+            if compound:
+                self._emit("forget")
         self._emit("finish")
 
     def function(self) -> None:

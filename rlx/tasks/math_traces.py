@@ -110,25 +110,23 @@ class Reading(NamedTuple):
 
 _HEAD = re.compile(r"^def ", re.MULTILINE)
 _FUNCTION = re.compile(r"def [^\n]*(?:\n(?:[ \t][^\n]*)?)*")
-_FENCE = re.compile(r"\s*(?:```)?\s*")
+_FENCE = re.compile(r"(?:\s|#(?!###)[^\n]*)*+(?:```)?\s*")
 
 
 def read(text: str) -> Reading:
     """Classify a completion and run its program, if it has one."""
     form, error, others = "text", "", text
-    begin = text.rfind(OPEN)
+    close = text.rfind(CLOSE)
+    begin = text.rfind(OPEN, 0, close) if close >= 0 else -1
     if begin >= 0:
+        result = run_block(text[begin + len(OPEN) : close].strip("\n"))
+        if result.value is not None:
+            return _after("tagged", result.value, text[close + len(CLOSE) :])
+        form, error = "tagged", result.error
+        others = text[:begin] + text[close + len(CLOSE) :]
+    elif OPEN in text:
         form, error = "tagged", f"its block has no {CLOSE}"
-        close = text.rfind(CLOSE)
-        begin = text.rfind(OPEN, 0, close) if close >= 0 else begin
-        if 0 <= begin < close:
-            result = run_block(text[begin + len(OPEN) : close].strip("\n"))
-            if result.value is not None:
-                return _after("tagged", result.value, text[close + len(CLOSE) :])
-            error = result.error
-            others = text[:begin] + text[close + len(CLOSE) :]
-        else:
-            others = text[:begin]
+        others = text[: text.rfind(OPEN)]
     heads = list(_HEAD.finditer(others))
     if heads:
         start = heads[-1].start()
@@ -145,7 +143,7 @@ def read(text: str) -> Reading:
 
 
 def _after(form: str, value: Number, rest: str) -> Reading:
-    """The reading of a program that ran, and of the text after it, a closing fence aside."""
+    """The reading of a program that ran, and of the text after it, comments and a closing fence aside."""
     fence = _FENCE.match(rest)
     rest = rest[fence.end() :] if fence else rest
     return Reading(form, value, final_answer(rest) if rest else None, bool(rest), "")

@@ -16,8 +16,8 @@ Where sources differ, or leave a choice, this file does:
 1. The tables come from `tables_seed`: part of the setting, not of the stream. Problems do not depend on `question`,
    `irrelevant` or, where draws are uniform, `concentration`.
 2. `val` and `test` are always uniform in actions and contexts; `train_draws` says what `train` is. Upstream draws test
-   problems anew; here a problem is of one split by a hash of what its solution says, the first state and the actions.
-   So the same answer under other problem states, contexts or irrelevant values is in the same split too. Problems of
+   problems anew; here a problem is of one split by a hash of its actions. So the same plan under other problem states,
+   first states, contexts or irrelevant values is in the same split too, whichever question is asked. Problems of
    one name have one answer: the first state with the problem states (where they are given, with the actions).
 3. A blank follows every letter and number, the last included, as upstream (whose `<pad>` ends a text): with `words()`
    each is a token, and an answer may go without its last blank. Numbers are whole words, `S 1 2` is not `S 12 `.

@@ -93,10 +93,10 @@ def _candidates(space: Space, split: Split, bits: np.random.PCG64, width: int, b
     starts = _uniform(bits, (width, 2), space.values)
     actions = _actions(space, bits, starts[:, 1], biased)
     drawn = np.concatenate([starts, actions], axis=1)
-    # The canonical instance is what the solution says: the first state and the actions, two hex digits each.
-    names = drawn[:, 1:].astype(np.uint8).tobytes().hex()
-    place = 2 * (space.max_actions + 1)
-    ends = (place * np.arange(width) + 2 * (lengths + 1)).tolist()
+    # The canonical instance is the plan: the actions, two hex digits each.
+    names = drawn[:, 2:].astype(np.uint8).tobytes().hex()
+    place = 2 * space.max_actions
+    ends = (place * np.arange(width) + 2 * lengths).tolist()
     own = [row for row, end in enumerate(ends) if split_of(names[row * place : end]) is split]
     return [walk[: length + 2] for walk, length in zip(drawn[own].tolist(), lengths[own].tolist(), strict=True)]
 

@@ -790,3 +790,17 @@ def test_wrong_settings_are_a_line(fields: dict[str, Any], message: str) -> None
     with pytest.raises(ConfigError, match=re.escape(message)) as raised:
         ArithmeticConfig(**fields)
     assert "try task." in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_work_where_none_is_wanted_is_not_right() -> None:
+    """A chain of which all is removed; signs count as work."""
+    task = ArithmeticConfig(trace=Trace.icot, removed=1000).build()
+    example = task.example(Split.train, 0)
+    assert task.verify(example, example.solution).measures["chain"] == 1
+    for sign in "+-*":
+        measures = task.verify(example, sign + example.solution).measures
+        assert measures["steps"] == measures["chain"] == 0
+    whole = ArithmeticConfig(operation=Operation.multiply, trace=Trace.icot).build()
+    example = whole.example(Split.train, 0)
+    doubled = example.solution.replace("+", "++", 1)
+    assert whole.verify(example, doubled).measures["steps"] < 1

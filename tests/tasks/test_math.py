@@ -383,6 +383,22 @@ def test_boxed_solutions_are_as_they_were(tmp_path: Path) -> None:
     assert {example.difficulty["level"] for example in seen} == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("def f():\n    return 72  # total", Outcome.correct),
+        ("def f():\n    return 72\n    # done\n# end", Outcome.correct),
+        ("def f():\n    return 72\n#### 71", Outcome.wrong),
+        ("</llm-code> <llm-code>x\n#### 72", Outcome.malformed),
+        ("</llm-code> #### 72 <llm-code>#### 71", Outcome.correct),
+        ("</llm-code>\n#### 72\n<llm-code>x", Outcome.correct),
+        ("#### 72\n<llm-code>\n71", Outcome.correct),
+    ],
+)
+def test_comments_are_the_program_s_and_open_blocks_have_no_answer(text: str, outcome: Outcome) -> None:
+    assert math().verify(Example("", "", "", truth="72"), text).outcome is outcome
+
+
 def test_expressions_are_judged_by_what_they_mean(tmp_path: Path) -> None:
     """Rows as MATH has them, through math-verify where the answer is no number, from a thread too."""
     pytest.importorskip("math_verify")

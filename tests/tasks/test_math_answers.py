@@ -133,3 +133,51 @@ def test_a_long_answer_is_not_kept():
     module._same.cache_clear()
     assert not same_answer("72", "7" * 10**6)
     assert module._same.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("2x", "3x=2x"),
+        (r"\sqrt{2}", r"7=8=\sqrt{2}"),
+        ("x+1", "x=x+1"),
+        ("y=2x", "y=3x=2x"),
+        (r"\sqrt{2}", r"\sqrt{2} \approx 7"),
+        (r"\sqrt{2}", r"\sqrt{2}\text{ is wrong}"),
+        ("(1,2)", r"\{1,2\}"),
+        (r"\sqrt{2}", r"[\sqrt{2}]"),
+        ("2x", "2X"),
+        (r"(\frac{1}{3},2)", "(0.333333,2)"),
+    ],
+)
+def test_a_part_or_a_wider_meaning_is_not_the_same(gold: str, answer: str) -> None:
+    """math-verify says that all of these are (0.9.0): it reads one side of a chain, rounds, drops words and cases."""
+    pytest.importorskip("math_verify")
+    assert not same_answer(gold, answer)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("1<x<2", "(1,2)"),
+        ("2x+1", "y=1+2x"),
+        ("(x+1)^2", "x^2+2x+1"),
+        ("y=2x", "y=x+x"),
+        (r"x \le 3", r"x\leq 3"),
+        (r"\{1,2\}", r"\{2,1\}"),
+    ],
+)
+def test_another_way_to_write_it_is_the_same(gold: str, answer: str) -> None:
+    pytest.importorskip("math_verify")
+    assert same_answer(gold, answer)
+
+
+@pytest.mark.parametrize("word", ["fifths", "squared", "factorial", "twenty", "point five", "sin", "ab", "xy", "wrong"])
+def test_words_that_change_a_number_are_no_units(word: str) -> None:
+    assert number(f"5 {word}") is None
+
+
+def test_marks_around_an_answer_go() -> None:
+    assert number(final_answer("The answer is **72**.") or "") == 72
+    assert number(final_answer("The answer is $72$ dollars.") or "") == 72
+    assert final_answer(r"so \fbox{72}") == "72"

@@ -20,8 +20,9 @@ from tests.conftest import environment
 pytest.importorskip("math_verify")
 
 PAIRS = {
+    r"\sqrt{2}": {r"\frac{2}{\sqrt{2}}": True, "1.4142135624": False},
     r"\frac{x}{2}": {"0.5x": True, "x/3": False, r"\frac{2x}{4}": True},
-    r"\sqrt{8}": {r"2\sqrt{2}": True, "2.8284271": True, "2.83": False, r"\sqrt8": False},
+    r"\sqrt{8}": {r"2\sqrt{2}": True, "2.8284271": False, "2.83": False, r"\sqrt8": False},
     r"\sqrt3": {r"\sqrt{3}": True, r"\sqrt{2}": False},
     "x^2+2x+1": {"(x+1)^2": True, "(x+1)(1+x)": True, "(x-1)^2": False, "(y+1)^2": False},
     "1<x<2": {"(1,2)": True, "[1,2]": False},

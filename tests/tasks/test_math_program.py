@@ -320,3 +320,8 @@ def test_any_text_is_a_result() -> None:
         place = random.randrange(len(GSM8K_LIKE))
         damaged = GSM8K_LIKE[:place] + random.choice(alphabet) + GSM8K_LIKE[place + 1 :]
         assert isinstance(run_function(damaged), Result)
+
+
+@pytest.mark.parametrize("text", ["5\nif False:\n    x = 1", "5\nfor i in range(0):\n    x = 1", "if True:\n    5"])
+def test_a_block_that_ends_in_a_compound_statement_has_no_value(text: str) -> None:
+    assert run_block(text).value is None

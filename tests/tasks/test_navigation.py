@@ -597,8 +597,7 @@ def test_first_examples_are_pinned() -> None:
     assert navigation().example(Split.train, 0).prompt == "S 1 P 0 C 7 P 7 C 3 P 2 C 3 P 1 C 1 P 7 C 0 P 4 : "
     assert navigation().example(Split.train, 0).solution == "S 1 A 1 S 9 A 7 S 2 A 9 S 6 A 3 S 0 A 3 S 6 "
     assert navigation(**PAPER).example(Split.test, 0).prompt == (
-        "S 2 P 7 C 11 P 14 C 5 P 7 C 10 P 6 C 11 P 6 C 5 P 19 C 0 P 2 C 8 P 10 C 14 P 16 C 14 P 11 C 16 P 3 "
-        "I 1 I 8 I 17 I 14 I 7 I 19 I 4 I 19 I 2 I 7 : "
+        "S 16 P 10 C 11 P 5 C 5 P 3 C 10 P 4 C 11 P 1 C 5 P 12 C 0 P 7 I 1 I 8 I 17 I 14 I 7 I 19 I 4 I 19 I 2 I 7 : "
     )
 
 
