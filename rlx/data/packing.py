@@ -19,6 +19,9 @@ from rlx.errors import ConfigError
 TRIES = 8
 """Documents that did not fit before a batch is closed: fills rows to about 95 % with short documents."""
 
+ROOM = 512
+"""Row lengths that are proposed are multiples of it."""
+
 SMALLEST_GAP = 4
 """Full rows at the front with fewer free tokens are not looked at again."""
 
@@ -65,9 +68,11 @@ class Packer:
         """Put a document into the sheet, or where it waits for the next one."""
         document = made or self.document(position)
         if len(document.ids) > self.length:
+            room = ROOM * -(-len(document.ids) * 3 // (2 * ROOM))
             raise ConfigError(
-                f"a document of {len(document.ids)} tokens does not fit stage.row_tokens={self.length}; raise it, "
-                f"choose shorter traces, or cut documents with corpus.max_tokens={self.length}"
+                f"a document of {len(document.ids)} tokens does not fit stage.row_tokens={self.length}; try "
+                f"stage.row_tokens={room} (others may be longer; stage.batch_tokens is a multiple of it), shorter "
+                f"traces, or corpus.max_tokens={self.length}, which cuts documents"
             )
         if not sheet.place(document):
             self._waiting[position] = document

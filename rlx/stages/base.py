@@ -111,6 +111,8 @@ class RunStageConfig(StageConfig):
         record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
         record["options"] = {**chosen(config, context), "model": name.model}
         kept = resolved(config)
+        if config.task is not None:
+            config.task.build()  # files that cannot be read, and their like, are found before anything is written
         context.heed_stop()
         with open_run(place, config=kept, command=context.command, record=record, logger=config.logger) as run:
             run.say(f"{context.label or name.stage}: {place}" + (" (going on)" if run.attempt > 1 else ""))

@@ -105,7 +105,7 @@ class EvalConfig(RunStageConfig):
             parameters={"total": parameter_count(start.model)}, steps=0, tokens=sum(found.lengths), depth=start.depth
         )
         (run.path / EVAL_PARTIAL).unlink()
-        run.say("  " + summary(metrics, name, task.baseline))
+        run.say(f"  {len(examples)} problems: " + summary(metrics, name, task.baseline))
 
 
 def summary(metrics: Mapping[str, float], task: str, baseline: str) -> str:
@@ -115,11 +115,16 @@ def summary(metrics: Mapping[str, float], task: str, baseline: str) -> str:
     measured = {name.removeprefix("measures/"): own[name] for name in own if name.startswith("measures/")}
     parts = [
         *(f"{name} {value:.1%}" for name, value in shown.items()),
-        f"| chance {own['chance']:.1%}",
+        f"| chance {_chance(own['chance'])}",
         f"baseline {own['baseline']:.1%} ({baseline})",
         *(f"{'| ' if not place else ''}{name} {value:.3g}" for place, (name, value) in enumerate(measured.items())),
     ]
     return "  ".join(parts)
+
+
+def _chance(value: float) -> str:
+    """A mean chance: none where there is no end of answers, and never rounded to nothing."""
+    return "none" if value == 0 else "<0.1%" if value < 0.001 else f"{value:.1%}"
 
 
 class PartialEvaluation:

@@ -97,9 +97,9 @@ class ArithmeticConfig(TaskConfig):
     max_digits: int = 5
     """Most digits of the first number; in a chain, most numbers."""
     test_min_digits: int | None = None
-    """The same for `test`; null as for the others."""
+    """Fewest digits in `test`; null is min_digits."""
     test_max_digits: int | None = None
-    """The same for `test`; null as for the others."""
+    """Most digits in `test`; null is max_digits."""
     second_digits: int | None = None
     """Digits of the second number; null is as many as the first has."""
     modulus: int = 10
@@ -127,6 +127,11 @@ class ArithmeticConfig(TaskConfig):
             raise ConfigError(f"task.modulus must be 2 to 1000000, got {self.modulus}; try task.modulus=97")
         if not self.signs or not set(self.signs) <= set(SIGNS) or len(set(self.signs)) < len(self.signs):
             raise ConfigError(f"task.signs must be some of {SIGNS}, each once, got {self.signs!r}; try task.signs=+-")
+        if self.operation is not Operation.modular and (self.modulus, self.signs) != (10, SIGNS):
+            raise ConfigError(
+                f"task.modulus and task.signs are of task.operation=modular, got {self.modulus} and {self.signs} with "
+                f"operation={self.operation.value}; try task.operation=modular"
+            )
         if not 3 <= self.held_out <= 256:
             raise ConfigError(f"task.held_out must be 3 to 256, got {self.held_out}; try task.held_out=64")
         if self.removed < 0 or (self.removed and self.trace is not Trace.icot):
@@ -183,6 +188,8 @@ class Arithmetic(Sized):
         whole = trace_format(config.trace, self.rules, 0)
         widest = self._widest()
         longest = len(whole.work(widest)) + len(whole.answer("9" * self.rules.answer_width(widest)))
+        names = ["digits", "steps", "chain"] if self.format.has_steps else ["digits"]
+        self._nothing = dict.fromkeys(names, 0.0)
         self._limit = max(SHORT_TEXT, 4 * longest)
 
     def example(self, split: Split, index: int) -> Example:
@@ -208,10 +215,10 @@ class Arithmetic(Sized):
         Text longer than any solution can be is malformed unread.
         """
         if len(completion) > self._limit:
-            return Verdict(Outcome.malformed, f"longer than {self._limit} characters")
+            return Verdict(Outcome.malformed, f"longer than {self._limit} characters", self._nothing)
         parsed = self.format.parse(completion.rstrip(" \t\r\n"))
         if parsed is None:
-            return Verdict(Outcome.malformed, f"not in the format of trace={self.config.trace.value}")
+            return Verdict(Outcome.malformed, f"not in the format of trace={self.config.trace.value}", self._nothing)
         problem = _problem(example)
         wanted, given = self._answer(problem), parsed.answer
         if not self.format.full_width:

@@ -257,7 +257,7 @@ def draw(space: Space, split: Split, seed: int, index: int) -> tuple[int, Proble
 
 
 def _no_problems(space: Space, split: Split) -> ConfigError:
-    kind = "chains" if space.operation is Operation.modular else "digits"
+    kind = "numbers" if space.operation is Operation.modular else "digits"
     return ConfigError(
         f"task=arithmetic expected problems for {split.value}, found (almost) none with operation="
         f"{space.operation.value} of {space.shortest} to {space.longest} {kind} and held_out={space.held_out}; "

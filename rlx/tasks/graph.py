@@ -55,6 +55,8 @@ COUNTED = 16_384
 """Answers whose words are counted for `answer_tokens`; the standard error of their mean is below 0.2 %."""
 MOST_VERTICES = 10_000
 """Vertices of the largest problem."""
+NOTHING = {"decision": 0.0, "evidence": 0.0, "edges": 0.0}
+"""Measures of text that is not in the format."""
 MOST_STEPS = 1_000
 """Steps of the longest `walk_length`."""
 
@@ -110,7 +112,7 @@ class GraphConfig(TaskConfig):
     score: Score = Score.evidence
     """What is correct: evidence (a right decision and a work that shows it), decision (that alone)."""
     answer_tokens: int | None = None
-    """Words of the solutions of train in all; sets train_examples."""
+    """Words that the solutions of train have in all, for traces of equal answers; sets train_examples."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
@@ -229,16 +231,16 @@ class Graph(Sized):
         Text longer than four times any solution is malformed unread.
         """
         if len(completion) > self.longest:
-            return Verdict(Outcome.malformed, f"longer than {self.longest} characters")
+            return Verdict(Outcome.malformed, f"longer than {self.longest} characters", NOTHING)
         answer = parse(completion.rstrip(" \t\r\n"))
         if answer is None:
-            return Verdict(Outcome.malformed, "not `work : [ ... ] decision : [ ... ]`")
+            return Verdict(Outcome.malformed, "not `work : [ ... ] decision : [ ... ]`", NOTHING)
         start, target, _, beside = example.truth
         work, decision = answer
         walked = steps_on(work, start, beside)
         right = decision == [target]
         if not (right and walked == len(work)) and not self._known.issuperset([*work, *decision]):
-            return Verdict(Outcome.malformed, "lists what is no label")
+            return Verdict(Outcome.malformed, "lists what is no label", NOTHING)
         shown = bool(work) and walked == len(work) and work[-1] == target
         measures = {
             "decision": float(right),

@@ -200,15 +200,16 @@ class Math(Sized):
         """What `completion` is: correct, wrong, or malformed (no answer). A program runs in a bounded interpreter.
 
         Text longer than `LONGEST` is malformed unread. Measures: `format_text`, `format_code`, `format_tagged` and
-        `format_answer`, of which one is 1, and `runs`, 1 where a program ran.
+        `format_answer`, of which one is 1 or, without an answer or a program, none, and `runs`, 1 where a program ran.
         """
         if len(completion) > LONGEST:
             return Verdict(Outcome.malformed, f"longer than {LONGEST} characters")
         reading = read(completion)
         ran = reading.value is not None
-        measures = {f"format_{trace.name}": float(trace.name == reading.form) for trace in FORMATS}
-        measures["runs"] = float(ran)
         answer = str(reading.value) if ran else reading.answer
+        form = reading.form if answer is not None or reading.form != Trace.text.name else ""
+        measures = {f"format_{trace.name}": float(trace.name == form) for trace in FORMATS}
+        measures["runs"] = float(ran)
         if answer is None:
             return Verdict(Outcome.malformed, reading.error or "gives no answer", measures)
         if not same_answer(example.truth, answer):
@@ -316,7 +317,10 @@ class FileProblems(Math):
             ConfigError: the file has no problems for the split.
         """
         if not self._parts[split]:
-            raise ConfigError(f"task.path={self.config.path} has no {split.value} problems; name a source that has")
+            raise ConfigError(
+                f"task.path={self.config.path} has no {split.value} problems; name a source that has, or "
+                "one with more rows"
+            )
         self.seed_at(split, index)
         record = self._parts[split][index]
         key = " ".join(record.question.lower().split())

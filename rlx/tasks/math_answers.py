@@ -57,10 +57,10 @@ _NOT_UNITS = frozenset(
     ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
      "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty", "fifty",
      "sixty", "seventy", "eighty", "ninety", "half", "halves", "third", "thirds", "quarter", "quarters", "dozen",
-     "dozens", "score", "scores", "gross", "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion",
-     "billions", "trillion", "trillions", "and", "mod", "sqrt", "root", "times", "plus", "minus", "over", "point",
-     "squared", "cubed", "factorial", "choose", "power", "below", "above", "less", "more", "not", "nor", "wrong", "sin",
-     "cos", "tan", "log", "exp", "zillion", "zero", "divided", "multiplied")
+     "dozens", "score", "scores", "gross", "hundred", "hundreds", "thousand", "thousands", "million", "millions",
+     "billion", "billions", "trillion", "trillions", "and", "mod", "sqrt", "root", "times", "plus", "minus", "over",
+     "point", "squared", "cubed", "factorial", "choose", "power", "below", "above", "less", "more", "not", "wrong",
+     "sin", "cos", "tan", "log", "exp", "zillion", "zero", "divided", "multiplied")
 )  # fmt: skip
 _PART = re.compile(r"(?!month|cloth|tooth|booth|mouth|moth)[a-z]+ths?")
 """Fifths, hundredths and their kin."""

@@ -69,15 +69,15 @@ class NavigationConfig(TaskConfig):
     """Solution-tree navigation: plan by problem states, execute by hidden dynamics."""
 
     values: int = 10
-    """Actions, states, problem states and contexts: so many of each, 2 to 100."""
+    """Different actions there are, 2 to 100; as many states, problem states and contexts."""
     min_actions: int = 5
     """Fewest actions of a problem."""
     max_actions: int = 6
     """Most actions of a problem, itself included, at most 100; each number is equally likely."""
     irrelevant: int = 0
-    """Values in the prompt that mean nothing, 0 to 100."""
+    """Random values added to the prompt that the answer does not depend on, 0 to 100."""
     concentration: float = 0.3
-    """Of the Dirichlet draws behind biased actions and contexts, 0.01 to 1000: the smaller, the stronger the cue."""
+    """How even biased actions and contexts are (Dirichlet), 0.01 to 1000: the smaller, the stronger the false cue."""
     tables_seed: int = 0
     """Seed of the tables."""
     train_draws: Draws = Draws.biased

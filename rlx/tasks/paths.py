@@ -121,6 +121,7 @@ class Paths(Sized):
         self.baseline = "counts the edges of both ends" if self.reachable else "goes where most edges are, never back"
         self._names = [str(vertex) for vertex in range(config.max_vertices)]
         self._known = frozenset(self._names)
+        self._nothing: dict[str, float] = {} if self.reachable else {"valid": 0.0}
         self.longest = 100 + 4 * config.max_vertices * (len(self._names[-1]) + 1)
         """Characters of the longest text that is read: four times a path through all vertices."""
 
@@ -154,17 +155,17 @@ class Paths(Sized):
         Text longer than four times any path is malformed unread.
         """
         if len(completion) > self.longest:
-            return Verdict(Outcome.malformed, f"longer than {self.longest} characters")
+            return Verdict(Outcome.malformed, f"longer than {self.longest} characters", self._nothing)
         text = completion.rstrip(" \t\r\n")
         start, end, answer, beside = example.truth
         if self.reachable:
             if text not in ("yes", "no"):
-                return Verdict(Outcome.malformed, "not yes or no")
+                return Verdict(Outcome.malformed, "not yes or no", self._nothing)
             measures = {"yes": float(text == "yes")}
             return Verdict(Outcome.correct if text == answer else Outcome.wrong, measures=measures)
         path = text.split(" ")
         if not self._known.issuperset(path):
-            return Verdict(Outcome.malformed, "not vertices with a blank between them")
+            return Verdict(Outcome.malformed, "not vertices with a blank between them", self._nothing)
         legal = path[0] == start
         for here, there in pairwise(path):
             legal = legal and there in beside.get(here, ())

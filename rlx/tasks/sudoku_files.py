@@ -92,8 +92,8 @@ def _load(path: str, _content: str, size: int, easy: int, max_rows: int | None) 
     for each, own in found.items():
         if not len(own):
             raise ConfigError(
-                f"{path}: none of its {read} puzzles is in {each.value} (a hash of the puzzle decides, one in "
-                f"{HELD_OUT_SHARE} is held out there); give a file with more of them"
+                f"{path}: none of its {read} puzzles is in {each.value} (a hash of the puzzle decides; val and test "
+                f"have one in {HELD_OUT_SHARE} each); give a file with more of them"
             )
     bands, places = _banded(path, ratings) if ratings else ((), None)
     return Library(np.concatenate(puzzles), np.concatenate(solutions), places, bands, found)

@@ -109,7 +109,7 @@ def test_splits_are_disjoint_whatever_the_seed(variant: tuple[type, dict[str, An
 def test_own_solution_verifies(task: Task) -> None:
     for split in Split:
         for example in read(task, split):
-            assert task.verify(example, example.solution) .correct, example.id
+            assert task.verify(example, example.solution).correct, example.id
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

@@ -189,7 +189,7 @@ def test_a_corpus_cuts_long_documents_to_fit() -> None:
     assert corpus(5).document(0).given == 5
     batch = Packer(corpus(800).document, rows=4, length=800, pad_id=tokenizer.pad_id).next()
     assert batch.tokens.shape == (4, 800)
-    with pytest.raises(ConfigError, match=r"or cut documents with corpus\.max_tokens=800"):
+    with pytest.raises(ConfigError, match=r"try stage\.row_tokens=2048 .* or corpus\.max_tokens=800"):
         Packer(corpus(None).document, rows=4, length=800, pad_id=tokenizer.pad_id).next()
     with pytest.raises(ConfigError, match=r"corpus\.max_tokens must be at least 2, got 1; try"):
         TaskCorpusConfig(max_tokens=1)

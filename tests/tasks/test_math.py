@@ -50,8 +50,8 @@ def found(text: str, answer: object = 36, **fields: Any) -> tuple[str, str, floa
     """What a completion is, the format it is in, and whether its program ran."""
     verdict = math(**fields).verify(problem(answer), text)
     forms = [name for name, share in verdict.measures.items() if name.startswith("format_") and share == 1]
-    assert len(verdict.measures) == 5 and len(forms) == 1
-    return verdict.outcome.value, forms[0].removeprefix("format_"), verdict.measures["runs"]
+    assert len(verdict.measures) == 5 and len(forms) <= 1
+    return verdict.outcome.value, "".join(forms).removeprefix("format_"), verdict.measures["runs"]
 
 
 # Solutions
@@ -188,8 +188,8 @@ CASES = {
     "answer": ("#### 36", "correct", "answer", 0),
     "answer with blanks": ("#### 36 \n", "correct", "answer", 0),
     "wrong answer": ("#### 63", "wrong", "answer", 0),
-    "nothing": ("", "malformed", "text", 0),
-    "no number": ("I do not know.", "malformed", "text", 0),
+    "nothing": ("", "malformed", "", 0),
+    "no number": ("I do not know.", "malformed", "", 0),
     "function": (FUNCTION, "correct", "code", 1),
     "function that is wrong": (FUNCTION.replace("24", "26"), "wrong", "code", 1),
     "function after prose": (f"Here it is.\n\n{FUNCTION}", "correct", "code", 1),

@@ -126,7 +126,7 @@ def test_any_text_is_read_in_a_moment(text):
     assert not same_answer("72", text) and not same_answer("\\text{even}", text) and number(text) is None
     assert not same_answer("72", text[:300]) and not same_answer("\\text{even}", text[:300])
     number(text[:300])
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 5  # of processor time: a bound on hanging, not a speed
 
 
 def test_a_long_answer_is_not_kept():

@@ -285,7 +285,7 @@ def test_harm_is_an_error_soon(text: str) -> None:
     for run in (lambda: run_block(text), lambda: run_function(f"def f():\n{body}")):
         begin = time.process_time()
         found = run()
-        assert time.process_time() - begin < 0.5
+        assert time.process_time() - begin < 5
         assert found.value is None and 0 < len(found.error) < 200
 
 
