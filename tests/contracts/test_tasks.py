@@ -1,5 +1,6 @@
 """What every task promises, run over all options found, in each of their traces."""
 
+import importlib
 import re
 from dataclasses import fields
 from enum import Enum
@@ -186,3 +187,9 @@ def test_default_documents_fit_the_default_row(name: str) -> None:
     for example in read(task, Split.train, 500):
         assert len(example.prompt) + len(example.solution) + 2 <= PretrainConfig().row_tokens
         assert len(example.solution) + 1 <= SampleConfig().max_tokens
+
+
+@pytest.mark.parametrize("name", discover("task"))
+def test_the_head_of_the_file_shows_a_worked_example(name: str) -> None:
+    text = importlib.import_module(discover("task")[name].config.__module__).__doc__ or ""
+    assert "Worked example" in text and "Source" in text
