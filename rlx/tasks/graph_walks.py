@@ -1,10 +1,15 @@
 """Walks and distances in graphs, for `task=graph` and `task=paths`."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from math import log10
 from random import Random
 from typing import TypeVar
 
+from rlx.errors import ConfigError
 from rlx.tasks.graph_shapes import Neighbours
+
+SMALLEST = 1e-200
+"""Probability of hitting the target below which walks are not drawn: the numbers behind it lose their digits."""
 
 V = TypeVar("V", bound=Hashable)
 
@@ -61,6 +66,11 @@ class HittingWalk:
             row = [sum(last[other] for other in beside) / len(beside) for beside in neighbours]
             row[target] = 1.0
             self.reach.append(row)
+        if self.reach[-1][start] < SMALLEST:
+            raise ConfigError(
+                f"task.walk_length={steps} is hit by fewer than one random walk in 10^{-round(log10(SMALLEST))}; try a "
+                "longer one, or a smaller graph"
+            )
 
     def draw(self, random: Random) -> list[int]:
         walk = [self.start]

@@ -185,7 +185,7 @@ class Sudoku(Sized):
         return self._write(puzzle, fields if rating is None else {**fields, "rating": rating})
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """What `completion` is: correct, wrong, illegal (rule 8 above) or malformed; `cells` is the share of empty
+        """What `completion` is: correct, wrong, illegal (choice 9 above) or malformed; `cells` is the share of empty
         cells that are right.
 
         Text longer than any solution can be is malformed unread.

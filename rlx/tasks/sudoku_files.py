@@ -161,6 +161,8 @@ def _told(text: str) -> str:
 
 def _banded(path: str, ratings: list[str]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Names of the ratings' bands, and the band of each: words are their own, numbers fall into up to four."""
+    if not all(ratings):
+        raise ConfigError(f"{path}: expected a rating in every row, got none in row {ratings.index('') + 1}")
     try:
         numbers = np.array([float(rating) for rating in ratings])
     except ValueError:

@@ -124,12 +124,14 @@ class LinesTrace:
                 opened.append((row, column, choices))
                 announced = int(row) * self.size + int(column), int(digit)
                 if digit not in choices:
-                    broken = broken or f"line {number}: guesses {digit}, which is not in [{choices}]"
+                    broken = broken or f"line {number}: guesses {digit}, which is not in [{choices[:40]}]"
             elif revert := self._revert.fullmatch(line):
                 if not opened or opened.pop() != revert.groups():
                     broken = broken or f"line {number}: steps back from another guess than the last"
             elif line != "invalid" and not self._nocand.fullmatch(line):
                 return None
+        if announced:
+            broken = broken or f"ends before {self._line[announced]}"
         return Parsed(writes, broken)
 
 
@@ -148,17 +150,17 @@ class CellsTrace:
 
     def prompt(self, puzzle: Sequence[int]) -> str:
         givens = [(cell, digit) for cell, digit in enumerate(puzzle) if digit]
-        return self.written(self._ordered(givens, puzzle)) + "\n"
+        return self.written(self._ordered("givens", givens, puzzle)) + "\n"
 
     def solution(self, puzzle: tuple[int, ...], path: list[Placed]) -> str:
         found = [(placed.cell, placed.digit) for placed in path]
-        return self.written(found if self.order is Trace.solver else self._ordered(sorted(found), puzzle))
+        return self.written(found if self.order is Trace.solver else self._ordered("solution", sorted(found), puzzle))
 
-    def _ordered(self, writes: list[tuple[int, int]], puzzle: Sequence[int]) -> list[tuple[int, int]]:
-        """In reading order, as they come; or in an order that looks random and is fixed by the puzzle."""
+    def _ordered(self, part: str, writes: list[tuple[int, int]], puzzle: Sequence[int]) -> list[tuple[int, int]]:
+        """In reading order, as they come; or in an order that looks random and is fixed by the puzzle and the part."""
         if self.order is not Trace.random:
             return writes
-        draw: Callable[[], float] = Random(stable_hash("sudoku order", text_of(puzzle))).random
+        draw: Callable[[], float] = Random(stable_hash("sudoku order", part, text_of(puzzle))).random
         return [write for _, write in sorted((draw(), write) for write in writes)]
 
     def written(self, writes: Sequence[tuple[int, int]]) -> str:

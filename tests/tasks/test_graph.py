@@ -528,3 +528,9 @@ def test_a_split_without_problems_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert task.example(Split.train, 0)
     with pytest.raises(ConfigError, match=r"\(almost\) no problems for test; .* task.labels=32"):
         task.example(Split.test, 0)
+
+
+def test_walks_too_unlikely_to_be_drawn_are_refused() -> None:
+    """Their probabilities would be 0 in floating point."""
+    with pytest.raises(ConfigError, match="try a longer one"):
+        graph(depth=600, short=1, long=2, dead=1, trace=Trace.random, walk_length=600)

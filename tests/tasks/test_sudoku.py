@@ -132,6 +132,18 @@ def test_mean_direct_trace_is_as_long_as_in_the_paper() -> None:
     assert 322 <= mean(len(TOKEN.findall(example.solution)) for example in found) <= 332
 
 
+def test_a_random_order_cannot_be_read_off_the_prompt() -> None:
+    """Givens and solution are shuffled apart: the first cells of both stand in different orders."""
+    for example in examples(sudoku(Trace.random, size=9), 40):
+        given, found = (re.findall("...", text) for text in (example.prompt[:-1], example.solution))
+        count = min(len(given), len(found))
+        orders = [
+            sorted(range(count), key=list(map(cells.index, sorted(cells)[:count])).__getitem__)
+            for cells in (given, found)
+        ]
+        assert orders[0] != orders[1]
+
+
 def test_cell_by_cell_is_243_digits_with_givens_first() -> None:
     """arXiv 2409.10502: 81 times row, column, value; three orders of the same cells."""
     orders: dict[Trace, list[str]] = {}
@@ -270,6 +282,7 @@ def test_outcomes_of_direct(old: str, new: str, expected: Outcome, cells: float)
         ("revert: (3, 0) [3, 4] = none", Outcome.illegal),
         ("guess: (3, 0) [3, 4] = 3\n(3, 0) = 3\nrevert: (3, 0) [3] = none", Outcome.illegal),
         ("guess: (3, 0) [3, 4] = 3\n(3, 0) = 3\nrevert: (3, 1) [3, 4] = none", Outcome.illegal),
+        ("guess: (3, 0) [3, 4] = 3", Outcome.illegal),
         ("guess: (3, 0) [] = 3\n(3, 0) = 3", Outcome.malformed),
         ("guess: (3, 0) [3,4] = 3\n(3, 0) = 3", Outcome.malformed),
         ("nocand (2, 1)", Outcome.malformed),

@@ -170,3 +170,6 @@ def test_ratings_of_many_words_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "q.csv", "puzzle,difficulty", [f"{text},nan" for text, _ in texts(puzzles())])
     with pytest.raises(ConfigError, match="expected a rating in every row, got 'nan'"):
         task(path)
+    path = write(tmp_path / "r.csv", "puzzle,difficulty", [f"{text}," for text, _ in texts(puzzles())])
+    with pytest.raises(ConfigError, match="expected a rating in every row, got none in row 1"):
+        task(path)
