@@ -28,7 +28,7 @@ WRONG = {
     "group taken away": (["~optim", "stage=pretrain"], "optim cannot be null", "optim=adamw|muon"),
     "number for an option": (["stage=3"], "no stage=3", "pretrain"),
     "two options": (["task=[countdown,easy]"], "task=[countdown,easy]", "expected one option"),
-    "fields of no group": (["stage=rl", "task={numbers:3}"], "task was set", "task=countdown"),
+    "fields of no group": (["stage=rl", "task={numbers:3}"], "task was set", "|countdown|"),
     "two flags": (["-m", "--cfg", "job"], "Only one of", "--multirun"),
     "option of nothing": (["=3"], "group", "must be a string"),
     "preset of nowhere": (["stage=pretrain", "experiment=foo"], "no experiment=foo", "give --config-dir <folder>"),
