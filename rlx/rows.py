@@ -17,6 +17,7 @@ import csv
 import gzip
 import hashlib
 import json
+import logging
 import os
 import re
 import zlib
@@ -287,6 +288,7 @@ def _load_hub(source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: expected {HUB}<owner>/<name>, {HUB}<owner>/<name>:<config> or with @<revision>")
     from datasets import load_dataset
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not for who typed the command
     advice = "needs the network once, then its cache; or name a file"
     return _loaded(source, lambda: load_dataset(match["name"], match["config"], revision=match["revision"]), advice)
 

@@ -352,14 +352,6 @@ def solve(puzzle: tuple[int, ...], solution: tuple[int, ...], size: int) -> list
         board = _filled(board, cell, solution[cell], size)
 
 
-def strategies(path: list[Placed], cells: int) -> list[int]:
-    """The number of each cell's strategy in reading order, 0 for those given."""
-    found = [0] * cells
-    for placed in path:
-        found[placed.cell] = int(placed.strategy)
-    return found
-
-
 def hardest(path: list[Placed]) -> Strategy:
     """The hardest technique on a path; guesses are counted apart."""
     return max((placed.strategy for placed in path), default=Strategy.given)

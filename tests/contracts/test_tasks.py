@@ -164,6 +164,16 @@ def test_measures_are_the_same_for_every_text(task: Task) -> None:
     assert all(isinstance(value, float | int) for verdict in verdicts for value in verdict.measures.values())
 
 
+def test_text_out_of_format_has_the_measures_that_are_shares(task: Task) -> None:
+    """So that the columns of an evaluation do not hang on what a model writes."""
+    example = task.example(Split.val, 0)
+    whole = task.verify(example, example.solution).measures
+    junk = task.verify(example, "~")
+    assert junk.outcome is Outcome.malformed and set(junk.measures) <= set(whole)
+    assert bool(junk.measures) or whole.keys() <= {"yes"}
+    assert not any(junk.measures.values())
+
+
 def test_text_is_made_of_the_words(task: Task) -> None:
     """A word tokenizer, which takes the longest word first, can write every prompt and solution; so can ASCII."""
     words = sorted(map(re.escape, task.words()), key=len, reverse=True)

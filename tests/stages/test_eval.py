@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rlx.decoding.engine import Engine
+from rlx.stages.eval import summary
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
 from rlx.types import Split
@@ -80,3 +81,11 @@ def test_precision_is_that_of_the_trainer(rlx, monkeypatch):
     assert rlx(*EVAL, "init_from=random").code == 0 and seen and not any(seen)
     seen.clear()
     assert rlx(*EVAL, "init_from=random", "trainer.precision=bf16").code == 0 and seen and all(seen)
+
+
+def test_the_line_at_the_end_tells_no_chance_from_a_small_one():
+    metrics = {"eval/graph/greedy": 0.5, "eval/graph/pass@1": 0.25, "eval/graph/mean_length": 9.0,
+               "eval/graph/baseline": 0.5, "eval/graph/measures/edges": 0.75}  # fmt: skip
+    for chance, told in ((0.0, "none"), (1e-5, "<0.1%"), (0.125, "12.5%")):
+        line = summary({**metrics, "eval/graph/chance": chance}, "graph", "goes on")
+        assert line == f"greedy 50.0%  pass@1 25.0%  | chance {told}  baseline 50.0% (goes on)  | edges 0.75"

@@ -504,3 +504,8 @@ def test_the_door_trains_on_a_file(rlx: Callable[..., Any], folder: str) -> None
     assert done.code == 0, done.err
     done = rlx("stage=pretrain", "task=math", "task.path=nothing", "scale=smoke")
     assert done.code == 2 and "nothing" in done.err and done.err.count("\n") == 1
+    before = sorted(Path("runs").iterdir())
+    Path("broken.jsonl").write_text('{"question": 3\n')
+    done = rlx("stage=pretrain", "task=math", "task.path=broken.jsonl", "scale=smoke")
+    assert done.code == 2 and "broken.jsonl:1: expected a JSON object" in done.err and done.err.count("\n") == 1
+    assert sorted(Path("runs").iterdir()) == before, "a file that cannot be read leaves no run"

@@ -661,3 +661,14 @@ def test_the_largest_setting_is_read() -> None:
     example = task.example(Split.train, 0)
     assert task.verify(example, oracle(task.tables, example.prompt)).correct
     assert len(example.solution) <= task.longest
+
+
+def test_a_plan_is_in_one_split() -> None:
+    """Whatever the first state and the problem states: `question=plan` asks for the actions alone."""
+    seen: dict[tuple[int, ...], Split] = {}
+    for seed in (0, 1):
+        task = navigation(values=5, min_actions=4, max_actions=4, seed=seed, question=Question.plan)
+        for split in Split:
+            for example in read(task, split, 600):
+                assert seen.setdefault(tuple(numbers("A", example.solution)), split) is split
+    assert len(set(seen.values())) == 3
