@@ -10,7 +10,8 @@ A mark that is there and holds nothing, or a box that is never closed, is no ans
 
 Which answers are the same (`same_answer`). A gold answer that is a number is matched by numbers alone and exactly, as
 fractions: `1/2`, `0.5`, `\\frac{1}{2}` and `.50` are the same, `0.333` is not `1/3`. Any other is matched by the same
-text, or, unless it is a word or has an index (`\\text{even}`, `4210_7`), by an equal expression (math_expressions.py).
+text, or, unless it is a word or has an index (`\\text{even}`, `4210_7`), by an equal expression (math_expressions.py)
+with the same relations, brackets and case of letters.
 What is written around a number, by rule:
 - blanks, `$...$`, `\\(...\\)`, `\\[...\\]`, `\\left`, `\\right`, spacing commands, a full stop at the end and `x =` go;
 - so does a dollar sign before a number, and a percent sign after it: 50% is 50, not 0.5;

@@ -107,6 +107,14 @@ def test_splits_are_disjoint_whatever_the_seed(variant: tuple[type, dict[str, An
                 assert seen.setdefault(example.id, split) is split, example.id
 
 
+def test_held_out_examples_do_not_move_with_the_seed(variant: tuple[type, dict[str, Any]]) -> None:
+    """Runs whose training examples differ are compared on the same problems."""
+    for split in (Split.val, Split.test):
+        assert read(build(variant, seed=1), split, 8) == read(build(variant), split, 8)
+    first, other = (read(build(variant, seed=seed), Split.train, 8) for seed in (0, 1))
+    assert [example.id for example in first] != [example.id for example in other]
+
+
 def test_own_solution_verifies(task: Task) -> None:
     for split in Split:
         for example in read(task, split):
