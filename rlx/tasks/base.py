@@ -108,11 +108,6 @@ def stable_hash(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def is_held_out(key: str, share: int = HELD_OUT_SHARE) -> bool:
-    """True when the canonical instance `key` belongs to the held-out part (one in `share`)."""
-    return stable_hash("split", key) % share == 0
-
-
 def split_of(key: str, share: int = HELD_OUT_SHARE) -> Split:
     """The split of the canonical instance `key`: one in `share` is in `val`, one in `share` in `test`."""
     place = stable_hash("split", key) % share

@@ -17,7 +17,7 @@ Where sources differ, or leave a choice, this file does:
    `solution=random` writes any of the solutions instead, fixed by the problem: a policy fine-tuned on it spreads over
    all ways to a target. Searches end where they end; `difficulty` speaks of this solution in every trace.
 4. `test` holds the targets that rank first by a fixed hash, `val` the other targets' instances for which
-   `is_held_out` is true, `train` the rest. Upstream shuffles targets by seed; here neither set moves with a seed, or a
+   `split_of` says so, `train` the rest. Upstream shuffles targets by seed; here neither set moves with a seed, or a
    model trained under one seed would meet another seed's test targets. `task.seed` picks the train stream only. The
    rank is among the setting's own targets: with another range of targets others are held out.
 5. The problems do not depend on `trace`, `solution` or how a search is made: example i of a split is the same problem

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlx.errors import ConfigError
-from rlx.tasks.base import HELD_OUT_SHARE, is_held_out, stable_hash
+from rlx.tasks.base import HELD_OUT_SHARE, split_of, stable_hash
 from rlx.tasks.countdown_traces import Operation, Step, calculate
 from rlx.types import Split
 
@@ -94,7 +94,7 @@ def split_targets(space: Space, split: Split) -> list[int]:
 
 def in_split(split: Split, target: int, inputs: Sequence[int]) -> bool:
     """True when an instance whose target is one of the split's belongs to the split."""
-    return split is Split.test or is_held_out(instance_key(target, inputs)) == (split is Split.val)
+    return split is Split.test or (split_of(instance_key(target, inputs)) is Split.val) == (split is Split.val)
 
 
 @lru_cache(maxsize=64)
