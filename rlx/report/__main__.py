@@ -1,4 +1,4 @@
-"""python -m rlx.report FOLDER...: writes the page of one plan folder, or of run directories, and prints its path."""
+"""python -m rlx.report FOLDER...: writes the page of one plan folder, or of runs, and prints its path."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> int:
     folders = [Path(argument) for argument in arguments]
     try:
         if not folders:
-            raise RlxError("python -m rlx.report needs a plan folder, or run directories")
+            raise RlxError("python -m rlx.report needs a plan folder, or runs: their directories or folders")
         one_plan = len(folders) == 1 and (folders[0] / MANIFEST).exists()
         print(write_report(folders[0]) if one_plan else write_runs_report(folders, Path(REPORT)))
     except RlxError as error:

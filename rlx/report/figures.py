@@ -1,12 +1,19 @@
-"""Which figures a plan has, in the order of the page, each with a caption and the runs behind it."""
+"""Which figures a plan has, in the order of the page, each with a caption and the runs behind it.
+
+Of many arms or models a figure names the best and shows the others in grey, or leaves them to the tables; it says so.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rlx.report import theme
-from rlx.report.curves import loss_figure, rl_figure
+from rlx.report.arms import Choice, chosen, noted, trained
+from rlx.report.curves import training_figure
+from rlx.report.effects import effects_figure
+from rlx.report.labels import differing, stage_order
+from rlx.report.metrics import AXES, panels
 from rlx.report.models import Model, read_models
 from rlx.report.panels import compute_figure, outcome_figure, pass_figure, slice_figure
 from rlx.report.read import Entry, Plan
@@ -16,7 +23,7 @@ from rlx.report.tables import slice_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STAGES = ("pretrain", "sft", "rl", "merge")
+MOST_MODELS = 16
 INTERVAL = "95 % intervals over problems, and over seeds where there are several"
 SEEDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 
@@ -25,8 +32,13 @@ COMPUTE_CAPTION = f"""Each point is a model; its FLOPs include rollouts, verific
 {INTERVAL}. Grey lines lead from parent to child."""
 SLICES_CAPTION = f"Accuracy for each value of each difficulty field of the task, with {INTERVAL}."
 OUTCOMES_CAPTION = "Shares of all sampled completions, in percent; means over seeds."
-LOSS_CAPTION = f"Left: by optimizer step. Right: by FLOPs, those of the run's ancestors included. {SEEDS}"
-RL_CAPTION = f"What the runs logged at each step. {SEEDS}"
+EFFECTS_CAPTION = """The last value of every arm, a mean over its seeds, by each thing that arms differ in. Lines
+lead through the means of the arms that share a value."""
+AXIS_CAPTIONS = {
+    "step": "Against optimizer steps.",
+    "tokens": "Against the tokens that the run itself used.",
+    "flops": "Against FLOPs, rollouts and those of the run's ancestors included.",
+}
 
 
 @dataclass(frozen=True)
@@ -39,43 +51,71 @@ class Drawing:
     figure: "Figure"
     entries: list[Entry]
     tables: Sequence[Table] = ()
+    stage: str | None = None  # of a figure of training
+    axis: str = ""  # what curves are drawn against
 
 
 def drawings(plan: Plan) -> Iterator[Drawing]:
     """Every figure for which the plan has data."""
-    looks = theme.looks(_names(plan))
-    models = read_models(plan)
+    models = _apart(read_models(plan))
+    looks = theme.looks(_names(plan, models))
     for task in dict.fromkeys(model.task for model in models):
         yield from _evaluated(plan, [model for model in models if model.task == task], looks, task)
-    yield from _trained(plan, looks)
+    for stage in sorted({entry.stage for entry in plan.entries} - {"eval", "report", "study"}, key=stage_order):
+        yield from _trained(plan, stage, looks)
 
 
-def _names(plan: Plan) -> list[str]:
+def _names(plan: Plan, models: list[Model]) -> list[str]:
     """Names that get a look: the models first, evaluations of something outside the plan last."""
     names = [name for name, entries in plan.groups.items() if entries[0].stage != "eval"]
-    return list(dict.fromkeys([*names, *(model.name for model in read_models(plan))]))
+    return list(dict.fromkeys([*names, *(model.name for model in models)]))
+
+
+def _apart(models: list[Model]) -> list[Model]:
+    """Models with a name each: one that was evaluated in several ways is several."""
+    seen: set[str] = set()
+    named = []
+    for model in models:
+        named.append(replace(model, name=model.evals[0].name) if model.name in seen else model)
+        seen.add(model.name)
+    return named
+
+
+def _best(models: list[Model]) -> list[Model]:
+    """As many models as a figure can name, in their order."""
+    if len(models) <= MOST_MODELS:
+        return models
+    accuracies = {model.name: estimate.value for model in models if (estimate := model.accuracy()) is not None}
+    ranked = sorted(models, key=lambda model: -accuracies.get(model.name, -1.0))[:MOST_MODELS]
+    return [model for model in models if model in ranked]
 
 
 def _evaluated(plan: Plan, models: list[Model], looks: dict[str, theme.Look], task: str) -> Iterator[Drawing]:
     of, tail = (f" on {task}" if task else ""), "".join(f"-{word}" for word in _slug(task))
-    entries = [entry for model in models for entry in model.evals]
+    best = _best(models)
+    if len(best) < len(models):
+        looks = theme.looks([model.name for model in best])
+        note = f" The {len(best)} of {len(models)} models with the highest accuracy; the table above has all."
+    else:
+        note = ""
+    entries = [entry for model in best for entry in model.evals]
     found = (
-        ("pass-at-k", f"Problems solved with k samples{of}", PASS_CAPTION, partial(pass_figure, models, looks)),
+        ("pass-at-k", f"Problems solved with k samples{of}", PASS_CAPTION, partial(pass_figure, best, looks)),
         (
             "accuracy-flops",
             f"Accuracy against compute{of}",
             COMPUTE_CAPTION,
-            partial(compute_figure, plan, models, looks),
+            partial(compute_figure, plan, best, looks),
         ),
-        ("slices", f"Accuracy by difficulty{of}", SLICES_CAPTION, partial(slice_figure, models, looks)),
-        ("outcomes", f"What became of the completions{of}", OUTCOMES_CAPTION, partial(outcome_figure, models)),
+        ("slices", f"Accuracy by difficulty{of}", SLICES_CAPTION, partial(slice_figure, best, looks)),
+        ("outcomes", f"What became of the completions{of}", OUTCOMES_CAPTION, partial(outcome_figure, best)),
     )
     for slug, title, caption, draw in found:
         with theme.applied(slug + tail):
             figure = draw()
         if figure is not None:
-            tables = _slice_tables(models) if slug == "slices" else []
-            yield Drawing(slug + tail, title, caption, figure, entries, tables)
+            tables = _slice_tables(best) if slug == "slices" else []
+            yield Drawing(slug + tail, title, caption + note, figure, entries, tables)
 
 
 def _slice_tables(models: list[Model]) -> list[Table]:
@@ -83,20 +123,37 @@ def _slice_tables(models: list[Model]) -> list[Table]:
     return [slice_table(models, name) for name in names]
 
 
-def _trained(plan: Plan, looks: dict[str, theme.Look]) -> Iterator[Drawing]:
-    stages = dict.fromkeys([*STAGES, *(entry.stage for entry in plan.entries)])
-    for stage in (stage for stage in stages if stage not in ("rl", "eval", "report", "study")):
-        slug = "-".join(("loss", *_slug(stage)))
+def _trained(plan: Plan, stage: str, looks: dict[str, theme.Look]) -> Iterator[Drawing]:
+    """What a stage logged, a figure for each axis; and what came of what its arms differ in."""
+    arms = trained(plan, stage)
+    entries = [entry for found in arms.values() for entry in found]
+    logged = dict.fromkeys(key for entry in entries for key in entry.run.history.columns)
+    choice = chosen(arms, stage, list(logged))
+    if choice.others:
+        looks = theme.looks(list(choice.shown))
+    called, shown = stage or "training", panels(stage, logged)
+    found = [
+        (axis, f"{called} against {AXES[axis]}", f"{AXIS_CAPTIONS[axis]} {SEEDS}{_left_out(choice)}{noted(entries)}",
+         partial(training_figure, choice.shown, choice.drawn, shown, axis, looks))
+        for axis in AXES
+    ]  # fmt: skip
+    effects = partial(effects_figure, arms, differing(entries), choice.metric)
+    found.append(("", f"{called}: what differs", EFFECTS_CAPTION, effects))
+    for axis, title, caption, draw in found:
+        slug = "-".join((*(_slug(stage) or ["training"]), axis or "differences"))
         with theme.applied(slug):
-            figure = loss_figure(plan, stage, looks)
+            figure = draw()
         if figure is not None:
-            entries = [entry for entry in plan.entries if entry.stage == stage]
-            yield Drawing(slug, f"Loss in {stage or 'training'}", LOSS_CAPTION, figure, entries)
-    with theme.applied("rl"):
-        figure = rl_figure(plan, looks)
-    if figure is not None:
-        entries = [entry for entry in plan.entries if any("reward" in row for row in entry.run.rows)]
-        yield Drawing("rl", "Reinforcement learning", RL_CAPTION, figure, entries)
+            yield Drawing(slug, title, caption, figure, entries, stage=stage, axis=axis)
+
+
+def _left_out(choice: Choice) -> str:
+    """Which arms have no colour, and which are not drawn."""
+    if not choice.others:
+        return ""
+    count, drawn = len(choice.others), len(choice.drawn)
+    grey = f"the other {count} are grey" if drawn == count else f"{drawn} of the other {count} are grey"
+    return f" The {len(choice.shown)} arms with the best last {choice.metric or 'values'} have colours; {grey}."
 
 
 def _slug(text: str) -> list[str]:

@@ -7,7 +7,7 @@ its interval too, when there is one seed.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlx.report.labels import EVALUATES
 from rlx.report.read import Entry, Plan, Run, as_dict, as_number, parent_paths
 from rlx.statistics import Estimate, bootstrap, pass_at_k
 
@@ -130,7 +131,8 @@ class Model:
 def read_models(plan: Plan) -> list[Model]:
     """The evaluated models of a plan, in the order of their evaluations."""
     models = [_model(plan, entries) for entries in plan.groups.values() if _evaluates(entries)]
-    separately = {model.name for model in models if model.evals is not model.made}
+    separately = Counter(model.name for model in models if model.evals is not model.made)
+    models = [replace(model, label=_own_label(model)) if separately[model.name] > 1 else model for model in models]
     return [model for model in models if model.evals is not model.made or model.name not in separately]
 
 
@@ -151,7 +153,14 @@ def _model(plan: Plan, evals: list[Entry]) -> Model:
     made = plan.groups.get(name, [])
     seeds = {entry.seed for entry in evals}
     same = [entry for entry in made if entry.seed in seeds] or made
-    return Model(name or evals[0].name, same[0].label if same else name or evals[0].label, same, evals)
+    label = same[0].label if same else name or evals[0].label
+    model = Model(name or evals[0].name, label, same, evals)
+    return model if same or not evals[0].label.startswith(EVALUATES) else replace(model, label=_own_label(model))
+
+
+def _own_label(model: Model) -> str:
+    """What the evaluation itself is called: where its model is elsewhere, or was evaluated in several ways."""
+    return model.evals[0].label.removeprefix(EVALUATES)
 
 
 def _parent_name(plan: Plan, entry: Entry) -> str:

@@ -24,11 +24,14 @@ from rlx.report.read import FINISHED, Entry, Plan, as_dict, as_number, read_plan
 from rlx.report.style import CSS
 from rlx.report.table import Table
 from rlx.report.tables import claims_table, runs_table, stage_table
+from rlx.report.training import CSS as TRAINING_CSS
+from rlx.report.training import training
 from rlx.runs.files import REPORT, explained, write_bytes, write_text
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STAGE_NOTE = """Accuracy in percent on held-out problems, with 95 % bootstrap intervals over problems, and over seeds
 where there are several. Costs are means over seeds; <em>in lineage</em> adds what every ancestor spent."""
+MOST_COMMANDS = 60  # more are not said again beside each figure
 OPEN_RUNS = 40  # an appendix of more runs than this begins folded
 MAKER, FIGURES = "rlx report", "figures"
 MOST_BYTES = 2**26  # of a file are looked through for who made it; pages say so at their beginning
@@ -107,7 +110,20 @@ def _check_free(out: Path, folder: Path, pdfs: Sequence[Path], mark: str) -> Non
 def page(plan: Plan, figures: list[Drawing], *, mark: str = MAKER, folder: str = FIGURES) -> str:
     """The whole page; `mark` says who made it, `folder` where its figures are saved."""
     models = read_models(plan)
-    sections = [_claims(plan), _stages(plan, models), _figures(figures, folder), _runs(plan)]
+    evaluated = [drawing for drawing in figures if drawing.stage is None]
+    curves = training(
+        plan,
+        [drawing for drawing in figures if drawing.stage is not None],
+        lambda drawing: _picture(drawing, folder),
+        _commands,
+    )
+    sections = [
+        _claims(plan),
+        _stages(plan, models),
+        _figures(evaluated, folder),
+        _section("training", "Training", curves) if curves else "",
+        _runs(plan),
+    ]
     title = escape(plan.name)
     return f"""<!doctype html>
 <html lang="en">
@@ -117,7 +133,7 @@ def page(plan: Plan, figures: list[Drawing], *, mark: str = MAKER, folder: str =
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{title}</title>
-<style>{CSS}</style>
+<style>{CSS}{TRAINING_CSS}</style>
 </head>
 <body>
 <main>
@@ -165,7 +181,11 @@ def _claims(plan: Plan) -> str:
 
 def _stages(plan: Plan, models: list[Model]) -> str:
     entries = [entry for model in models for entry in (*model.made, *model.evals)] or plan.entries
+    if not models and len(plan.groups) > OPEN_RUNS:
+        return ""  # what training says of the arms is enough
     table = f'<div class="scroll">{stage_table(plan).html()}</div>'
+    if len(models) > OPEN_RUNS:
+        table = f"<details><summary>{len(models)} models</summary>{table}</details>"
     note = f'<p class="caption">{STAGE_NOTE}{_decoding(models)}</p>'
     return _section("stages", "Stages", f"{table}\n{note}{_commands(entries)}")
 
@@ -192,13 +212,17 @@ def _figures(figures: list[Drawing], folder: str) -> str:
 
 
 def _figure(drawing: Drawing, folder: str) -> str:
-    title = escape(drawing.title)
     return f"""<figure>
-<h3>{title}</h3>
-{theme.svg(drawing.figure, drawing.slug, title)}
+<h3>{escape(drawing.title)}</h3>
+{_picture(drawing, folder)}{_numbers(drawing.tables)}{_commands(drawing.entries)}</figure>"""
+
+
+def _picture(drawing: Drawing, folder: str) -> str:
+    """A drawing with its caption and a link to its PDF."""
+    return f"""{theme.svg(drawing.figure, drawing.slug, escape(drawing.title))}
 <figcaption class="caption">{escape(drawing.caption)}
 <a href="{quote(f"{folder}/{drawing.slug}.pdf")}">PDF</a></figcaption>
-{_numbers(drawing.tables)}{_commands(drawing.entries)}</figure>"""
+"""
 
 
 def _numbers(tables: Sequence[Table]) -> str:
@@ -210,7 +234,9 @@ def _numbers(tables: Sequence[Table]) -> str:
 
 
 def _commands(entries: list[Entry]) -> str:
-    """The commands behind a number, folded; one line a run."""
+    """The commands behind a number, folded; one line a run. Of many runs, where they are."""
+    if len(entries) > MOST_COMMANDS:
+        return f'\n<p class="caption">The commands of these {len(entries)} runs are in the last table.</p>\n'
     lines = [f"{escape(entry.command)}" for entry in entries if entry.command]
     lines = list(dict.fromkeys(lines))
     if not lines:
@@ -223,7 +249,7 @@ def _runs(plan: Plan) -> str:
     table = f'<div class="scroll runs">{runs_table(plan).html()}</div>'
     trouble = any(entry.run.state != FINISHED for entry in plan.entries)
     is_open = " open" if trouble or len(plan.entries) <= OPEN_RUNS else ""
-    summary = f"<summary>{_plural(len(plan.entries), 'run')}, in the order of the plan</summary>"
+    summary = f"<summary>{_plural(len(plan.entries), 'run')}</summary>"
     return _section("runs", "Runs", f"<details{is_open}>{summary}{table}</details>{_environments(plan)}")
 
 

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rlx.report import theme, units
-from rlx.report.curves import flops_axis, legend
+from rlx.report.curves import flops_axis, legend, legend_height
 from rlx.report.models import Model
 from rlx.report.read import Plan
 from rlx.statistics import Estimate
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_FIELDS = 6
+LONGEST_NAME = 44  # letters of a name beside a bar
 MOST_LABELS = 8  # more models than this are named in a legend, not at their lines
 ON_BAR = "#11161b"  # readable on every colour of both palettes, so it does not follow the theme
 OUTCOME_COLORS = {
@@ -29,7 +30,8 @@ def pass_figure(models: list[Model], looks: dict[str, theme.Look]) -> "Figure | 
     shown = [model for model in models if len(model.ks) > 1]
     if not shown:
         return None
-    figure, (axes,) = theme.new_figure(3.7)
+    many = {model.name: model.label for model in shown} if len(shown) > MOST_LABELS else {}
+    figure, (axes,) = theme.new_figure(3.7 + legend_height(many))
     for model in shown:
         _pass_curve(axes, model, looks[model.name], band=0.15 if len(shown) <= MOST_LABELS else 0.05)
     ks = sorted({k for model in shown for k in model.ks})
@@ -37,8 +39,8 @@ def pass_figure(models: list[Model], looks: dict[str, theme.Look]) -> "Figure | 
     axes.set_xticks(ks, labels=[str(k) for k in ks])
     axes.minorticks_off()
     axes.set(xlabel="k, samples a problem", ylabel="problems solved, %", ylim=(0, None))
-    if len(shown) > MOST_LABELS:
-        legend(figure, {model.name: model.label for model in shown}, looks, lines=True)
+    if many:
+        legend(figure, many, looks, lines=True)
     else:
         _name_ends(axes, shown, looks)
     return figure
@@ -49,7 +51,8 @@ def compute_figure(plan: Plan, models: list[Model], looks: dict[str, theme.Look]
     points = {model.name: point for model in models if (point := _point(model)) is not None}
     if len(points) < 2:
         return None
-    figure, (axes,) = theme.new_figure(3.7)
+    labels = {model.name: model.label for model in models if model.name in points}
+    figure, (axes,) = theme.new_figure(3.7 + (legend_height(labels) if len(labels) > MOST_LABELS else 0.0))
     for parent, child in _descents(plan, list(points)):
         (x0, y0), (x1, y1) = ((points[name][0], points[name][1].value) for name in (parent, child))
         axes.plot([x0, x1], [100 * y0, 100 * y1], color=theme.MUTED, linewidth=0.8, alpha=0.6, zorder=1)
@@ -65,7 +68,6 @@ def compute_figure(plan: Plan, models: list[Model], looks: dict[str, theme.Look]
         flops_axis(axes)
     sampled = all(1 in model.ks for model in models if model.name in points)
     axes.set(ylabel="pass@1, %" if sampled else "accuracy, %", ylim=(0, None))
-    labels = {model.name: model.label for model in models if model.name in points}
     if len(labels) > MOST_LABELS or not _name_points(axes, points, labels, looks):
         legend(figure, labels, looks, lines=False)
     return figure
@@ -78,7 +80,8 @@ def slice_figure(models: list[Model], looks: dict[str, theme.Look]) -> "Figure |
         return None
     columns = min(3 if len(names) != 4 else 2, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = theme.new_figure(0.6 + 2.7 * rows, rows, columns, sharey=True)
+    labels = {model.name: model.label for model in models}
+    figure, axes = theme.new_figure(0.5 + 2.7 * rows + legend_height(labels), rows, columns, sharey=True)
     for panel, name in zip(axes, names, strict=False):
         _slices(panel, models, name, looks)
         panel.set(title=theme.clean(name), ylim=(0, None))
@@ -86,13 +89,14 @@ def slice_figure(models: list[Model], looks: dict[str, theme.Look]) -> "Figure |
         spare.set_axis_off()
     for panel in axes[::columns]:
         panel.set_ylabel("pass@1, %")
-    legend(figure, {model.name: model.label for model in models}, looks, lines=False)
+    legend(figure, labels, looks, lines=False)
     return figure
 
 
 def outcome_figure(models: list[Model]) -> "Figure | None":
     """What became of every completion: stacked shares, a bar a model."""
-    shares = {model.label: model.outcomes() for model in models if model.outcomes()}
+    shares = {model.name: model.outcomes() for model in models if model.outcomes()}
+    labels = {model.name: theme.clean(model.label, LONGEST_NAME) for model in models}
     if not shares:
         return None
     kinds = list(dict.fromkeys([*OUTCOME_COLORS, *(kind for share in shares.values() for kind in share)]))
@@ -102,7 +106,7 @@ def outcome_figure(models: list[Model]) -> "Figure | None":
     figure, (axes,) = theme.new_figure(0.9 + 0.36 * len(shares))
     for row, share in enumerate(shares.values()):
         _stack(axes, row, share, colors)
-    axes.set_yticks(range(len(shares)), labels=[theme.clean(label) for label in shares])
+    axes.set_yticks(range(len(shares)), labels=[labels[name] for name in shares])
     axes.tick_params(axis="y", labelcolor=theme.INK, labelsize=8.5)
     axes.invert_yaxis()
     axes.grid(False)

@@ -7,6 +7,7 @@ working directory; a tree that was moved is found from the plan folder, which is
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import RlxError
+from rlx.report.history import MOST_ROWS, History, read_history, share
+from rlx.report.labels import folder_name, in_order, labelled
+from rlx.report.places import find_places
 from rlx.runs.files import CLAIMS, EVAL, MANIFEST, METRICS, RUN, STATUS
 
+_NAMED = re.compile(r"[^-]+-[^-]+-([^-]+)-h[0-9a-f]+")
 FINISHED, NOT_STARTED = "finished", "not started"
 
 
@@ -29,16 +34,21 @@ class Run:
     state: str = NOT_STARTED
     reason: str = ""
     evaluation: dict[str, Any] | None = None
+    most_rows: int = MOST_ROWS  # of metrics.jsonl that figures and tables are made of
+
+    @cached_property
+    def history(self) -> History:
+        """What it logged, thinned where that is much."""
+        return read_history(self.path / METRICS, self.most_rows)
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl that are whole."""
+        """All rows of metrics.jsonl that are whole, with every metric in them."""
         return [row for _, row in _json_lines(self.path / METRICS) if isinstance(row, dict)]
 
     def last(self, key: str) -> float | None:
         """The newest value of a metric, if it was ever logged."""
-        values = (as_number(row.get(key)) for row in reversed(self.rows))
-        return next((value for value in values if value is not None), None)
+        return self.history.last(key)
 
     def _total(self, name: str, metric: str) -> float | None:
         value = as_number(self.info.get(name))
@@ -115,24 +125,27 @@ def read_plan(folder: Path | str) -> Plan:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise RlxError(f"{folder} is not a plan: it has no {MANIFEST}; a plan is <runs_dir>/plans/<name>")
-    entries = [_entry(row, f"{manifest}:{line}", folder) for line, row in _json_lines(manifest, strict=True)]
-    if not entries:
+    rows = list(_json_lines(manifest, strict=True))
+    if not rows:
         raise RlxError(f"{manifest} names no runs; submit the plan first")
-    return Plan(folder.resolve().name, folder, entries, _claims(folder / CLAIMS))
+    entries = [_entry(row, f"{manifest}:{line}", folder, share(len(rows))) for line, row in rows]
+    return Plan(folder.resolve().name, folder, labelled(entries), _claims(folder / CLAIMS))
 
 
-def read_runs(runs: Iterable[Path | str], name: str = "runs") -> Plan:
-    """A plan made of run directories alone, each counted once; a folder of seeds stands for its runs.
+def read_runs(given: Iterable[Path | str], name: str = "runs") -> Plan:
+    """A plan made of run directories alone, each counted once; `rlx.report.places` says what stands for which.
 
     Raises RlxError where one is none.
     """
-    found = {run.resolve(): run for path in runs for run in _seeds(Path(path))}.values()
-    if not found:
+    places = find_places(given)
+    if not places:
         raise RlxError("a report needs at least one run directory; none were given")
-    return Plan(name, Path(), [_own_entry(read_run(str(path), Path())) for path in found])
+    most = share(len(places))
+    entries = [_own_entry(read_run(str(path), Path(), most)) for path in places]
+    return Plan(name, Path(), in_order(labelled(entries)))
 
 
-def read_run(shown: str, near: Path) -> Run:
+def read_run(shown: str, near: Path, most_rows: int = MOST_ROWS) -> Run:
     """The run at `shown`, as a plan in the folder `near` writes it. Never raises on what a run has or lacks."""
     path = _locate(shown, near)
     if not path.is_dir():
@@ -146,6 +159,7 @@ def read_run(shown: str, near: Path) -> Run:
         state=str(status.get("state") or "unknown"),
         reason=str(status.get("reason") or ""),
         evaluation=evaluation if isinstance(evaluation, dict) else None,
+        most_rows=most_rows,
     )
 
 
@@ -168,17 +182,17 @@ def parent_paths(run: Run) -> list[str]:
     return [str(row.get("run") if isinstance(row, dict) else row).rstrip("/") for row in rows]
 
 
-def _entry(row: Any, where: str, folder: Path) -> Entry:
+def _entry(row: Any, where: str, folder: Path, most_rows: int) -> Entry:
     if not isinstance(row, dict) or not isinstance(row.get("run"), str) or not row["run"]:
         raise RlxError(f'{where} names no run; expected {{"name": ..., "seed": ..., "run": <directory>, ...}}')
-    run = read_run(row["run"], folder)
-    name = str(row.get("name") or _group_name(run))
+    run = read_run(row["run"], folder, most_rows)
+    name = str(row.get("name") or folder_name(run.path))
     parents = row.get("parents")
     return Entry(
         name=name,
         label=str(row.get("label") or name),
         seed=_seed(row.get("seed"), run),
-        stage=str(row.get("stage") or run.info.get("stage") or ""),
+        stage=str(row.get("stage") or _stage(run)),
         command=str(run.info.get("command") or row.get("command") or ""),  # first what was really given
         run=run,
         of=str(row.get("of") or ""),
@@ -188,13 +202,15 @@ def _entry(row: Any, where: str, folder: Path) -> Entry:
 
 def _own_entry(run: Run) -> Entry:
     """What a run says about itself, where no plan does. An evaluation is of its first parent."""
-    name, parents, stage = _group_name(run), tuple(parent_paths(run)), str(run.info.get("stage") or "")
+    name, parents, stage = folder_name(run.path), tuple(parent_paths(run)), _stage(run)
     of = Path(parents[0]).parent.name if stage == "eval" and parents else ""
     return Entry(name, name, _seed(None, run), stage, str(run.info.get("command") or ""), run, of, parents)
 
 
-def _group_name(run: Run) -> str:
-    return run.path.parent.name if run.path.name.startswith("seed") else run.path.name
+def _stage(run: Run) -> str:
+    """What run.json says, or the name of a run that never began."""
+    named = _NAMED.fullmatch(folder_name(run.path))
+    return str(run.info.get("stage") or (named[1] if named else ""))
 
 
 def _seed(value: Any, run: Run) -> int:
@@ -202,17 +218,6 @@ def _seed(value: Any, run: Run) -> int:
         if isinstance(candidate, int) or (isinstance(candidate, str) and candidate.isdecimal()):
             return int(candidate)
     return 0
-
-
-def _seeds(path: Path) -> list[Path]:
-    if not path.is_dir():
-        raise RlxError(f"no run directory at {path}")
-    if any((path / name).exists() for name in (RUN, STATUS, METRICS, EVAL)):
-        return [path]
-    seeds = sorted(path.glob("seed*"), key=lambda seed: (len(seed.name), seed.name))
-    if not seeds:
-        raise RlxError(f"{path} is not a run directory: it has none of {RUN}, {STATUS}, {METRICS}")
-    return seeds
 
 
 def _locate(shown: str, near: Path) -> Path:

@@ -4,13 +4,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlx.report import units
+from rlx.report.labels import arm_label
+from rlx.report.metrics import title
 from rlx.report.models import Model, mean_over, read_models
 from rlx.report.read import FINISHED, Entry, Plan, Run, as_number, read_plan
 from rlx.report.table import Cell, Column, Table
 from rlx.statistics import Estimate
 
-__all__ = ["Table", "claims_table", "read_plan", "runs_table", "slice_table", "stage_table"]
+__all__ = ["Table", "arms_table", "claims_table", "read_plan", "runs_table", "slice_table", "stage_table"]
 
+ALWAYS = ("train/loss", "val/loss")
+SHOWN = (*ALWAYS, "reward", "val/pass@1", "merge/barrier")
 COSTS = (
     Column("tokens", numeric=True),
     Column("FLOPs", numeric=True),
@@ -30,7 +34,7 @@ def stage_table(plan: Plan) -> Table:
     """A row an evaluated model: accuracy in percent with 95 % intervals over problems and seeds, and what it cost.
 
     Costs are means over seeds. Below them, for each task, what chance and its short cut get. A plan without
-    evaluations has a row a run instead, with its last losses.
+    evaluations has a row an arm instead, with its last values.
     """
     models = read_models(plan)
     if not models:
@@ -92,16 +96,36 @@ def _model_row(model: Model, ks: list[int], several: bool) -> list[Cell]:
     return [label, *([Cell(model.task)] if several else []), *accuracies, *_costs(runs), Cell(seeds)]
 
 
+def arms_table(arms: Mapping[str, list[Entry]], metrics: Iterable[str]) -> Table:
+    """A row an arm of one stage: the last values, means over seeds with their ranges, and what a run cost."""
+    keys = list(metrics)
+    rows = [_arm_row(arm_label(entries[0]), entries, keys) for entries in arms.values()]
+    return Table([Column("arm"), *(Column(title(key), True) for key in keys), *COSTS], rows)
+
+
 def _training_table(plan: Plan) -> Table:
-    """Runs by name, with the last losses."""
-    columns = [Column("run"), Column("train loss", True), Column("val loss", True), *COSTS]
-    rows = []
-    for entries in plan.groups.values():
-        runs = [entry.run for entry in entries]
-        losses = [mean_over(runs, lambda run, key=key: run.last(key)) for key in ("train/loss", "val/loss")]
-        label = Cell(entries[0].label, note=_unfinished(entries))
-        rows.append([label, *(Cell(units.number(loss)) for loss in losses), *_costs(runs), Cell(str(len(runs)))])
-    return Table(columns, rows)
+    """Arms with the last values of what they are judged by."""
+    logged = {key for entry in plan.entries for key in entry.run.history.columns}
+    keys = [key for key in SHOWN if key in logged or key in ALWAYS]
+    rows = [_arm_row(entries[0].label, entries, keys) for entries in plan.groups.values()]
+    return Table([Column("run"), *(Column(title(key), True) for key in keys), *COSTS], rows)
+
+
+def _arm_row(label: str, entries: list[Entry], metrics: list[str]) -> list[Cell]:
+    runs = [entry.run for entry in entries]
+    finished = sum(run.state == FINISHED for run in runs)
+    seeds = f"{len(runs)}" if finished == len(runs) else f"{finished} of {len(runs)}"
+    values = [_over_seeds(runs, key) for key in metrics]
+    return [Cell(label, note=_unfinished(entries)), *values, *_costs(runs), Cell(seeds)]
+
+
+def _over_seeds(runs: list[Run], key: str) -> Cell:
+    """The mean of the last values, and the lowest and highest where there are several."""
+    values = [value for value in (run.last(key) for run in runs) if value is not None]
+    if not values:
+        return Cell(units.NOTHING)
+    note = f"[{units.number(min(values))}, {units.number(max(values))}]" if len(values) > 1 else ""
+    return Cell(units.number(sum(values) / len(values)), note=note)
 
 
 def _costs(runs: list[Run]) -> list[Cell]:

@@ -1,4 +1,10 @@
-"""`stage=report`: a page from run directories, or from a plan's folder; nothing is trained.
+"""`stage=report`: a page from run directories, or from a plan's folder; nothing is trained or sent anywhere.
+
+    rlx stage=report stage.runs=[runs]                                       every run of a folder
+    rlx stage=report 'stage.runs=[runs/countdown-*-rl-*]' stage.out=rl.html  a pattern, quoted for the shell
+
+Runs of one config are one arm over its seeds; arms are called by what differs between them. Curves are drawn against
+steps, tokens and FLOPs. A run that failed, was blocked or still runs is shown as what it is.
 
 The same command writes the same page again, with what the runs have become. A page of other runs, and any file that
 rlx did not write, is refused, not written over.
@@ -28,7 +34,8 @@ class ReportConfig(StageConfig):
     plan: str | None = None
     """Folder of a plan or study; its report.html is made again."""
     runs: list[str] = field(default_factory=list)
-    """Run directories to report on, where there is no plan."""
+    """What to report on where there is no plan: run directories, folders of seeds, folders of runs, and patterns such
+    as runs/countdown-*; a run named twice counts once."""
     out: str | None = None
     """The page; null: report.html in the plan's folder, or here. Its figures go beside it."""
 
@@ -36,10 +43,10 @@ class ReportConfig(StageConfig):
         from rlx.report.page import write_report, write_runs_report
 
         if (self.plan is None) == (not self.runs):
-            raise ConfigError("stage=report needs either stage.plan=<folder> or stage.runs=[<run>,<run>]")
+            raise ConfigError("stage=report needs either stage.plan=<folder> or stage.runs=[<run>,<pattern>]")
         out = Path(self.out) if self.out else None
         if self.plan is not None:
             path = write_report(Path(self.plan), out=out)
         else:
-            path = write_runs_report([Path(run) for run in self.runs], out or Path(REPORT))
+            path = write_runs_report(self.runs, out or Path(REPORT))
         print(f"report: {path}", flush=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 SKILL = {"pretrain": 0.06, "sft": 0.34, "rl": 0.58, "merge": 0.47}
 LABELS = {"pretrain": "Pretrained", "sft": "SFT", "rl": "RL (GRPO)", "merge": "Merge, linear"}
@@ -195,6 +196,40 @@ def make_plan(root: Path, seeds: int = 3, stages: tuple[str, ...] = tuple(SKILL)
     write_lines(plan / "manifest.jsonl", sorted(rows, key=lambda row: (row["stage"] == "eval", rows.index(row))))
     write_json(plan / "claims.json", CLAIMS)
     return plan
+
+
+def write_config(run: Path, fields: dict[str, object]) -> None:
+    """config.yaml of dotted fields, as rlx writes it."""
+    tree: dict = {}
+    for key, value in fields.items():
+        *above, last = key.split(".")
+        node = tree
+        for name in above:
+            node = node.setdefault(name, {})
+        node[last] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def make_arm(root: Path, stage: str, number: int, seeds: int = 2, parent: str = "", **options: object) -> str:
+    """Run directories of one config; options are dotted fields with `__` for the dots. Returns the arm's folder."""
+    fields = {name.replace("__", "."): value for name, value in options.items()}
+    folder = f"runs/countdown-dense-{stage}-h{number:010x}"
+    words = " ".join(f"{key}={value}" for key, value in fields.items())
+    for seed in range(seeds):
+        init = f" init_from={parent}/seed{seed}" if parent else ""
+        command = f"rlx stage={stage} task=countdown {words} seed={seed}{init}"
+        run = write_run(root, folder, stage, seed, command, [parent] if parent else [], FLOPS[stage])
+        start = f"{parent}/seed{seed}" if parent else None
+        write_config(run, {"seed": seed, "init_from": start, "optim.beta1": 0.9, "trainer.threads": seed, **fields})
+        rng = np.random.default_rng([seed, number])
+        if stage in ("pretrain", "sft", "rl"):
+            rows = rl_rows(rng) if stage == "rl" else loss_rows(stage, rng)
+            write_lines(
+                run / "metrics.jsonl", [row | {"train/loss": row.get("train/loss", 0) + number} for row in rows]
+            )
+        elif stage == "eval":
+            write_json(run / "eval.json", evaluation("sft", seed, problems=40))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -115,14 +115,15 @@ def test_a_run_that_another_command_made_is_shown_with_that_command(plan_maker):
     assert read_plan(plan).entries[0].command == made and made in shown(plan).text
 
 
-def test_claims_come_first_then_stages_figures_runs(parsed):
+def test_claims_come_first_then_stages_figures_training_runs(parsed):
     sections = [value for tag, name, value in parsed.attributes if (tag, name) == ("section", "id")]
-    assert sections == ["claims", "stages", "figures", "runs"]
+    assert sections == ["claims", "stages", "figures", "training", "runs"]
 
 
 def test_every_figure_is_drawn_and_saved_as_pdf(written, parsed):
     names = {"pass-at-k", "accuracy-flops", "slices", "outcomes"}
-    names = {f"{name}-countdown-test" for name in names} | {"loss-pretrain", "loss-sft", "rl"}
+    names = {f"{name}-countdown-test" for name in names}
+    names |= {f"{stage}-{axis}" for stage in ("pretrain", "sft", "rl") for axis in ("step", "tokens", "flops")}
     assert {path.stem for path in (written.parent / "figures").iterdir()} == names
     assert all(path.read_bytes()[:5] == b"%PDF-" for path in (written.parent / "figures").iterdir())
     assert parsed.tags.count("svg") == len(names)
@@ -130,7 +131,13 @@ def test_every_figure_is_drawn_and_saved_as_pdf(written, parsed):
 
 def test_figures_show_their_labels_as_text_and_follow_the_theme(html):
     figures = html[html.index('<section id="figures"') :]
-    for label in ("RL (GRPO)", "problems solved, %", "optimizer step", "TFLOP, ancestors included", "validation"):
+    for label in (
+        "RL (GRPO)",
+        "problems solved, %",
+        "optimizer step",
+        "TFLOP, ancestors included",
+        "training loss, nats a token",
+    ):
         assert f">{label}</text>" in figures
     assert "var(--c0)" in figures and "var(--ink)" in figures and "#0072b2" not in figures
 
@@ -178,7 +185,7 @@ def test_a_report_of_other_runs_is_kept_and_of_the_same_is_made_again(plan_maker
     write_runs_report([second], folder / "second.html")  # beside it, with figures of its own
     assert {path: data for path, data in contents(folder).items() if path in before} == before
     with (first / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 605, "train/loss": 9.0, "flops/total": 9.2e13}\n')
+        file.write('{"step": 605, "tokens": 4956160, "train/loss": 9.0, "flops/total": 9.2e13}\n')
     write_runs_report([first], out)
     after = contents(folder)
     assert all(after[path] != before[path] for path in before)
@@ -190,7 +197,7 @@ def test_a_report_of_other_runs_is_kept_and_of_the_same_is_made_again(plan_maker
     ("name", "names"),
     [
         ("report.html", r"report\.html"),
-        ("figures/loss-pretrain.pdf", r"loss-pretrain\.pdf"),
+        ("figures/pretrain-step.pdf", r"pretrain-step\.pdf"),
         ("figures/of-my-paper.pdf", "figures"),
         ("figures", "figures"),
     ],
@@ -360,7 +367,7 @@ def test_a_plan_without_evaluations_or_claims_shows_losses(plan_maker):
     (plan / "manifest.jsonl").write_text("".join(rows))
     (plan / "claims.json").unlink()
     parsed = shown(plan)
-    assert "val loss" in parsed.text and "Claims" not in parsed.text and parsed.tags.count("svg") == 1
+    assert "val/loss" in parsed.text and "Claims" not in parsed.text and parsed.tags.count("svg") == 3
 
 
 def test_plain_runs_make_a_page(finished_plan, tmp_path):

@@ -38,3 +38,15 @@ def test_reports_of_an_evaluation_and_of_a_run_that_was_killed(rlx):
 def test_report_of_nothing_is_one_line(rlx):
     done = rlx("stage=report", "stage.plan=nowhere")
     assert done.code == 2 and "nowhere" in done.err and len(done.err.strip().splitlines()) == 1
+
+
+def test_a_pattern_on_the_command_line_finds_a_sweep_and_names_its_arms(rlx):
+    places = [place(rlx(*PRETRAIN, "stage.steps=2", f"model.n_layers={layers}").out) for layers in (1, 2)]
+    for given in ("stage.runs=[runs/countdown-*]", "stage.runs=[runs]", "stage.runs=['runs/*-h[0-9a-f]*/seed?']"):
+        assert rlx("stage=report", given, f"stage.out={len(given)}.html").code == 0
+        text = Path(f"{len(given)}.html").read_text()
+        assert "model.n_layers=1" in text and "model.n_layers=2" in text and "2 runs: all finished" in text
+        assert all(str(run) in text for run in places)
+    for given in ("stage.runs=[runs/sudoku-*]", "stage.runs=[elsewhere]"):
+        done = rlx("stage=report", given)
+        assert done.code == 2 and "no run directory at" in done.err and len(done.err.strip().splitlines()) == 1
