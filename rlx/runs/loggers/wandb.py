@@ -2,8 +2,8 @@
 
 It is a mirror, never the truth, and nothing of the run waits for it or depends on it.
 
-1. All calls of wandb are made by one thread of their own. It reads the rows of metrics.jsonl as they are written and
-   sends each under its own step, so that W&B's axis is the run's.
+1. All calls of wandb are made by one thread of their own (others wait for artifacts). It reads the rows of
+   metrics.jsonl as they are written and sends each under its own step, so that W&B's axis is the run's.
 2. A later attempt goes on in the same W&B run: its id is in run.json. Online, the rows that the server has are
    skipped; a resume makes those that it dropped again with the same bits, so what was sent stays right.
 3. Offline, every attempt makes a folder of its own, and a kill loses the end of it. So each attempt sends all rows
@@ -11,6 +11,9 @@ It is a mirror, never the truth, and nothing of the run waits for it or depends 
 4. A server that is not there, a missing key, a service that dies: one line on the screen, and on it goes offline. A
    server that is lost later delays the end of the run by `WAIT_S` at most (`STOP_WAIT_S` when it was asked to stop).
 5. Reading starts with the first row of the attempt: before that, a resume may still cut the file.
+6. W&B's own x axis stays the step. Every row has step, tokens, wall and flops/total, and any column can be chosen as
+   the x axis of a panel, so nothing is declared with `define_metric`: `step_metric` would move the axis of all panels,
+   and a summary of "min" turns the number of the last row, by which tables sort, into an object.
 """
 
 import json
@@ -28,13 +31,15 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlx.errors import Stopped
+from rlx.errors import ConfigError, Stopped
 from rlx.options import option, recorded
-from rlx.runs.files import EVAL, METRICS, SAMPLES
+from rlx.runs.files import METRICS, SAMPLES
 from rlx.runs.identity import RunName
 from rlx.runs.loggers.base import LoggerConfig
+from rlx.runs.loggers.models import ANSWER_S, Artifacts, Models
+from rlx.runs.loggers.summary import facts
 from rlx.runs.metrics import MetricsLog
-from rlx.runs.run import read_record
+from rlx.runs.status import State
 
 if TYPE_CHECKING:
     from rlx.runs.run import Run
@@ -43,8 +48,6 @@ FOLDER = "wandb"
 """The folder of a run directory in which wandb puts its own."""
 PERIOD_S = 5.0
 """Seconds between two looks at metrics.jsonl, and between two flushes of W&B's own file."""
-INIT_S = 20.0
-"""Seconds that the server has to answer at the start."""
 FINISH_S = 20.0
 """Seconds that the server has to take what is left at the end; W&B keeps the rest on the disk."""
 WAIT_S = 60.0
@@ -58,10 +61,11 @@ TABLE_ROWS = 10_000
 
 
 class Mode(str, Enum):
-    """Whether W&B's server is called."""
+    """Whether W&B's server is called, or W&B at all."""
 
     online = "online"
     offline = "offline"
+    off = "off"
 
 
 @option("logger", "wandb")
@@ -70,17 +74,33 @@ class WandbConfig(LoggerConfig):
     """Weights & Biases. WANDB_MODE=offline or disabled in the environment has the last word."""
 
     mode: Mode = recorded(Mode.online)  # noqa: RUF009 (it is dataclasses.field)
-    """online, or offline: written to <run>/wandb, uploaded later by `wandb sync`."""
+    """online; offline: written to <run>/wandb, uploaded later by `wandb sync`; or off, which is logger=local (in a YAML
+    file "off", in quotes)."""
     project: str | None = recorded(None)
     """W&B project; null: WANDB_PROJECT, else rlx."""
     entity: str | None = recorded(None)
     """W&B user or team; null: WANDB_ENTITY, else the account's own."""
     tags: list[str] = recorded([])  # noqa: RUF009
     """Tags besides the names of task, model, stage, algorithm, merge, scale and experiment."""
+    group: str | None = recorded(None)
+    """W&B group; null: the name of the run's folder without its seed, so that the seeds of a config share one."""
+    job_type: str | None = recorded(None)
+    """W&B job type; null: the stage."""
+    notes: str | None = recorded(None)
+    """Text beside the run in W&B."""
+    artifacts: Artifacts = recorded(Artifacts.none)  # noqa: RUF009
+    """Checkpoints sent as artifacts: none, best or last (at the end), or all (models pruned later stay in <run>/wandb
+    until they are uploaded)."""
+    init_timeout: float = recorded(20.0)
+    """Seconds that the server has to answer at the start; after them the run goes on offline."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.init_timeout < math.inf:
+            raise ConfigError(f"logger.init_timeout={self.init_timeout:g} must be above 0 s, and finite")
 
     def mirror(self, run: "Run") -> AbstractContextManager[None]:
         asked = os.environ.get("WANDB_MODE", "").lower()
-        if asked == "disabled":
+        if asked == "disabled" or self.mode is Mode.off:
             return nullcontext()
         return mirrored(run, self, Mode.offline if asked in ("offline", "dryrun") else self.mode)
 
@@ -116,6 +136,8 @@ class Mirror:
         """Step of the newest row that was sent."""
         self._sampled: float = 0
         """Size of samples.jsonl in bytes when its table was sent."""
+        self._models: Models | None = None
+        """The artifacts of this W&B run, until one fails."""
         self._code: int = 0
         self._end = threading.Event()
         self._abandoned = threading.Event()
@@ -176,11 +198,14 @@ class Mirror:
                 marked = True
         self._check()
         self._send(last=True)
-        self.out.summary.update(_facts(self.run.path))
+        if self._last is not None:
+            self.out.log({}, commit=True)  # else the last row, which wandb holds open, would undo the summary
+        self.out.summary.update(facts(self.run.path))
         if self._code == Stopped.exit_code:
             self.out.mark_preempting()
         try:
             self.out.finish(exit_code=self._code)
+            self._settle_models()
             self._mark_earlier()
         except TimeoutError:
             self._warn(f"the server took not everything in {FINISH_S:.0f} s; upload the rest with: {self._upload()}")
@@ -196,7 +221,10 @@ class Mirror:
         os.environ.pop("WANDB_SERVICE", None)  # that of the process that started this one, perhaps gone
         self._offset = self._known = self._sampled = 0
         self.out = self._last = None
-        settings = _settings()
+        self._models = None
+        if self.config.artifacts is not Artifacts.none:
+            self._models = Models(self.run.path, self.folder, self.config.artifacts, online=mode is Mode.online)
+        settings = _settings(self.config.init_timeout)
         exits = sys.exit, sys.excepthook
         try:
             wandb.setup(settings=settings)  # silent from here on: without a key it raises, and does not ask for one
@@ -206,13 +234,14 @@ class Mirror:
         record, name = self.run.record, RunName.of(self.run.path)
         self.out = wandb.init(
             id=self.id,
-            mode=mode.value,
+            mode="online" if mode is Mode.online else "offline",
             resume="allow" if mode is Mode.online else None,
             project=self.config.project or os.environ.get("WANDB_PROJECT") or "rlx",
             entity=self.config.entity,
             name=f"{self.run.path.parent.name}-{self.run.path.name}",
-            group=self.run.path.parent.name,
-            job_type=name.stage if name else None,
+            group=self.config.group or self.run.path.parent.name,
+            job_type=self.config.job_type or (name.stage if name else None),
+            notes=self.config.notes,
             tags=_tags(record.get("options", {}), self.config.tags),
             config={**self.run.config, **{key: record.get(key) for key in ("run", "options", "git")}},
             allow_val_change=True,
@@ -221,13 +250,14 @@ class Mirror:
             save_code=False,
             settings=settings,
         )
+        self.out.summary["state"] = State.running.value
         if mode is Mode.online:
             self._known = self.out.starting_step
             record["wandb"] = {"id": self.id, "url": self.out.url}
             self.run.say(f"  W&B: {self.out.url}")
 
     def _send(self, *, last: bool = False) -> None:
-        """Send the rows that are new, and the table of samples when it has doubled or this is the `last` time."""
+        """Send new rows and checkpoints, and the table of samples when it has doubled or this is the `last` time."""
         with open(self.run.path / METRICS, "rb") as file:
             file.seek(self._offset)
             for line in file:
@@ -247,6 +277,7 @@ class Mirror:
             except Exception as error:  # a server may take rows and no tables
                 self._sampled = math.inf
                 self._warn(f"{_first_line(error)}; the rows go on without the table of samples")
+        self._send_models(last)
 
     def _send_samples(self, samples: list[dict[str, Any]]) -> None:
         """One table of the samples of all steps, as a part of the newest row."""
@@ -263,6 +294,23 @@ class Mirror:
             self.out.summary["samples"] = table
         else:
             self.out.log({"samples": table}, step=self._last)
+
+    def _send_models(self, last: bool) -> None:
+        if self._models is None:
+            return
+        try:
+            self._models.send(self.out, last=last, ended=last and self._code != Stopped.exit_code)
+        except Exception as error:
+            self._models = None
+            self._warn(f"{_first_line(error)}; the rows go on without artifacts")
+
+    def _settle_models(self) -> None:
+        """Note which artifacts arrived with the last of the run."""
+        try:
+            if self._models is not None:
+                self._models.settle(ANSWER_S)
+        except Exception as error:
+            self._warn(f"{_first_line(error)}; an artifact is missing")
 
     def _mark_earlier(self) -> None:
         """Tell `wandb sync` to pass over the folders of earlier attempts: the newest has all that they have."""
@@ -312,14 +360,14 @@ def _identify(run: "Run") -> str:
     return known["id"]
 
 
-def _settings() -> Any:
+def _settings(init_timeout: float) -> Any:
     """wandb's settings: quiet, bounded in time, nothing taken from the user's code. Each version knows some of them."""
     import wandb
 
     wanted = {
         "silent": True,
         "console": "off",
-        "init_timeout": INIT_S,
+        "init_timeout": init_timeout,
         "finish_timeout": FINISH_S,
         "finish_timeout_raises": True,
         "disable_code": True,
@@ -362,15 +410,3 @@ def _tags(options: Mapping[str, str], more: list[str]) -> list[str]:
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with the numbers that JSON lacks turned back: "nan", "inf", "-inf"."""
     return {name: float(value) if value in ("nan", "inf", "-inf") else value for name, value in row.items()}
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """What the summary says besides the last row: run.json's findings and eval.json's metrics."""
-    record = read_record(path) or {}
-    facts: dict[str, Any] = {f"parameters/{name}": value for name, value in record.get("parameters", {}).items()}
-    facts["flops/lineage"] = record.get("flops", {}).get("lineage")
-    facts["alarms"] = "; ".join(record.get("alarms", []))
-    facts["conclusion"] = record.get("conclusion")
-    with suppress(OSError, ValueError):
-        facts.update(json.loads((path / EVAL).read_text()).get("metrics", {}))
-    return {name: value for name, value in facts.items() if value not in (None, "")}

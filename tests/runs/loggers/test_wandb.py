@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import rlx.runs.loggers.wandb as mirror
-from rlx.errors import RunError, Stopped
-from rlx.runs.loggers.wandb import Mode
+from rlx.errors import ConfigError, RunError, Stopped
+from rlx.runs.loggers.wandb import Mode, WandbConfig
 from rlx.runs.run import open_run
 from rlx.runs.status import State, read_status
 from tests.conftest import COUNTDOWN, command, environment, only
@@ -27,7 +28,8 @@ from tests.stages.runs import PRETRAIN, place, record, rl
 
 
 def test_an_rl_run_arrives_whole(rlx):
-    wandb = ("logger=wandb", "logger.mode=offline", "logger.project=reasoning", "logger.tags=[mine]")
+    texts = ("logger.tags=[mine]", "logger.notes='a note, with a comma'", "logger.artifacts=all")
+    wandb = ("logger=wandb", "logger.mode=offline", "logger.project=reasoning", *texts)
     arguments = rl("random", "stage.steps=3")
     done = rlx(*arguments, *wandb)
     run = place(done.out)
@@ -36,17 +38,37 @@ def test_an_rl_run_arrives_whole(rlx):
     check_rows(run, sent.rows)
     assert sent.run.run_id == record(run)["wandb"]["id"] and sent.exit == 0
     assert (sent.run.project, sent.run.job_type, sent.run.run_group) == ("reasoning", "rl", run.parent.name)
+    assert sent.run.notes == "a note, with a comma"
     assert set(sent.run.tags) == {"countdown", "dense", "rl", "grpo", "smoke", "mine"}
     assert sent.run.display_name == f"{run.parent.name}-seed0" and not sent.run.git.commit
     assert sent.config["stage"]["steps"] == 3 and sent.config["options"]["algorithm"] == "grpo"
-    assert sent.summary["flops/lineage"] == pytest.approx(record(run)["flops"]["lineage"])
+    check_summary(run, sent.summary)
     assert sent.summary["conclusion"] == record(run)["conclusion"]
-    assert sent.summary["parameters/total"] == record(run)["parameters"]["total"]
+    assert all(axis in row for row in sent.rows for axis in ("step", "tokens", "wall", "flops/total", "reward"))
+    kept = [path.name for path in sorted(run.glob("checkpoints/*"))]
+    names = {alias for _, aliases, _ in sent.artifacts for alias in aliases}
+    assert {*kept, "last", "best"} <= names and sent.artifacts[0][2] == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     table = json.loads(max(run.glob("wandb/*/files/media/table/*.json"), key=os.path.getsize).read_text())
     assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == samples and samples
     assert sent.summary["samples/_type"] == "table-file" and any("samples/_type" in row for row in sent.rows)
     assert "finished already" in rlx(*arguments).out  # the logger is not in the hash
+
+
+def check_summary(run: Path, summary: dict[str, Any]) -> None:
+    """The ledger with all its purposes, and what the files say at the end."""
+    truth = record(run)
+    ledger = {name: summary[f"flops/{name}"] for name in ("train", "rollout", "verify", "eval", "total", "lineage")}
+    assert ledger == pytest.approx(truth["flops"]) and ledger["total"] > 0
+    assert (summary["tokens"], summary["wall"]) == pytest.approx((truth["tokens"], truth["wall_s"]))
+    assert summary["parameters/total"] == truth["parameters"]["total"] and summary["state"] == "finished"
+    if (run / "best.json").exists():
+        best = json.loads((run / "best.json").read_text())
+        assert {name: summary[f"best/{name}"] for name in best} == best
 
 
 def test_stages_without_steps_are_mirrored_too(rlx):
@@ -57,14 +79,17 @@ def test_stages_without_steps_are_mirrored_too(rlx):
     run = place(done.out)
     (sent,) = unsynced(run)
     check_rows(run, sent.rows)
+    check_summary(run, sent.summary)
     metrics = json.loads((run / "eval.json").read_text())["metrics"]
     assert metrics and {name: sent.summary[name] for name in metrics} == pytest.approx(metrics)
     assert sent.steps() == [0] and sent.run.job_type == "eval" and "samples/_type" in sent.rows[0]
     models = f"merge.models=[{starts[0]},{starts[1]}]"
-    done = rlx("stage=merge", "merge=linear", models, "stage.val_tokens=640", *wandb)
+    done = rlx("stage=merge", "merge=linear", models, "stage.val_tokens=640", "logger.artifacts=best", *wandb)
     run = place(done.out)
     (sent,) = unsynced(run)
     check_rows(run, sent.rows)
+    check_summary(run, sent.summary)
+    assert [aliases for _, aliases, _ in sent.artifacts] == [["last", "latest", "step-000000"]]
     assert sent.summary["merge/barrier"] == pytest.approx(record(run)["barrier"]) and "linear" in sent.run.tags
 
 
@@ -104,6 +129,32 @@ def test_killed_and_resumed_every_row_is_there_once(rlx):
     (second,) = unsynced(run)
     check_rows(run, second.rows)
     assert second.run.run_id == first.run.run_id and second.exit == 0 and len(second.rows) == 12
+
+
+KILL_ONLINE = """
+import os, signal, sys, time
+from pathlib import Path
+import rlx.runs.loggers.wandb as mirror
+from tests.runs.loggers.uploads import append, opened, wait_for
+mirror.PERIOD_S = 0.05
+with opened(Path(sys.argv[1]), mode=mirror.Mode.online) as run:
+    append(run, 1, 2, 3, 4, 5)
+    wait_for(lambda: "url" in run.record["wandb"])
+    time.sleep(0.5)
+    append(run, 6)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_online_the_server_has_every_row_once(tmp_path, server, capfd):
+    killed = [sys.executable, "-c", KILL_ONLINE, str(tmp_path)]
+    assert subprocess.run(killed, env=environment(), timeout=60).returncode == -signal.SIGKILL
+    cut = len(b"".join((tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:3]))
+    with opened(tmp_path, mode=Mode.online) as run:
+        assert run.metrics.rewind(cut, 1) == 3
+        append(run, 4, 5, 6, 7)
+    check_rows(tmp_path, server.history())
+    assert "breaking the lease" in capfd.readouterr().err and server.exits[-1] == 0
 
 
 def test_a_resume_cuts_the_file_before_it_is_read(tmp_path):
@@ -194,7 +245,7 @@ def test_online_the_run_goes_on_where_the_server_is(tmp_path, server, capfd):
 
 
 def test_a_server_that_takes_no_tables_gets_the_rows(tmp_path, server, monkeypatch, capfd):
-    monkeypatch.setattr(server, "answer_table", lambda operation, given: {})
+    monkeypatch.setattr(server, "answer_artifact", lambda operation, given: {})
     with opened(tmp_path, mode=Mode.online) as run:
         run.samples.append({"step": 1, "completion": "x"})
         append(run, 1)
@@ -215,19 +266,26 @@ def silent() -> Iterator[str]:
 
 @pytest.mark.parametrize("address", [refused, silent], ids=["refused", "silent"])
 def test_a_server_that_is_not_there_costs_one_line(tmp_path, monkeypatch, capfd, address):
+    began = time.monotonic()
     for url in address():
         monkeypatch.setenv("WANDB_BASE_URL", url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setattr(mirror, "INIT_S", 0.5)
-        with opened(tmp_path, mode=Mode.online) as run:
+        with opened(tmp_path, mode=Mode.online, init_timeout=0.5) as run:
             append(run, 1, 2, 3)
     captured = capfd.readouterr()
     (line,) = captured.out.splitlines()
     assert "going on offline" in line and "wandb sync" in line and not captured.err
+    assert time.monotonic() - began < 10  # the half second, and twice the start and end of wandb's service
     (sent,) = unsynced(tmp_path)
     check_rows(tmp_path, sent.rows)
     assert sent.exit == 0 and sent.file.parent.name.startswith("offline-run-")
     assert read_status(tmp_path).state is State.finished
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_wait_that_is_none_is_refused(seconds):
+    with pytest.raises(ConfigError, match=r"logger\.init_timeout"):
+        WandbConfig(init_timeout=seconds)
 
 
 def test_the_newest_attempt_is_the_one_to_upload(tmp_path):
@@ -390,6 +448,22 @@ def test_the_environment_has_the_last_word(tmp_path, monkeypatch, capfd, word, t
         append(run, 1)
     assert not capfd.readouterr().out
     assert [sent.run.project for sent in unsynced(tmp_path)] == (["theirs"] if there else [])
+
+
+@pytest.mark.parametrize("word", ["", "online"])
+def test_off_is_off(tmp_path, monkeypatch, capfd, word):
+    monkeypatch.setenv("WANDB_MODE", word)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with opened(tmp_path, mode=Mode.off) as run:
+        append(run, 1)
+    assert not capfd.readouterr().out and not (tmp_path / "wandb").exists() and "wandb" not in run.record
+
+
+def test_group_and_job_type_are_those_that_were_given(tmp_path):
+    with opened(tmp_path, group="ablation", job_type="probe") as run:
+        append(run, 1)
+    (sent,) = unsynced(tmp_path)
+    assert (sent.run.run_group, sent.run.job_type) == ("ablation", "probe")
 
 
 def test_a_project_that_is_given_is_the_project(tmp_path, monkeypatch):

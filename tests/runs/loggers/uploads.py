@@ -19,6 +19,17 @@ KEY = "0123456789" * 4
 """A key of the right length; nobody's."""
 
 
+COMMITTED: dict[str, Any] = {
+    "__typename": "Artifact",
+    "artifactSequence": {"__typename": "ArtifactSequence", "name": "n", "project": None},
+    "artifactType": {"name": "model"},
+    **dict.fromkeys(("description", "metadata", "historyStep", "commitHash", "updatedAt", "aliases")),
+    **{"ttlDurationSeconds": -2, "ttlIsInherited": True, "tags": [], "state": "COMMITTED", "size": 1},
+    **{"digest": "d", "versionIndex": 0, "fileCount": 1, "createdAt": "2026-01-01T00:00:00Z"},
+}
+"""What W&B says of an artifact that it has."""
+
+
 class Uploaded:
     """What one .wandb file would upload."""
 
@@ -28,6 +39,8 @@ class Uploaded:
         self.summary: dict[str, Any] = {}
         self.run: Any = None
         self.exit: int | None = None
+        self.artifacts: list[tuple[str, list[str], list[str]]] = []
+        """Names, aliases and files of the models."""
         for kind, found in _records(file):
             if kind == "history":
                 row = {_key(item): json.loads(item.value_json) for item in found.item}
@@ -37,6 +50,10 @@ class Uploaded:
             elif kind == "run":
                 self.run = found
                 self.config = {item.key: json.loads(item.value_json) for item in found.config.update}
+            elif kind == "artifact" and found.type == "model":
+                files = [entry.path for entry in found.manifest.contents]
+                assert all(Path(entry.local_path).is_file() for entry in found.manifest.contents)
+                self.artifacts.append((found.name, sorted(found.aliases), sorted(files)))
             elif kind == "exit":
                 self.exit = found.exit_code
 
@@ -118,9 +135,19 @@ class Server(ThreadingHTTPServer):
         self.exits: list[int] = []
         self.preempting = False
         self.tables: list[list[list[Any]]] = []
+        self.artifacts: list[dict[str, Any]] = []
+        self.uploads: list[str] = []
+        self.views: list[dict[str, Any]] = []
+        """Saved workspaces."""
         self.received: list[int] = []
         self.started = False
+        """A W&B run was made."""
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def models(self) -> list[list[str]]:
+        """Aliases of the models that were announced, in order."""
+        found = [given["aliases"] for given in self.artifacts if given["artifactTypeName"] == "model"]
+        return [sorted(each["alias"] for each in aliases) for aliases in found]
 
     def history(self) -> list[dict[str, Any]]:
         return [json.loads(line) for _, line in sorted(self.files.get("wandb-history.jsonl", {}).items())]
@@ -140,29 +167,37 @@ class Server(ThreadingHTTPServer):
             project = {"id": "p", "name": given["project"], "entity": owner}
             bucket |= {"id": "b", "name": given["name"], "config": "{}", "project": project}
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if "spec" in given:
+            self.views.append(given)
+            return {"upsertView": {"view": {"id": "w", "name": given["name"]}, "inserted": True}}
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in given["files"]]
             return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
-        return self.answer_table(operation, given)
+        return self.answer_artifact(operation, given)
 
-    def answer_table(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        """What the upload of a table asks; W&B keeps it as an artifact."""
-        artifact = {"id": "a", "state": "PENDING", "digest": "d", "artifactSequence": {"latestArtifact": None}}
+    def answer_artifact(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        """What the upload of an artifact asks; a table is one of its own type."""
+        given = given.get("input", given)
+        found = {"id": "a", "state": "PENDING", "digest": "d", "artifactSequence": {"latestArtifact": None}}
         target = {"id": "m", "uploadUrl": f"{self.url}/manifest", "uploadHeaders": []}
         if operation == "Viewer":
             return {"viewer": {"id": "v", "entity": "group", "username": "someone", "flags": "{}"}}
         if set(given) == {"entity", "project", "name"}:
-            return {"project": {"artifact": {"artifactType": {"name": "run_table"}}}}
+            kind = "run_table" if given["name"].startswith("run-") else "model"
+            return {"project": {"artifact": {"artifactType": {"name": kind}}}}
         if operation == "CreateArtifact":
-            return {"createArtifact": {"artifact": artifact}}
+            self.artifacts.append(given)
+            return {"createArtifact": {"artifact": found}}
         if operation == "CreateArtifactManifest":
             return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": target}}}
         if operation == "CreateArtifactFiles":
-            names = [file["name"] for file in given["input"]["artifactFiles"]]
-            nodes = [{**target, "uploadUrl": f"{self.url}/{name}", "artifact": artifact} for name in names]
+            names = [file["name"] for file in given["artifactFiles"]]
+            nodes = [{**target, "uploadUrl": f"{self.url}/{name}", "artifact": found} for name in names]
             return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
         if operation == "CommitArtifact":
-            return {"commitArtifact": {"artifact": artifact}}
+            return {"commitArtifact": {"artifact": found}}
+        if set(given) == {"id"}:
+            return {"artifact": {**found, **COMMITTED}}
         return {}
 
     def stream(self, given: dict[str, Any]) -> None:
@@ -190,7 +225,9 @@ class Answer(BaseHTTPRequestHandler):
             reply = {"data": self.server.answer(given.get("operationName", ""), given.get("variables") or {})}
         elif self.path.endswith("/file_stream"):
             self.server.stream(json.loads(body))
-        elif self.path == "/samples.table.json":
+        else:
+            self.server.uploads.append(self.path.removeprefix("/"))
+        if self.path == "/samples.table.json":
             self.server.tables.append(json.loads(body)["data"])
         text = json.dumps(reply).encode()
         self.send_response(200)
