@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from rlx.options import ROOMS
+from rlx.options import OUTSIDE, ROOMS, room_of
 
 CONF = Path(next(iter(import_module("rlx.conf").__path__)))
 FIRST = "config"
@@ -66,7 +66,7 @@ class Catalog:
 
     def groups(self) -> list[str]:
         """Groups that have an option."""
-        return [group for group in (*ROOMS, *PRESETS) if self.options(group)]
+        return [group for group in (*ROOMS, *PRESETS, *OUTSIDE) if self.options(group)]
 
     def chosen(self, overrides: Sequence[str]) -> dict[str, str]:
         """Option by group: the defaults of conf/config.yaml, then a preset's, then those typed; none for null."""
@@ -75,7 +75,7 @@ class Catalog:
         found = _choices(_read(CONF / f"{FIRST}.yaml"))
         if "experiment" in typed:
             found.update(_choices(self._yaml("experiment", typed["experiment"])))
-        found |= {group: value for group, value in typed.items() if group in (*ROOMS, *PRESETS)}
+        found |= {group: value for group, value in typed.items() if group in (*ROOMS, *PRESETS, *OUTSIDE)}
         return {group: value for group, value in found.items() if value != "null"}
 
     def fields(self, group: str, option: str, above: tuple[str, ...] = ()) -> list[Field]:
@@ -120,7 +120,7 @@ def _entries(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _choices(values: dict[str, Any]) -> dict[str, str]:
     """Options that a defaults list names: `model: dense`, or `override /model: dense` in a preset."""
     plain = ((key.removeprefix("override ").lstrip("/"), value) for key, value in _entries(values))
-    return {key: value for key, value in plain if key in (*ROOMS, *PRESETS) and isinstance(value, str)}
+    return {key: value for key, value in plain if key in (*ROOMS, *PRESETS, *OUTSIDE) and isinstance(value, str)}
 
 
 def _with(field: Field, values: dict[str, Any]) -> Field:
@@ -142,12 +142,12 @@ def _as_yaml(value: Any) -> str:
 def _option_class(group: str, name: str) -> tuple[str, str] | None:
     """Module and name of the class under `@option(group, name)`."""
     decorator = re.compile(rf'^@option\("{group}", "{re.escape(name)}"[^\n]*\n(?:@[^\n]*\n)*class (\w+)', re.MULTILINE)
-    folder = PACKAGE.joinpath(*ROOMS[group].split(".")[1:])
+    folder = PACKAGE.joinpath(*room_of(group).split(".")[1:])
     files = sorted(folder.glob("*.py"), key=lambda path: path.stem != name)  # most are alone in a file of their name
     for path in files:
         match = decorator.search(path.read_text(encoding="utf-8"))
         if match:
-            return f"{ROOMS[group]}.{path.stem}", match[1]
+            return f"{room_of(group)}.{path.stem}", match[1]
     return None
 
 
@@ -165,8 +165,8 @@ def _fields(module: str, name: str) -> list[Field]:
     for statement, after in zip(node.body, docs, strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             kind = ast.unparse(statement.annotation)
-            if not kind.startswith("ClassVar"):
-                key = statement.target.id
+            key = statement.target.id
+            if not kind.startswith("ClassVar") and not key.startswith("_"):
                 found[key] = Field(key, kind, _default(statement.value), _doc(after), *_below(module, kind))
     return list(found.values())
 

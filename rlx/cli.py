@@ -6,48 +6,45 @@ with 75, one that failed with 1.
 
 import math
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from multiprocessing import parent_process
 from typing import Any, NoReturn
 
 from rlx.errors import ConfigError, RlxError, Stopped
 from rlx.signals import stop
 
 OWN = frozenset(
-    {"seed", "runs_dir", "rerun", "init_from", "stage", "hydra", "scale", "experiment", "checkpoint", "at", "schema"}
+    {
+        *("seed", "runs_dir", "rerun", "init_from", "stage", "hydra", "scale", "experiment", "checkpoint", "at"),
+        *("schema", "plan", "optimized_metric"),
+    }
 )
 """Keys of the command line that no stage needs to use."""
 _COMPLETION = frozenset({"--shell-completion", "-sc"})
-_failed: dict[str, int] = {}
-"""Runs of a sweep that failed, with their exit codes; the others go on."""
-_ran: list[str] = []
-"""Runs of a sweep that ended well."""
+_OF_SWEEPS = ("plan.dry", "plan.either", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
+"""How arguments begin that mean a sweep, also of one run."""
+_MOST_TOLD = 20
+"""Failed runs that are named at the end of a sweep."""
 
 
 def main() -> None:
     """Console entry point."""
+    if code := run(sys.argv[1:]):
+        sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command, given what stands after `rlx`; returns its exit code."""
     stop.install()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    _failed.clear()
-    _ran.clear()
     try:
-        if not _answered(sys.argv[1:]):
-            _hydra_main()
-    except SystemExit:
-        raise
+        return 0 if _answered(list(arguments)) else _hydra_main(list(arguments))
     except BaseException as error:
-        sys.exit(_report(error))
-    if _failed:
-        runs = "1 run" if len(_failed) == 1 else f"{len(_failed)} runs"
-        print(f"rlx: {runs} of the sweep failed: {', '.join(_failed)}", file=sys.stderr, flush=True)
-        sys.exit(_sweep_code(set(_failed.values())))
-
-
-def _sweep_code(codes: set[int]) -> int:
-    """2 where every run was a wrong input and nothing was written, else 1."""
-    return 2 if codes == {2} and not _ran else 1
+        return _report(error)
 
 
 def _answered(arguments: list[str]) -> bool:
@@ -72,14 +69,60 @@ def _answered(arguments: list[str]) -> bool:
     return False
 
 
-def _hydra_main() -> None:
+def _hydra_main(arguments: list[str]) -> int:
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
 
     from rlx.store import register
+    from rlx.sweep import Told, finished_sweep
+    from rlx.sweep import register as register_plugins
 
-    sys.argv[1:] = _flags_first(sys.argv[1:])
+    arguments = _flags_first(_with_multirun(arguments))
     register()
-    hydra.main(version_base="1.3", config_path="pkg://rlx.conf", config_name="config")(_job)()
+    register_plugins(lambda config: _sweep(config, arguments))
+    GlobalHydra.instance().clear()  # of an earlier command of this process
+    argv, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://rlx.conf", config_name="config")(_job)()
+    except Told as error:
+        return error.exit_code
+    finally:
+        sys.argv = argv
+    sweep = finished_sweep()
+    if sweep is None:
+        return 0
+    sweep.tell_found()
+    if not sweep.failed:
+        return 0
+    runs = "1 run" if len(sweep.failed) == 1 else f"{len(sweep.failed)} runs"
+    shown = [*list(sweep.failed)[:_MOST_TOLD], *(["..."] if len(sweep.failed) > _MOST_TOLD else [])]
+    print(f"rlx: {runs} of the sweep failed: {', '.join(shown)}", file=sys.stderr, flush=True)
+    return sweep.code
+
+
+def _with_multirun(arguments: list[str]) -> list[str]:
+    """The arguments with -m, where they say what only a sweep has: a launcher, a sweeper, what becomes of the plan."""
+    flags = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
+    sweeps = any(text.startswith(_OF_SWEEPS) for text in arguments)
+    return ["-m", *arguments] if sweeps and flags.isdisjoint(arguments) else arguments
+
+
+def _sweep(config: Any, arguments: Sequence[str]) -> Any:
+    """The sweep that a command is; `config` is what it begins with."""
+    from omegaconf import OmegaConf
+
+    from rlx.stages.planning import hands_for
+    from rlx.sweep import Sweep
+
+    plan: Any = OmegaConf.to_object(config.plan)  # checked
+    return Sweep(
+        enter=_compose,
+        report=_report,
+        hands=lambda jobs: hands_for(jobs, stop, run),
+        command=shlex.join(["rlx", *arguments]),
+        dry=plan.dry,
+        name=plan.name,
+    )
 
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
@@ -100,22 +143,39 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     return [text for text in arguments if text not in overrides] + overrides
 
 
-def _job(composed: Any) -> None:
-    """What Hydra calls with the composed config, once or for each job of a sweep."""
+def _job(composed: Any) -> float | None:
+    """What Hydra calls with the composed config: once, or, by launchers and sweepers that are not ours, for each job
+    of a sweep, perhaps in a process of its own. A job's answer is its `optimized_metric`.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from rlx.explain import unknown_key
+
+    stop.install()
     choices = {name: str(value) for name, value in HydraConfig.get().runtime.choices.items()}
     try:
+        unknown_key(composed)
         config, context = _enter(composed, list(HydraConfig.get().overrides.task), choices)
+        if config.plan.dry:
+            raise ConfigError("plan.dry=true shows what a sweep would make; put -m first")
         assert config.stage is not None
         config.stage.carry_out(config, context)
-        _ran.append(HydraConfig.get().job.override_dirname)
+        return _measured(config, context)
     except BaseException as error:
-        code = _report(error)
-        if HydraConfig.get().mode is not RunMode.MULTIRUN or isinstance(error, Stopped | KeyboardInterrupt):
-            sys.exit(code)
-        _failed[HydraConfig.get().job.override_dirname] = code
+        single = HydraConfig.get().mode is not RunMode.MULTIRUN
+        if single or (isinstance(error, Stopped | KeyboardInterrupt) and parent_process() is None):
+            sys.exit(_report(error))
+        _report(error)
+        raise
+
+
+def _measured(config: Any, context: Any) -> float | None:
+    """The metric that a searching sweeper wants of a run; None where none is asked for."""
+    from rlx.runs.listing import metric_of
+    from rlx.stages.base import place_of
+
+    return None if config.optimized_metric is None else metric_of(place_of(config, context), config.optimized_metric)
 
 
 def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tuple[Any, Any]:
@@ -141,29 +201,40 @@ def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tupl
 
 def _compose(overrides: Sequence[str]) -> tuple[Any, Any]:
     """Compose and check another command, as if it had been typed."""
-    from hydra import compose
-    from omegaconf import open_dict
-
     from rlx.explain import explain
 
     overrides = list(overrides)
     try:
-        composed = compose("config", overrides=overrides, return_hydra_config=True)
+        with _composer().compose([*_folders(), *overrides]) as (composed, choices):
+            return _enter(composed, overrides, choices)
+    except RlxError:
+        raise
     except Exception as error:
         line = explain(error)
         if line is None:
             raise
         raise ConfigError(f"{line} (in: rlx {' '.join(overrides)})") from error
-    choices = {name: str(value) for name, value in composed.hydra.runtime.choices.items()}
-    with open_dict(composed):
-        del composed["hydra"]
-    return _enter(composed, overrides, choices)
+
+
+def _composer() -> Any:
+    """The composer of the Hydra that this command has started."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from rlx.composer import Composer
+    from rlx.explain import unknown_key
+    from rlx.store import register
+
+    loader = GlobalHydra.instance().config_loader()
+    if not _composers or _composers[0].loader is not loader:
+        _composers[:] = [Composer(loader, unknown_key, register)]
+    return _composers[0]
+
+
+_composers: list[Any] = []
 
 
 def _preset_model(composed: Any, overrides: list[str], choices: dict[str, str]) -> dict[str, str]:
     """Model fields that `experiment=` sets, as they would be typed: what the same command has otherwise without it."""
-    from hydra import compose
-
     from rlx.options import ROOMS
 
     if not any(text.startswith("experiment=") for text in overrides):
@@ -172,17 +243,14 @@ def _preset_model(composed: Any, overrides: list[str], choices: dict[str, str]) 
     chosen = {group: name for group, name in choices.items() if group in {*ROOMS, "scale"} and name != "None"}
     groups = [f"{group}={name}" for group, name in chosen.items() if group not in typed]
     kept = [text for text in overrides if not text.startswith("experiment=")]
-    plain = compose("config", overrides=groups + kept)
-    return {f"model.{key}": str(value) for key, value in composed.model.items() if value != plain.model[key]}
+    with _composer().compose([*_folders(), *groups, *kept]) as (plain, _):
+        return {f"model.{key}": str(value) for key, value in composed.model.items() if value != plain.model[key]}
 
 
 def _typed(composed: Any) -> Any:
     """Dataclasses from the composed config; cross-field checks run here."""
     from omegaconf import OmegaConf
 
-    from rlx.explain import unknown_key
-
-    unknown_key(composed)
     config = OmegaConf.to_object(composed)
     _check_finite(config, "")
     return config
@@ -247,9 +315,14 @@ def _flags(arguments: Sequence[str]) -> list[str]:
     for number, argument in enumerate(arguments):
         if argument in ("--config-dir", "-cd") and number + 1 < len(arguments):
             kept += ["--config-dir", arguments[number + 1]]
-        elif argument.startswith("--config-dir="):
+        elif argument.startswith(("--config-dir=", "hydra.searchpath=")):
             kept.append(argument)
     return kept
+
+
+def _folders() -> list[str]:
+    """What was typed of the folders that are read, besides --config-dir."""
+    return [text for text in _flags(sys.argv[1:]) if text.startswith("hydra.searchpath=")]
 
 
 def _report(error: BaseException) -> int:

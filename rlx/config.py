@@ -16,6 +16,7 @@ from rlx.models.base import ModelConfig
 from rlx.optim.base import OptimConfig
 from rlx.optim.schedules.base import ScheduleConfig
 from rlx.options import recorded
+from rlx.plans.base import PlanConfig
 from rlx.runs.checkpoints import Keep
 from rlx.runs.loggers.base import LoggerConfig
 from rlx.stages.config import StageConfig
@@ -123,6 +124,10 @@ class Config:
     """When checkpoints are made and which stay."""
     eval: EvalInsideConfig = field(default_factory=EvalInsideConfig)
     """Evaluation on the way, for pretrain, sft and rl."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """Of a sweep or a study: what it is called, and what is done with it."""
+    optimized_metric: str | None = recorded(None)
+    """The metric that a sweeper which searches (hydra/sweeper=optuna) is told, such as val/loss."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:

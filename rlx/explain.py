@@ -9,7 +9,11 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from rlx.errors import ConfigError, RlxError
-from rlx.options import ROOMS, discover
+from rlx.options import OUTSIDE, ROOMS, discover
+
+_PLUGINS = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib",)}
+"""Options of Hydra that packages of the extra `sweep` bring."""
+_EITHER = """expected a list of texts, as in 'plan.either=["stage=pretrain","stage=rl algorithm=grpo,ppo"]'"""
 
 
 def explain(error: BaseException) -> str | None:
@@ -52,7 +56,7 @@ def unknown_key(composed: Any) -> None:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean width?`, or the names that there are."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [each for each in known if each.startswith(name)]
     if near:
         return f"; did you mean {near[0]}?"
     return f"; there are {', '.join(sorted(known))}" if known else ""
@@ -86,7 +90,9 @@ def _unknown_option(error: BaseException, chain: list[BaseException]) -> str | N
     if not group:
         return f"no config named {name}"
     where = re.search(r"In '([^']+)'", text)
-    place = f"in {where[1]}: " if where and where[1] != "config" else ""
+    place = f"in {where[1]}: " if where and where[1] not in ("config", "hydra/config") else ""
+    if name not in known and name in _PLUGINS.get(group, ()):
+        return f"{place}no {group}={name}; it comes with: pip install 'rlx[sweep]'"
     return f"{place}no {group}={name}{nearest(name, known)}"
 
 
@@ -111,7 +117,26 @@ def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None
             return f"{place}the file does not say which option it changes; begin it with `defaults: [{whose}, _self_]`"
     if not inner:
         return f"{place}unknown key {name}{_below(name)}"
-    return f"{place}unknown key {name}{nearest(name.split('.')[-1], _fields_of(kind[1] if kind else ''))}"
+    outer, _, last = name.rpartition(".")
+    known = _fields_of(kind[1] if kind else "") or _names_in(chain)
+    hint = nearest(last, known)
+    if outer == "hydra.launcher" and "did you mean" not in hint:
+        hint = _of_launchers(last) or hint
+    return f"{place}unknown key {name}{hint}"
+
+
+def _names_in(chain: list[BaseException]) -> list[str]:
+    """Fields of the dataclass that OmegaConf was looking into."""
+    kinds = (getattr(link, "object_type", None) for link in chain)
+    return next((_names(kind) for kind in kinds if isinstance(kind, type) and is_dataclass(kind)), [])
+
+
+def _of_launchers(name: str) -> str:
+    """`; hydra/launcher=parallel has slots` for a field of another launcher than the one that was chosen."""
+    for option, found in discover("hydra/launcher").items():
+        if near := difflib.get_close_matches(name, _names(found.config), n=1, cutoff=0.8):
+            return f"; hydra/launcher={option} has {near[0]}"
+    return ""
 
 
 def _below(name: str) -> str:
@@ -119,7 +144,8 @@ def _below(name: str) -> str:
     from rlx.config import Config
 
     places = {f.name: [f.default_factory] for f in fields(Config) if is_dataclass(f.default_factory)}
-    places |= {group: [found.config for found in discover(group).values()] for group in ROOMS}
+    for group in (*ROOMS, *OUTSIDE):
+        places[group.replace("/", ".")] = [found.config for found in discover(group).values()]
     found = [f"{place}.{name}" for place, kinds in places.items() if any(name in _names(kind) for kind in kinds)]
     if found:
         return f"; did you mean {' or '.join(found)}?"
@@ -127,7 +153,7 @@ def _below(name: str) -> str:
 
 
 def _names(cls: Any) -> list[str]:
-    return [field.name for field in fields(cls)]
+    return [field.name for field in fields(cls) if field.name[0] != "_"]
 
 
 def _place(chain: list[BaseException]) -> str:
@@ -143,7 +169,7 @@ def _fields_of(kind: str) -> list[str]:
     """Fields of the dataclass that an error names by its class's name."""
     from rlx.config import Config
 
-    for outer in (Config, *(found.config for group in ROOMS for found in discover(group).values())):
+    for outer in (Config, *(found.config for group in (*ROOMS, *OUTSIDE) for found in discover(group).values())):
         inner = [f.default_factory for f in fields(outer) if is_dataclass(f.default_factory)]
         for cls in (outer, *inner):
             if isinstance(cls, type) and cls.__name__ == kind:
@@ -161,6 +187,8 @@ def _grammar(error: BaseException, chain: list[BaseException]) -> str | None:
         parts = [f'"{part}"' for part in value.strip("[]").split(",")]
         quoted = shlex.quote(f"{key}=[{','.join(parts)}]" if value[0] == "[" else f'{key}="{value}"')
         hint = f"a value with `=`, brackets, quotes or unusual letters needs quotes twice, as in {quoted}"
+    if key == "plan.either":
+        hint = _EITHER
     return f"cannot read the argument {override!r}: {hint}"
 
 
@@ -197,6 +225,8 @@ def _expected(first: str, name: str, value: str) -> str:
         return "expected a number, such as 0.1 or 3e9"
     if "valid bool" in first:
         return "expected true or false"
+    if "not a ListConfig" in first and name == "plan.either":
+        return _EITHER
     if "not a ListConfig" in first:
         return f"expected a list, as in {name}=[{value},...]"
     if "Incompatible value 'None'" in first or "not Optional" in first:

@@ -16,6 +16,7 @@ rlx stage=<stage> task=<task> [group=option ...] [group.field=value ...]
 """
 DOCS = {
     "scale": "One dial over widths, steps and intervals; every number can be overridden.",
+    "hydra/launcher": "Where the runs of a sweep or a study are carried out.",
     "experiment": "Presets, your own by --config-dir <folder>.",
 }
 FLAGS = {
@@ -46,7 +47,7 @@ def page(arguments: Sequence[str]) -> str:
     for group in catalog.groups():
         names = (f"{name}*" if chosen.get(group) == name else name for name in catalog.options(group))
         listed = textwrap.wrap(", ".join(names), 100, initial_indent=INDENT, subsequent_indent=INDENT)
-        parts += [f"  {group + ':':<{len(INDENT) - 2}}{docs[group]}", *listed]
+        parts += [f"  {group + ':':<{len(INDENT) - 3}} {docs[group]}", *listed]
     parts += ["", "field=value", *_rows(root_fields())]
     typed = {text.lstrip("+").partition("=")[0] for text in overrides}
     for group in sorted(typed & chosen.keys()):
@@ -54,7 +55,8 @@ def page(arguments: Sequence[str]) -> str:
         if name not in known:
             raise ConfigError(f"no {group}={name}{nearest(name, known)}")
         if group not in PRESETS:
-            parts += ["", f"{group}={name}", *(_rows(catalog.fields(group, name), f"{group}.") or ["  no fields"])]
+            rows = _rows(catalog.fields(group, name), f"{group.replace('/', '.')}.")
+            parts += ["", f"{group}={name}", *(rows or ["  no fields"])]
     parts += ["", "flags", *_columns(FLAGS.items())]
     return "\n".join(parts)
 

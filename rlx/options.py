@@ -26,6 +26,8 @@ ROOMS: dict[str, str] = {
     "logger": "rlx.runs.loggers",
     "study": "rlx.studies",
 }
+OUTSIDE: dict[str, str] = {"hydra/launcher": "rlx.plans.launchers"}
+"""Groups of Hydra's own that have options of ours: they say where runs are carried out, and are no part of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,8 @@ def option(group: str, name: str, *, version: int = 1) -> Callable[[C], C]:
     Raises:
         ValueError: unknown group, or the name is taken by another module.
     """
-    if group not in ROOMS:
-        raise ValueError(f"group {group!r} has no room; known: {', '.join(ROOMS)}")
+    if group not in (*ROOMS, *OUTSIDE):
+        raise ValueError(f"group {group!r} has no room; known: {', '.join((*ROOMS, *OUTSIDE))}")
 
     def register(cls: C) -> C:
         known = _options.get((group, name))
@@ -64,12 +66,18 @@ def option(group: str, name: str, *, version: int = 1) -> Callable[[C], C]:
     return register
 
 
+def room_of(group: str) -> str:
+    """The package that holds a group's options."""
+    return ROOMS.get(group) or OUTSIDE[group]
+
+
 def discover(group: str) -> dict[str, Option]:
     """Import the group's room and return its options by name."""
-    room = importlib.import_module(ROOMS[group])
+    name = room_of(group)
+    room = importlib.import_module(name)
     for module in pkgutil.iter_modules(room.__path__):
         if not module.ispkg:
-            importlib.import_module(f"{ROOMS[group]}.{module.name}")
+            importlib.import_module(f"{name}.{module.name}")
     return {name: found for (g, name), found in sorted(_options.items()) if g == group}
 
 

@@ -3,6 +3,7 @@
 Schemas are stored as `schema/<group>/<name>`, the root config as `schema/config`.
 """
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -11,20 +12,23 @@ from hydra._internal import defaults_list
 from hydra._internal.defaults_list import OverrideMetadata
 from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import GroupDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, ValueType
 from hydra.errors import ConfigCompositionException
 
 from rlx.config import Config
-from rlx.options import ROOMS, discover
+from rlx.options import OUTSIDE, ROOMS, discover
+from rlx.plans.base import PlanSweeperConfig
 
 
 def register() -> None:
     """Find all options and make their schemas known to Hydra."""
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config)
-    for group in ROOMS:
+    for group in (*ROOMS, *OUTSIDE):
         for name, found in discover(group).items():
             store.store(group=f"schema/{group}", name=name, node=found.config)
+    store.store(group="hydra/sweeper", name="plan", node=PlanSweeperConfig, provider="rlx")
     defaults_list.Overrides = GroupOverrides  # the class that Hydra 1.3 reads command lines with
 
 
@@ -32,15 +36,15 @@ class GroupOverrides(defaults_list.Overrides):
     """What was typed, with what Hydra's own class leaves out.
 
     1. `group=null` and `~group` unset a group that conf/config.yaml leaves at null, whatever a preset chose.
-    2. The composition that precedes a sweep has the first option of a swept group, as the first run has it; without
-       any, a field of that group would be refused.
+    2. The composition that precedes a sweep has the first option of a swept group, as the first run has it, and of a
+       group that only texts of `plan.either` name; without any, a field of that group would be refused.
     """
 
     def __init__(self, repo: Any, overrides_list: list[Override]) -> None:
         first = repo.load_config("config")
         defaults = _groups(first.defaults_list) if first is not None else {}
         unset, others = [], []
-        for override in overrides_list:
+        for override in [*_either(overrides_list, defaults), *overrides_list]:
             group = override.get_key_element().lstrip("+~")
             if group in defaults:
                 override = _one_option(override, repo.get_group_options(group))
@@ -59,6 +63,26 @@ class GroupOverrides(defaults_list.Overrides):
 def _groups(entries: Iterable[Any]) -> dict[str, Any]:
     """The option of each group in a defaults list."""
     return {str(each.group): each.value for each in entries if isinstance(each, GroupDefault) and not each.override}
+
+
+def _either(overrides: list[Override], defaults: dict[str, Any]) -> list[Override]:
+    """What the first text that names a group in `plan.either` says of it, for groups that are not typed beside it."""
+    typed = {override.get_key_element().lstrip("+~") for override in overrides}
+    texts = [override.value() for override in overrides if override.key_or_group == "plan.either"]
+    found: dict[str, Override] = {}
+    for text in texts[-1] if texts and isinstance(texts[-1], list) else []:
+        for part in _words(str(text)):
+            group, _, option = part.partition("=")
+            if group in defaults.keys() - typed - found.keys() and option != "null":
+                (found[group],) = OverridesParser.create().parse_overrides([part])
+    return list(found.values())
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # told where the sweep is made
+        return []
 
 
 def _one_option(override: Override, options: list[str]) -> Override:

@@ -17,7 +17,8 @@ do those that only type checkers read. From the bottom up:
     kernels                     GROUND                                        torch; triton in <name>/triton.py
     algorithms, merges          GROUND                                        torch
     optim, trainers             GROUND                                        torch
-    runs                        GROUND, rows                                  torch, numpy, safetensors, yaml, wandb
+    runs                        GROUND, rows                                  torch, numpy, safetensors, yaml, wandb,
+                                                                              wandb_workspaces (both late)
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
     data                        GROUND, rows, tasks/base                      torch, numpy, tokenizers, datasets (late)
@@ -25,14 +26,20 @@ do those that only type checkers read. From the bottom up:
     evaluation                  GROUND, decoding, data, runs, tasks/base,     torch, numpy
                                 statistics, nn/decoder (the type it is handed)
     report                      errors, statistics, runs/files                numpy, matplotlib
-    plans                       GROUND, runs                                  none
+    plans                       GROUND, runs                                  torch, pyarrow (both late)
+    plans/__main__              everything                                    yaml
     studies                     GROUND, report, statistics                    numpy
     config                      GROUND, every base.py, stages/config,         none
                                 runs/checkpoints (the grammar of `keep`)
     stages                      everything above but report, plans, studies   torch, numpy, safetensors
-    stages/report, stages/study the same and report; study also plans, studies
+    stages/report, stages/study the same and report; study also plans, studies,
+                                stages/planning
+    stages/planning             as stages, and plans                          none
     stages/modules              as stages                                     torch, numpy, lightning
-    store                       config, options                               hydra, omegaconf
+    store                       config, options, plans/base                   hydra, omegaconf
+    composer                    nothing                                       hydra, omegaconf
+    grid                        errors                                        hydra
+    sweep                       everything                                    hydra, its plugins, omegaconf
     explain                     config, errors, options                       omegaconf
     catalog                     options, conf                                 yaml
     completion                  catalog, errors, options, runs                none
@@ -66,7 +73,7 @@ GROUND = ("types", "errors", "options", "batches")
 ABOVE_RUNS = ("signals", "statistics", "config", "algorithms", "merges", "optim", "trainers", "runs", "nn", "kernels",
               "models", "data", "decoding", "evaluation", "environments", "tasks", "rows")  # fmt: skip
 BASES = ("algorithms", "data.corpora", "data.tokenizers", "decoding", "environments", "merges", "models", "optim",
-         "optim.schedules", "runs.loggers", "studies", "tasks", "trainers")  # fmt: skip
+         "optim.schedules", "plans", "runs.loggers", "studies", "tasks", "trainers")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Room:
 STAGE = (*GROUND, *ABOVE_RUNS, "stages")
 TORCH = ("torch",)
 MATH = ("math_verify", "latex2sympy2_extended")
+WANDB = ("wandb", "wandb_workspaces")
 ROOMS = {
     "types": Room(),
     "options": Room(),
@@ -96,7 +104,7 @@ ROOMS = {
     "merges": Room(GROUND, TORCH),
     "optim": Room(GROUND, TORCH),
     "trainers": Room(GROUND, TORCH),
-    "runs": Room((*GROUND, "rows"), (*TORCH, "numpy", "safetensors", "yaml", "wandb"), late=("wandb",)),
+    "runs": Room((*GROUND, "rows"), (*TORCH, "numpy", "safetensors", "yaml", *WANDB), late=WANDB),
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
     "data": Room((*GROUND, "rows", "tasks.base"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)),
@@ -105,14 +113,19 @@ ROOMS = {
         (*GROUND, "decoding", "data", "runs", "tasks.base", "statistics", "nn.decoder"), (*TORCH, "numpy")
     ),
     "report": Room(("errors", "statistics", "runs.files"), ("numpy", "matplotlib")),
-    "plans": Room((*GROUND, "runs")),
+    "plans": Room((*GROUND, "runs"), (*TORCH, "pyarrow"), late=(*TORCH, "pyarrow")),
+    "plans.__main__": Room(("",), ("yaml",)),
     "studies": Room((*GROUND, "report", "statistics"), ("numpy",)),
     "config": Room((*GROUND, *(f"{room}.base" for room in BASES), "stages.config", "runs.checkpoints")),
     "stages": Room(STAGE, (*TORCH, "numpy", "safetensors")),
     "stages.report": Room((*STAGE, "report")),
     "stages.study": Room((*STAGE, "report", "plans", "studies")),
+    "stages.planning": Room((*STAGE, "plans")),
     "stages.modules": Room(STAGE, (*TORCH, "numpy", "lightning")),
-    "store": Room(("config", "options"), ("hydra", "omegaconf")),
+    "store": Room(("config", "options", "plans.base"), ("hydra", "omegaconf")),
+    "composer": Room((), ("hydra", "omegaconf")),
+    "grid": Room(("errors",), ("hydra",)),
+    "sweep": Room(("",), ("hydra", "hydra_plugins", "omegaconf")),
     "explain": Room(("config", "errors", "options"), ("omegaconf",)),
     "catalog": Room(("options", "conf"), ("yaml",)),
     "completion": Room(("catalog", "errors", "options", "runs")),

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 import yaml
 
-from rlx.options import ROOMS, Option, discover
+from rlx.options import OUTSIDE, ROOMS, Option, discover, room_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 PRESETS = ("scale", "experiment")
 """Folders of conf/ whose files set values of several groups."""
-OWN_TEST = ("task", "model", "stage", "algorithm", "merge", "optim", "schedule")
+OWN_TEST = ("task", "model", "stage", "algorithm", "merge", "optim", "schedule", *OUTSIDE)
 MENTIONED = ("corpus", "tokenizer", "decode", "study")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @cache
 def found() -> list[Option]:
-    return [option for group in ROOMS for option in discover(group).values()]
+    return [option for group in (*ROOMS, *OUTSIDE) for option in discover(group).values()]
 
 
 def files(*patterns: str) -> list[Path]:
@@ -41,13 +41,13 @@ def schemas(path: Path) -> list[str]:
     """Schemas that a file's defaults list names, as `group=option`."""
     entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
-    pattern = re.compile(r"/schema/(\w+)@_here_")
+    pattern = re.compile(r"/schema/([\w/]+)@_here_")
     return [f"{match[1]}={value}" for key, value in pairs if (match := pattern.fullmatch(key))]
 
 
 def own_tests(option: Option) -> Iterator[Path]:
     """Where an option's test file may stand: beside its room's tests, or one folder up."""
-    folder = ROOT.joinpath("tests", *ROOMS[option.group].split(".")[1:])
+    folder = ROOT.joinpath("tests", *room_of(option.group).split(".")[1:])
     yield folder / f"test_{option.name}.py"
     if folder.parent != ROOT / "tests":
         yield folder.parent / f"test_{option.name}.py"
@@ -66,7 +66,7 @@ by_name = pytest.mark.parametrize("option", found(), ids=lambda option: f"{optio
 @by_name
 def test_an_option_is_where_its_name_says(option):
     assert NAME.fullmatch(option.name), f"{option.name}: run directories are <task>-<model>-<stage>-<hash>; write a_b"
-    module, room = option.config.__module__, ROOMS[option.group]
+    module, room = option.config.__module__, room_of(option.group)
     assert module.startswith(f"{room}."), f"{option.group}={option.name} is in {module}, expected {room}.{option.name}"
     assert not module.endswith(".base"), f"{option.group}={option.name} is in base.py; move it to {option.name}.py"
 
@@ -87,20 +87,23 @@ def test_an_option_has_its_test(option):
         assert there, f"{shown(places[0])} is missing"
         assert name.search(there[0].read_text()), f"{shown(there[0])} does not mention {option.name}"
     if option.group in MENTIONED:
-        room = ROOMS[option.group]
+        room = room_of(option.group)
         ways = (f"{option.group}={option.name}", f"{room}.{option.name}", f'"{option.name}"')
         assert any(way in texts() for way in ways), f"no test mentions {ways[0]} (or {ways[1]})"
 
 
-@pytest.mark.parametrize("path", files("*/*.yaml"), ids=shown)
+OUTER = tuple(f"{group}/*.yaml" for group in OUTSIDE)
+
+
+@pytest.mark.parametrize("path", files("*/*.yaml", *OUTER), ids=shown)
 def test_a_yaml_belongs_to_an_option(path):
-    group = path.parent.name
+    group = path.parent.relative_to(CONF).as_posix()
     assert NAME.fullmatch(path.stem), f"{shown(path)}: letters, digits and underscores only; names stand in paths"
     if group in PRESETS:
         first = path.read_text().splitlines()[0]
         assert first.strip() == "# @package _global_", f"{shown(path)} must begin with `# @package _global_`"
         return
-    assert group in ROOMS, f"conf/{group} is no group; there are {', '.join(ROOMS)} and {', '.join(PRESETS)}"
+    assert group in (*ROOMS, *OUTSIDE), f"conf/{group} is no group; there are {', '.join(ROOMS)} and {', '.join(PRESETS)}"
     names = schemas(path)
     assert len(names) == 1, f"{shown(path)} must begin `defaults: [/schema/{group}@_here_: <option>, _self_]`"
     known = [f"{option.group}={option.name}" for option in found()]
@@ -119,5 +122,5 @@ def test_there_is_nothing_else_in_conf():
         assert f"optional at/{group}@{group}: ${{scale}}/${{{group}}}" in root, f"conf/config.yaml reads no at/{group}"
         assert (CONF / "scale" / f"{scale}.yaml").is_file(), f"{shown(path)}: there is no scale={scale}"
         assert (CONF / group / f"{name}.yaml").is_file(), f"{shown(path)}: there is no {group}={name}"
-    known = {CONF / "config.yaml", *files("*/*.yaml", "at/**/*.yaml")}
+    known = {CONF / "config.yaml", *files("*/*.yaml", *OUTER, "at/**/*.yaml")}
     assert not [shown(path) for path in files("**/*.yaml", "**/*.yml") if path not in known]

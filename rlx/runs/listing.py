@@ -28,7 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rlx.errors import CheckpointError, ConfigError
+from rlx.errors import CheckpointError, ConfigError, RunError
 from rlx.runs.checkpoints import best_step, list_checkpoints
 from rlx.runs.files import EVAL, METRICS, RUN, STATUS, TRAINER_STATE, StrPath
 from rlx.runs.identity import RunName
@@ -278,6 +278,22 @@ def find_runs(runs_dir: StrPath) -> list[ListedRun]:
         if (name := RunName.of(seed.path)) is not None and os.access(seed, os.R_OK | os.X_OK)
     ]
     return sorted(found, key=lambda run: (run.path.parent.name, run.name.seed))
+
+
+def metric_of(run: StrPath, metric: str) -> float:
+    """The newest value of a metric that a run logged.
+
+    Raises:
+        RunError: it logged none.
+    """
+    name = RunName.of(run)
+    assert name is not None
+    listed = ListedRun(Path(run), name)
+    found = listed.logged(re.escape(metric))
+    if found is None:
+        known = {name.decode() for name in re.findall(rb'"([^"]+)": ', listed.tail)}
+        raise RunError(f"{listed.shown} measured no {metric}; it measured {', '.join(sorted(known)) or 'nothing'}")
+    return found[1]
 
 
 def select(runs: Sequence[ListedRun], filters: Sequence[Filter]) -> list[ListedRun]:

@@ -49,10 +49,15 @@ def hardware() -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """Cores this process may use (its affinity, which Slurm and containers set)."""
+    """How many cores this process may use."""
+    return len(cores_of_process())
+
+
+def cores_of_process() -> list[int]:
+    """Numbers of the cores this process may use (its affinity, which Slurm and containers set)."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _processor() -> str:

@@ -22,7 +22,10 @@ from rlx.stages.start import own_checkpoint, parent_model, parent_record, parent
 
 if TYPE_CHECKING:
     from rlx.config import Config
+    from rlx.stages.estimate import Cost, Outset
 
+OF_PLANS = frozenset({"plan", "optimized_metric"})
+"""Keys that say how runs are made together, and nothing of one run."""
 UNNAMED = frozenset({"trainer", "logger"})
 """Groups whose choice alone changes no result; their fields may."""
 
@@ -76,7 +79,10 @@ class RunStageConfig(StageConfig):
         raise NotImplementedError
 
     def check(self, config: "Config") -> None:
-        """Raise ConfigError for what this stage cannot do; called before anything is written."""
+        """Raise ConfigError for what this stage cannot do; called before anything is written, in plans too."""
+
+    def check_runs(self, config: "Config") -> None:
+        """Raise ConfigError where the runs that this one needs besides its parents are not as they must be."""
 
     def also_from(self) -> dict[str, str]:
         """Runs that the result depends on besides the parents: field name to reference."""
@@ -86,12 +92,21 @@ class RunStageConfig(StageConfig):
         """References of the models that the run starts from."""
         return [config.init_from] if config.init_from and config.init_from != "random" else []
 
+    def cost(self, config: "Config", outset: "Outset") -> "Cost | None":
+        """What the run is expected to spend from where it starts; None where a stage does not tell.
+
+        Raises:
+            RlxError: the run cannot be made like this, or names another that is neither planned nor there.
+        """
+        return None
+
     def carry_out(self, config: "Config", context: Context) -> None:
         self.check(config)
         place = place_of(config, context)
         if state_of(place) is State.finished:
             report_finished(place, resolved(config))
             return
+        self.check_runs(config)
         check_device(config)
         goes_on = config.init.state is InitState.all
         own = None
@@ -127,7 +142,7 @@ def resolved(config: "Config") -> dict[str, Any]:
     stage = config.stage
     assert stage is not None
     used = {"stage", *stage.uses, *(stage.measures if config.eval.every else ())}
-    unread = () if stage.trains else TRAINING_KEYS
+    unread = OF_PLANS if stage.trains else OF_PLANS | TRAINING_KEYS
     return {
         key: value
         for key, value in plain_value(config).items()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from rlx.config import Config
     from rlx.stages.base import Context
+    from rlx.stages.planning import Unfolded
 
 
 TRAINING_KEYS = frozenset({"init", "eval"})
@@ -26,6 +27,10 @@ class StageConfig:
     """Steps are made, with checkpoints on the way."""
     measure: ClassVar[str] = ""
     """The metric that the best checkpoint goes by, where checkpoint.best names no other."""
+
+    def unfold(self, config: "Config", context: "Context") -> "Unfolded | None":
+        """The runs of a stage that is a plan itself; None for all others."""
+        return None
 
     def carry_out(self, config: "Config", context: "Context") -> None:
         """Do it, where `config` is the whole config."""

@@ -16,6 +16,7 @@ from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig
+from rlx.stages.estimate import Cost, Outset
 from rlx.stages.start import start_of
 from rlx.types import Example, Split
 
@@ -48,6 +49,10 @@ class EvalConfig(RunStageConfig):
             raise ConfigError("stage=eval needs a model: init_from=<run>, or init_from=random for fresh weights")
         if config.decode.temperature == 0:
             raise ConfigError("decode.temperature=0: eval draws samples and adds the greedy completion itself")
+
+    def cost(self, config: "Config", outset: Outset) -> Cost:
+        flops, tokens = outset.evaluation(config, self.split, problems=self.problems, samples=self.samples)
+        return Cost(eval=flops, decoding=flops, tokens=tokens)
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.evaluation.evaluate import Evaluator, first_problems, summarize

@@ -20,7 +20,9 @@ from rlx.runs.run import Run
 from rlx.signals import StopFlag
 from rlx.stages.arithmetic import arithmetic, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig
+from rlx.stages.estimate import Cost, Outset
 from rlx.stages.start import Start, load_start, read_model
+from rlx.types import Split
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +52,10 @@ class MergeStageConfig(RunStageConfig):
         if config.init_from is not None:
             raise ConfigError("stage=merge takes its parents from merge.models=[...]; leave init_from out")
         return models
+
+    def cost(self, config: "Config", outset: Outset) -> Cost:
+        held_out = outset.batch(config, Split.val, tokens=self.val_tokens, length=self.row_tokens)
+        return Cost(eval=(len(self.parents(config)) + 1) * outset.forward(held_out))  # the result's loss too
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.folder import describe
@@ -88,7 +94,6 @@ class MergeStageConfig(RunStageConfig):
 
     def _held_out(self, config: "Config", start: Start) -> "list[Batch]":
         from rlx.data.packing import Packer
-        from rlx.types import Split
 
         assert config.corpus is not None and config.task is not None
         corpus = config.corpus.build(

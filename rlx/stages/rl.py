@@ -10,7 +10,9 @@ from rlx.options import option, recorded
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
+from rlx.stages.estimate import SIGNAL, Cost, Outset
 from rlx.stages.start import start_of
+from rlx.types import Split
 
 if TYPE_CHECKING:
     from rlx.config import Config
@@ -82,6 +84,32 @@ class RlConfig(RunStageConfig):
         if config.decode.temperature == 0:
             raise ConfigError("decode.temperature=0 draws the same completion for a whole group; use decode=sample")
         check_training(config)
+
+    def cost(self, config: "Config", outset: Outset) -> Cost:
+        algorithm = config.algorithm
+        assert algorithm is not None
+        group, built = algorithm.group_size, algorithm.build()
+        drawn = outset.completions(config, Split.train, problems=self.prompts, samples=group, again=True)
+        rollout = outset.forward(drawn.decoding)
+        heard = SIGNAL if built.silent_at_zero and not outset.most else 1.0
+        again = "old_logprobs" in built.needs and algorithm.epochs * algorithm.minibatches > 1
+        train = algorithm.epochs * outset.training(drawn.rows) + again * outset.forward(drawn.rows)
+        train = heard * train + ("reference" in built.needs) * outset.forward(drawn.rows)
+        steps = outset.steps(self.steps, self.max_flops, rollout + train)
+        validations = outset.validations(steps, self.val_every)
+        val = outset.completions(config, Split.val, problems=self.val_problems, samples=group)
+        first = outset.completions(config, Split.train, problems=self.preflight_problems, samples=group)
+        evaluated = outset.evaluations(config, steps) + validations * outset.forward(val.decoding)
+        if not outset.made:
+            evaluated += outset.forward(first.decoding)
+        return Cost(
+            train=steps * train,
+            rollout=steps * rollout,
+            eval=evaluated,
+            decoding=steps * rollout + evaluated,
+            tokens=steps * drawn.tokens,
+            steps=steps,
+        )
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.size import parameter_count

@@ -1,24 +1,28 @@
 """`stage=study`: every run of a study, then its claims, a table and the report."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError, RunError
 from rlx.options import option, option_of
-from rlx.plans.local import carry_out
-from rlx.plans.plan import PlannedRun, alone, fill, save_manifest
+from rlx.plans.launchers.sequential import SequentialConfig
+from rlx.plans.plan import Plan, PlannedRun, alone, fill, with_levels
+from rlx.plans.tree import tree
 from rlx.runs.files import CLAIMS, TABLE, write_json, write_text
 from rlx.runs.identity import digest
 from rlx.runs.status import State, state_of
-from rlx.stages.base import Context, place_of
+from rlx.stages.base import Context
 from rlx.stages.config import StageConfig
+from rlx.stages.planning import Job, Unfolded, expect, hands_for, job_of
 
 if TYPE_CHECKING:
     from rlx.config import Config
 
+UNSAID = ("seed", "stage.conclude")
+"""Overrides that are no part of the command that makes a study's numbers."""
 PASSED_ON = ("runs_dir", "rerun", "trainer", "logger", "checkpoint")
 """Groups and fields typed for the study that its runs get too."""
 
@@ -31,26 +35,38 @@ class StudyStageConfig(StageConfig):
     uses: ClassVar[frozenset[str]] = frozenset({"study", "trainer", "logger"})
     requires: ClassVar[frozenset[str]] = frozenset({"study"})
 
-    dry: bool = False
-    """Show the plan and stop."""
+    conclude: bool = False
+    """Run nothing: claims, table and report of what there is."""
+
+    def unfold(self, config: "Config", context: Context) -> Unfolded:
+        jobs = expand(config, context)
+        folder = plan_folder(config, context, [job.planned for job in jobs])
+        return Unfolded(
+            folder=folder,
+            jobs=jobs,
+            arguments=[*context.flags, *context.overrides, "stage.conclude=true"],
+            conclude=lambda: conclude(config, context, folder),
+        )
 
     def carry_out(self, config: "Config", context: Context) -> None:
-        runs, jobs = expand(config, context)
-        folder = plan_folder(config, context, runs)
-        print(f"study {folder.name}, seed {config.seed}: {len(runs)} runs", flush=True)
-        for planned in runs:
-            print(f"  {'  ' * planned.level}{planned.name:<12} {state_of(planned.run).value:<10} {planned.run}")
-        if self.dry:
+        unfolded = self.unfold(config, context)
+        if self.conclude:
+            unfolded.conclude()
             return
-        save_manifest(folder, runs)
-        problems = carry_out(runs, lambda planned, label: jobs[planned.name](label))
-        conclude(config, context, folder)
+        jobs = {job.planned.run: job for job in unfolded.jobs}
+        runs, launcher = with_levels(job.planned for job in unfolded.jobs), SequentialConfig()
+        plan = Plan(folder=unfolded.folder, runs=runs, command=context.command, conclusions=[unfolded.arguments])
+        print(tree(plan, basis=expect(unfolded.jobs)), flush=True)
+        plan.save(launcher.settings())
+        problems = launcher.carry_out(plan, hands_for(jobs, context.stop)).problems
+        unfolded.conclude()
         if problems:
-            raise RunError(f"{len(problems)} of {len(runs)} runs did not finish: {problems[0]}")
+            first = next(run for run in runs if run.run in problems)
+            raise RunError(f"{len(problems)} of {len(runs)} runs did not finish: {first.title}: {problems[first.run]}")
 
 
-def expand(config: "Config", context: Context) -> tuple[list[PlannedRun], dict[str, Callable[[str], None]]]:
-    """The study's runs at its scale and seed, and what carries each out (given a label)."""
+def expand(config: "Config", context: Context) -> list[Job]:
+    """The study's runs at its scale and seed, parents first."""
     study, scale = config.study, context.choices.get("scale", "cpu")
     assert study is not None
     known = sorted({name for run in study.runs.values() for name in run.at})
@@ -59,48 +75,23 @@ def expand(config: "Config", context: Context) -> tuple[list[PlannedRun], dict[s
     passed = [text for text in context.overrides if re.split(r"[.=]", text.lstrip("+"))[0] in PASSED_ON]
     common = [*study.common, *study.common_at.get(scale, []), f"scale={scale}", f"seed={config.seed}", *passed]
     places: dict[str, str] = {}
-    levels: dict[str, int] = {}
-    runs, jobs = [], {}
+    jobs = []
     for name, run in study.runs.items():
-        filled = [fill(text, places) for text in [*run.overrides, *run.at.get(scale, [])]]
-        overrides = [text for text, _ in filled]
-        parents = sorted({parent for _, names in filled for parent in names})
-        child, child_context = context.compose([*common, *overrides])
-        places[name] = str(place_of(child, child_context))
-        levels[name] = 1 + max((levels[parent] for parent in parents), default=-1)
-        runs.append(
-            PlannedRun(
-                name=name,
-                label=run.label or name,
-                seed=config.seed,
-                run=places[name],
-                stage=option_of(child.stage).name,
-                command=child_context.command,
-                parents=[places[parent] for parent in parents],
-                level=levels[name],
-                of=run.of,
-            )
-        )
-        jobs[name] = _job(child, child_context)
-    return runs, jobs
+        overrides = [fill(text, places)[0] for text in [*run.overrides, *run.at.get(scale, [])]]
+        job = job_of(*context.compose([*common, *overrides]), name=name, label=run.label, of=run.of)
+        places[name] = job.planned.run
+        jobs.append(job)
+    return jobs
 
 
-def _job(child: "Config", context: Context) -> Callable[[str], None]:
-    def execute(label: str) -> None:
-        context.label = label
-        assert child.stage is not None
-        child.stage.carry_out(child, context)
-
-    return execute
-
-
-def plan_folder(config: "Config", context: Context, runs: list[PlannedRun]) -> Path:
-    """`<runs_dir>/plans/<study>-<scale>-<hash>`: equal for all seeds of one study."""
+def plan_folder(config: "Config", context: Context, runs: Sequence[PlannedRun]) -> Path:
+    """`<runs_dir>/plans/<study>-<scale>-<hash>`, equal for all seeds of one study; or what plan.name says."""
     if not runs:
         raise ConfigError("the study has no runs; study.runs is empty")
     places = sorted(Path(run.run).parent.name for run in runs)
     scale = context.choices.get("scale", "cpu")
-    return Path(config.runs_dir) / "plans" / f"{option_of(config.study).name}-{scale}-{digest(places)}"
+    name = config.plan.name or f"{option_of(config.study).name}-{scale}-{digest(places)}"
+    return Path(config.runs_dir) / "plans" / name
 
 
 def command_of(config: "Config", context: Context, seeds: Sequence[int]) -> str:
@@ -109,8 +100,8 @@ def command_of(config: "Config", context: Context, seeds: Sequence[int]) -> str:
     Seeds that share a plan's folder differ in nothing that changes results, so one sweep makes them all again.
     """
     if list(seeds) == [config.seed]:
-        return context.command
-    others = [text for text in context.overrides if text.lstrip("+").partition("=")[0] != "seed"]
+        return replace(context, overrides=[text for text in context.overrides if text != "stage.conclude=true"]).command
+    others = [text for text in context.overrides if text.lstrip("+").partition("=")[0] not in UNSAID]
     swept = f"seed={','.join(map(str, seeds))}"
     return replace(context, flags=["-m", *context.flags], overrides=[*others, swept]).command
 

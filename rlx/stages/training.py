@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
 from rlx.options import recorded
+from rlx.runs.identity import RunName
 from rlx.runs.references import parse_reference
 from rlx.runs.run import Run, read_record
 from rlx.runs.status import State, state_of
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
+from rlx.stages.estimate import Cost, Outset
 from rlx.stages.start import Start, start_of
+from rlx.types import Split
 
 if TYPE_CHECKING:
     from rlx.batches import Batch
@@ -104,7 +107,6 @@ class TrainingConfig(RunStageConfig):
     def packer(self, config: "Config", start: Start, split: str) -> "Packer":
         """Batches of the corpus; each training stage of a lineage walks in an order of its own."""
         from rlx.data.packing import Packer
-        from rlx.types import Split
 
         assert config.corpus is not None
         task = config.task.build() if config.task is not None else None
@@ -119,8 +121,12 @@ class TrainingConfig(RunStageConfig):
         return self.packer(config, start, "val").next().split(rows)
 
     def check(self, config: "Config") -> None:
-        self.budget()
+        if self.match_flops is not None and RunName.of(parse_reference(self.match_flops).run) is None:
+            self.budget()  # refuses it: only a run by its own name can be one that is still to be made
         check_training(config)
+
+    def check_runs(self, config: "Config") -> None:
+        self.budget()
 
     def also_from(self) -> dict[str, str]:
         return {"match_flops": self.match_flops} if self.match_flops else {}
@@ -133,6 +139,31 @@ class TrainingConfig(RunStageConfig):
         if record is None or state_of(self.match_flops) is not State.finished:
             raise ConfigError(f"stage.match_flops={self.match_flops} must be a finished run")
         return record["flops"]["train"] + record["flops"]["rollout"]
+
+    def cost(self, config: "Config", outset: Outset) -> Cost:
+        batch = outset.batch(config, Split.train, tokens=self.batch_tokens, length=self.row_tokens)
+        each = outset.training(batch)
+        steps = outset.steps(self.steps, self._planned_budget(outset), each)
+        validated = 0.0
+        if times := outset.validations(steps, self.val_every):
+            held_out = outset.batch(config, Split.val, tokens=self.val_tokens, length=self.row_tokens)
+            validated = times * outset.forward(held_out)
+        evaluated = outset.evaluations(config, steps)
+        return Cost(
+            train=steps * each,
+            eval=validated + evaluated,
+            decoding=evaluated,
+            tokens=steps * batch.tokens,
+            steps=steps,
+        )
+
+    def _planned_budget(self, outset: Outset) -> float | None:
+        """As `budget`, where the run to match may be one that is planned."""
+        if self.match_flops is not None and state_of(parse_reference(self.match_flops).run) is not State.finished:
+            planned = outset.charged(self.match_flops)
+            if planned is not None:
+                return planned
+        return self.budget()
 
     def total_steps(self, config: "Config", start: Start) -> int:
         """Steps of the run: `steps`, or about what the budget pays for, by the cost of typical batches."""

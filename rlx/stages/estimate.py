@@ -1,0 +1,355 @@
+"""What runs that were not started will take: operations, as their ledgers will count them, and time.
+
+1. A model is built without numbers, so that one of any size costs milliseconds. What a stage does with it is said by
+   the stage (`RunStageConfig.cost`).
+2. Lengths are those of the first examples of `train`, which `val` is drawn like, or of `test`; where they are packed,
+   the packer packs them.
+3. A model that was trained writes completions as long as the task's solutions. Fresh weights draw evenly, so that each
+   token ends the completion with probability 1 / V, and repeat themselves without end where the likeliest is taken.
+   `Estimate.most` has all as long as decode.max_tokens allows.
+4. In rl `SIGNAL` of the groups have a signal, where the others are left out of the update; in `Estimate.most` all.
+5. A parent whose best step is taken stands at its last one.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlx.config import InitState
+from rlx.errors import RlxError
+from rlx.options import option_of
+from rlx.runs.files import MODEL_TOKENIZER
+from rlx.runs.references import Reference, parse_reference, resolve
+from rlx.stages.base import RunStageConfig
+from rlx.stages.lengths import Lengths, Size
+from rlx.stages.pace import GUESS, Pace
+from rlx.types import Split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rlx.config import Config
+    from rlx.data.tokenizers.base import Tokenizer
+    from rlx.models.base import ModelConfig
+    from rlx.nn.decoder import Decoder
+
+MOST_ROWS = 8
+"""Rows that they have at most: more are filled alike."""
+SIGNAL = 0.5
+"""Share of groups whose rewards differ: most of them where the policy is right half the time, few where it never is."""
+NOT_OF_SIZE = frozenset({"init_std"})
+"""Fields of every model that change no shape, besides its `tensor_free` ones."""
+
+
+class Completions(NamedTuple):
+    """Completions of some problems."""
+
+    decoding: Size
+    """What the engine passes for them."""
+    rows: Size
+    """What a pass over all prompts and completions takes."""
+    tokens: float
+    """Tokens drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a run is expected to spend itself: operations by purpose, as in `rlx.runs.ledger`."""
+
+    train: float = 0.0
+    rollout: float = 0.0
+    eval: float = 0.0
+    decoding: float = 0.0
+    """Of these, what the engine spends on decoding, which is slower than passes over whole rows."""
+    tokens: float = 0.0
+    """As run.json counts them: trained on, in rl and eval drawn."""
+    steps: int = 0
+    """Steps of the run itself."""
+
+    @property
+    def flops(self) -> float:
+        """All operations."""
+        return self.train + self.rollout + self.eval
+
+    @property
+    def charged(self) -> float:
+        """Operations that a budget counts."""
+        return self.train + self.rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What is told of a run beforehand."""
+
+    cost: Cost | None = None
+    """None where nothing can be told."""
+    most: float = 0.0
+    """Operations if every completion is as long as decode.max_tokens allows, and every group has a signal."""
+    seconds: float | None = None
+    """In a process that has started; one of its own takes START_S more."""
+    alike: int = 0
+    """Finished runs that the time is told by; 0: it is a guess."""
+    by: str = ""
+    """The same in a few words, or why nothing can be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outset:
+    """Where a run that was not started will start: the shape of its model, and what is known around it."""
+
+    parameters: int
+    per_token: float
+    """Operations of a forward pass for a token."""
+    per_position: float
+    """Operations of a forward pass for a position that a token attends."""
+    tokenizer: "Tokenizer"
+    trained: bool
+    """The weights are not fresh."""
+    made: int = 0
+    """Steps behind the weights that are counted on (init.state=all)."""
+    lengths: Lengths
+    planned: Mapping[str, Cost] = field(default_factory=dict)
+    """Runs of the plan that come before, by directory."""
+    most: bool = False
+    """What may be at most is asked for: completions are as long as they may be, every group has a signal."""
+
+    def forward(self, size: Size) -> float:
+        """Operations of a forward pass."""
+        return self.per_token * size.tokens + self.per_position * size.context
+
+    def training(self, size: Size) -> float:
+        """Operations of a forward and a backward pass."""
+        from rlx.models.size import TRAINING_PASSES
+
+        return TRAINING_PASSES * self.forward(size)
+
+    def charged(self, reference: str) -> float | None:
+        """What a planned run is charged with; None for one that is not of the plan."""
+        cost = self.planned.get(_place(parse_reference(reference)))
+        return None if cost is None else cost.charged
+
+    def batch(self, config: "Config", split: Split, *, tokens: int, length: int) -> Size:
+        """Tokens that are not padding, and what they attend, of a batch of `tokens` in rows of `length`.
+
+        Raises:
+            ConfigError: a document is longer than a row.
+        """
+        rows = max(1, tokens // length)
+        found = self.lengths.packed(config, self.tokenizer, split, rows=min(rows, MOST_ROWS), length=length)
+        share = rows / min(rows, MOST_ROWS)
+        return Size(found.tokens * share, found.context * share)
+
+    def completions(
+        self,
+        config: "Config",
+        split: Split,
+        *,
+        problems: int,
+        samples: int,
+        again: bool = False,
+        greedy: bool = False,
+    ) -> Completions:
+        """Of `problems` problems `samples` completions each.
+
+        Args:
+            again: problems are drawn round and round; else there are no more than the split has.
+            greedy: the most likely token is taken.
+        """
+        assert config.task is not None and config.decode is not None
+        task, prompt, solution = self.lengths.problems(config.task, self.tokenizer, split)
+        size, limit = task.size(split), config.decode.max_tokens
+        if size is not None and not again:
+            problems = min(problems, size)
+        if self.most or (greedy and not self.trained):
+            drawn = prompt * 0 + limit
+        else:
+            drawn = (solution if self.trained else _evenly(len(prompt), self.tokenizer.vocab_size)).clip(max=limit)
+        passed, whole = drawn - 1, prompt + drawn  # the last token drawn is not passed any more
+        context = prompt * (prompt + 1) / 2 + samples * (passed * prompt + passed * (passed + 1) / 2)
+        rows = problems * samples
+        return Completions(
+            decoding=Size(problems * _mean(prompt + samples * passed), problems * _mean(context)),
+            rows=Size(rows * _mean(whole), rows * _mean(whole * (whole + 1) / 2)),
+            tokens=rows * _mean(drawn),
+        )
+
+    def evaluation(self, config: "Config", split: Split, *, problems: int, samples: int) -> tuple[float, float]:
+        """Operations of an evaluation: a greedy completion and `samples` drawn ones a problem; and tokens drawn."""
+        best = self.completions(config, split, problems=problems, samples=1, greedy=True)
+        drawn = self.completions(config, split, problems=problems, samples=samples)
+        return self.forward(best.decoding) + self.forward(drawn.decoding), drawn.tokens
+
+    def evaluations(self, config: "Config", steps: int) -> float:
+        """Operations of the evaluations on the way (eval.every) of a run that makes `steps` steps."""
+        each = config.eval
+        times = measurements(self.made, self.made + steps, each.every)
+        if not times:
+            return 0.0
+        return times * self.evaluation(config, each.split, problems=each.problems, samples=each.samples)[0]
+
+    def steps(self, asked: int | None, budget: float | None, each: float) -> int:
+        """Steps that a run makes: up to the `asked`-th, or until steps of `each` operations reach the budget."""
+        left = math.inf if asked is None else max(0, asked - self.made)
+        return int(min(left, math.inf if budget is None else max(1, math.ceil(budget / each))))
+
+    def validations(self, steps: int, every: int) -> int:
+        """How often the held-out measure is taken by a run that makes `steps` steps: after its very first one too."""
+        first = self.made == 0 and every > 1 and steps > 1
+        return measurements(self.made, self.made + steps, every) + first
+
+
+def measurements(first: int, last: int, every: int) -> int:
+    """How many of the steps after `first` up to `last` are measured: every `every`-th and the last; 0: none."""
+    if not every or last <= first:
+        return 0
+    return last // every - first // every + (last % every > 0)
+
+
+def _evenly(count: int, vocab_size: int) -> "np.ndarray":
+    """Lengths [N] that stand for completions whose every token is the end mark with probability 1 / V: quantiles."""
+    import numpy as np
+
+    share = (np.arange(count) + 0.5) / count
+    return np.ceil(np.log1p(-share) / np.log1p(-1 / vocab_size))
+
+
+def _mean(values: "np.ndarray") -> float:
+    return float(values.mean())
+
+
+class Estimator:
+    """Estimates runs of a plan, which are given one by one, parents first."""
+
+    def __init__(self, runs_dir: str | Path) -> None:
+        self.pace = Pace(runs_dir)
+        self.lengths = Lengths()
+        self._costs: dict[str, Cost] = {}
+        self._most: dict[str, Cost] = {}
+        self._outsets: dict[str, Outset] = {}
+        self._shapes: dict[str, tuple[int, float, float]] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._folders: dict[str, Outset] = {}
+
+    def estimate(self, place: str | Path, config: "Config") -> Estimate:
+        """What the run at `place` will take when it is made from its first step on.
+
+        A parent that was given before counts as planned, any other is looked up on the disk.
+        """
+        stage = config.stage
+        if not isinstance(stage, RunStageConfig):
+            return Estimate(by="it is no run")
+        try:
+            outset = self._outset(config, stage)
+            self._outsets[os.path.abspath(place)] = outset
+            cost = stage.cost(config, outset)
+            most = stage.cost(config, replace(outset, most=True, planned=self._most))
+        except RlxError as error:
+            return Estimate(by=str(error))
+        if cost is None or most is None:
+            return Estimate(by=f"stage={option_of(stage).name} has no estimate")
+        self._costs[os.path.abspath(place)], self._most[os.path.abspath(place)] = cost, most
+        seconds, alike = self.pace.seconds(config, place, outset.parameters, flops=cost.flops, decoding=cost.decoding)
+        by = f"by {alike} finished run{'s' * (alike > 1)} like it" if alike else GUESS
+        return Estimate(cost=cost, most=max(most.flops, cost.flops), seconds=seconds, alike=alike, by=by)
+
+    def _outset(self, config: "Config", stage: RunStageConfig) -> Outset:
+        """
+        Raises:
+            RlxError: the parent is neither planned nor on the disk, or cannot be read.
+        """
+        parents = [parse_reference(reference) for reference in stage.parents(config)]
+        if not parents:
+            assert config.model is not None and config.tokenizer is not None
+            name = repr(config.tokenizer)
+            if name not in self._tokenizers:
+                self._tokenizers[name] = config.tokenizer.build()
+            return self._start(config.model, self._tokenizers[name], trained=False)
+        start = self._of(parents[0])
+        return start if config.init.state is InitState.all else replace(start, made=0)
+
+    def _of(self, parent: Reference) -> Outset:
+        """Where a child of `parent` starts, with the steps that the parent has made."""
+        place = _place(parent)
+        if place not in self._outsets:
+            if parent.text not in self._folders:
+                self._folders[parent.text] = self._on_disk(resolve(parent))
+            return self._folders[parent.text]
+        outset, cost = self._outsets[place], self._costs.get(place, Cost())
+        made = parent.step if parent.step is not None else outset.made + cost.steps
+        return replace(outset, made=made, trained=outset.trained or cost.train > 0)
+
+    def _on_disk(self, folder: Path) -> Outset:
+        from rlx.data.tokenizers.base import Tokenizer
+        from rlx.models.folder import config_of, is_foreign
+        from rlx.runs.model_directory import read_model_config, read_token_settings
+
+        description, path = read_model_config(folder), folder / MODEL_TOKENIZER
+        model, vocab_size = config_of(description, folder)
+        name = f"{description.get('tokens')} {vocab_size} {path.read_text() if path.is_file() else ''}"
+        if name not in self._tokenizers:
+            if is_foreign(description):
+                found = Tokenizer.load_foreign(path, read_token_settings(folder), vocab_size)
+            else:
+                found = Tokenizer.load(path, description.get("tokens"), vocab_size)
+            self._tokenizers[name] = found
+        made = parse_reference(str(folder)).step or 0
+        return self._start(model, self._tokenizers[name], trained=True, made=made)
+
+    def _start(self, model: "ModelConfig", tokenizer: "Tokenizer", *, trained: bool, made: int = 0) -> Outset:
+        unread = model.tensor_free | NOT_OF_SIZE
+        sizes = {f.name: getattr(model, f.name) for f in fields(model) if f.name not in unread}
+        key = f"{type(model).__name__} {sizes} {tokenizer.vocab_size}"
+        if key not in self._shapes:
+            self._shapes[key] = shape_of(model, tokenizer.vocab_size)
+        parameters, per_token, per_position = self._shapes[key]
+        return Outset(
+            parameters=parameters,
+            per_token=per_token,
+            per_position=per_position,
+            tokenizer=tokenizer,
+            trained=trained,
+            made=made,
+            lengths=self.lengths,
+            planned=self._costs,
+        )
+
+
+def basis(estimates: Iterable[Estimate]) -> str:
+    """What the times of several runs are told by, in a few words; empty where none is told."""
+    told = [estimate for estimate in estimates if estimate.seconds is not None]
+    guessed = sum(not estimate.alike for estimate in told)
+    if not told or not guessed:
+        return "times by finished runs like them" if told else ""
+    return f"times of {guessed} of {len(told)} are guesses: none like them has finished here"
+
+
+def _place(reference: Reference) -> str:
+    return os.path.abspath(reference.run)
+
+
+def shape_of(model: "ModelConfig", vocab_size: int) -> tuple[int, float, float]:
+    """Parameters, and operations of a forward pass for a token and for a position attended."""
+    from rlx.models.size import forward_flops, parameter_count
+
+    decoder = without_numbers(model, vocab_size)
+    return parameter_count(decoder), forward_flops(decoder, 1, 0), forward_flops(decoder, 0, 1)
+
+
+def without_numbers(model: "ModelConfig", vocab_size: int) -> "Decoder":
+    """The decoder on torch's meta device: nothing is allocated, and nothing drawn from a generator."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):
+        """Leaves `normal_` out: without numbers it does nothing, but imports torch._dynamo, which takes a second."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.nn.init.normal_, torch.Tensor.normal_):
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Undrawn():
+        return model.build(vocab_size)

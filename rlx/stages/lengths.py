@@ -1,0 +1,99 @@
+"""How long examples and documents of a setting are; each setting is looked at once."""
+
+import statistics
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlx.types import Split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rlx.batches import Batch
+    from rlx.config import Config
+    from rlx.data.documents import Document
+    from rlx.data.tokenizers.base import Tokenizer
+    from rlx.tasks.base import Task, TaskConfig
+
+EXAMPLES = {Split.train: 64, Split.test: 16}
+"""Examples whose lengths stand for all; a held-out one takes up to a hundred times as long to find (5 ms)."""
+BATCHES = 8
+"""Batches packed of them."""
+
+
+class Size(NamedTuple):
+    """What goes through a model: tokens, and the positions that they attend in sum."""
+
+    tokens: float
+    context: float
+
+
+class Lengths:
+    """Lengths of examples and documents; each setting is looked at once."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, Task] = {}
+        self._problems: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = {}
+        self._documents: dict[tuple[Any, ...], list[Document]] = {}
+        self._packed: dict[tuple[Any, ...], Size] = {}
+
+    def problems(
+        self, config: "TaskConfig", tokenizer: "Tokenizer", split: Split
+    ) -> "tuple[Task, np.ndarray, np.ndarray]":
+        """The task; and of examples the tokens of prompt and solution, begin and end mark included, each [N] float."""
+        import numpy as np
+
+        from rlx.data.documents import prompt_ids
+
+        name, task = self._task(config)
+        key = (name, tokenizer, split := _sampled(split))
+        if key not in self._problems:
+            size, count = task.size(split), EXAMPLES[split]
+            examples = [task.example(split, n) for n in range(count if size is None else min(size, count))]
+            prompts = [float(len(prompt_ids(example, tokenizer))) for example in examples]
+            solutions = [len(tokenizer.encode(example.solution)) + 1.0 for example in examples]
+            self._problems[key] = np.array(prompts), np.array(solutions)
+        return task, *self._problems[key]
+
+    def packed(self, config: "Config", tokenizer: "Tokenizer", split: Split, *, rows: int, length: int) -> Size:
+        """The mean of batches of `rows` rows of `length` tokens."""
+        from rlx.data.packing import Packer
+
+        documents = self._of_corpus(config, tokenizer, split)
+        key = (id(documents), rows, length)
+        if key not in self._packed:
+            packer = Packer(
+                lambda place: documents[place % len(documents)], rows=rows, length=length, pad_id=tokenizer.pad_id
+            )
+            sizes = [_size(packer.next()) for _ in range(BATCHES)]
+            tokens, context = (statistics.fmean(column) for column in zip(*sizes, strict=True))
+            self._packed[key] = Size(tokens, context)
+        return self._packed[key]
+
+    def _of_corpus(self, config: "Config", tokenizer: "Tokenizer", split: Split) -> "list[Document]":
+        assert config.corpus is not None
+        name, task = self._task(config.task) if config.task is not None else ("", None)
+        key = (name, repr(config.corpus), tokenizer, split := _sampled(split))
+        if key not in self._documents:
+            corpus = config.corpus.build(task, tokenizer, split=split, whole=True, key=("estimate",))
+            self._documents[key] = [corpus.document(place) for place in range(EXAMPLES[split])]
+        return self._documents[key]
+
+    def _task(self, config: "TaskConfig") -> "tuple[str, Task]":
+        """The task, and what it is known by; a plan over seeds of the generator is one task."""
+        config = replace(config, seed=0)
+        name = repr(config)
+        if name not in self._tasks:
+            self._tasks[name] = config.build()
+        return name, self._tasks[name]
+
+
+def _sampled(split: Split) -> Split:
+    """The split that is looked at for a split's lengths."""
+    return Split.train if split is Split.val else split
+
+
+def _size(batch: "Batch") -> Size:
+    """As `rlx.stages.modules.supervised.batch_size`, which would load Lightning."""
+    real = batch.documents >= 0
+    return Size(int(real.sum()), int(((batch.positions + 1) * real).sum()))

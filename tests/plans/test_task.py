@@ -1,0 +1,70 @@
+"""What a task of a job array does with the runs of its line."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from rlx.errors import ConfigError
+from rlx.plans.submissions import write_tasks
+from rlx.plans.task import carry_out_task, runs_of_task
+from rlx.runs.status import State, state_of
+from tests.plans.made import planned, write
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def ending(*codes: int) -> tuple[list[str], Callable[[Sequence[str]], int]]:
+    """What is made, and a command that ends with these codes, one after the other."""
+    made: list[str] = []
+
+    def command(arguments: Sequence[str]) -> int:
+        made.append(arguments[0])
+        return codes[len(made) - 1]
+
+    return made, command
+
+
+def test_a_task_finds_its_runs_by_its_number(tmp_path):
+    runs = [planned(number) for number in range(3)]
+    write_tasks(tmp_path / "level0.jsonl", [runs[:2], runs[2:]])
+    assert runs_of_task(tmp_path / "level0.jsonl", 1) == runs[2:]
+    with pytest.raises(ConfigError, match="has tasks 0 to 1, not 2"):
+        runs_of_task(tmp_path / "level0.jsonl", 2)
+
+
+def test_each_run_is_made_whatever_became_of_the_others(capsys):
+    runs = [planned(number) for number in range(4)]
+    runs[2].parents = [runs[0].run]
+    write(runs[3], "finished")
+    made, command = ending(1, 0)
+    assert carry_out_task(runs, command, bool) == 1
+    assert made == [runs[0].run, runs[1].run] and state_of(runs[2].run) is State.blocked
+    assert capsys.readouterr().out.splitlines() == [
+        f"[1/4] {runs[0].title}",
+        f"[2/4] {runs[1].title}",
+        f"rlx: {runs[2].title}: blocked: {runs[0].run} is not started",
+        f"{runs[3].title}: finished already: {runs[3].run}",
+    ]
+
+
+def test_a_run_that_was_stopped_stops_the_task():
+    made, command = ending(1, 75, 0)
+    assert carry_out_task([planned(number) for number in range(3)], command, bool) == 75 and len(made) == 2
+
+
+def test_a_signal_between_two_runs_stops_the_task():
+    runs = [planned(0), planned(1)]
+
+    def command(arguments: Sequence[str]) -> int:
+        write(runs[0], "finished")
+        return 0
+
+    def stop() -> bool:
+        return state_of(runs[0].run) is State.finished
+
+    assert carry_out_task(runs, command, stop) == 75
+    assert carry_out_task(runs[:1], command, stop) == 0  # nothing is left to come back for
