@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
@@ -29,8 +30,8 @@ smoke: setup ## every stage for a few steps, into build/smoke
 	$(BIN)/rlx stage=study study=quickstart scale=smoke runs_dir=build/smoke $(ARGS)
 	$(BIN)/rlx stage=report stage.plan="$$(echo build/smoke/plans/*)"
 
-test: setup ## all tests that need no GPU
-	$(BIN)/python -m pytest -q -r fE -m "not gpu" $(ARGS)
+test: setup ## all tests that need no GPU, by WORKERS=2 processes
+	$(BIN)/python -m pytest -q -r fE -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -r fE -m gpu $(ARGS) || test $$? -eq 5 # 5: no test is marked gpu

@@ -73,9 +73,9 @@ def _hydra_main(arguments: list[str]) -> int:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    from rlx.plugins import Told, finished_sweep
+    from rlx.plugins import register as register_plugins
     from rlx.store import register
-    from rlx.sweep import Told, finished_sweep
-    from rlx.sweep import register as register_plugins
 
     arguments = _flags_first(_with_multirun(arguments))
     register()
@@ -158,7 +158,7 @@ def _job(composed: Any) -> float | None:
         unknown_key(composed)
         config, context = _enter(composed, list(HydraConfig.get().overrides.task), choices)
         if config.plan.dry:
-            raise ConfigError("plan.dry=true shows what a sweep would make; put -m first")
+            raise ConfigError("plan.dry=true shows what hydra/sweeper=plan would make; put -m first")
         assert config.stage is not None
         config.stage.carry_out(config, context)
         return _measured(config, context)

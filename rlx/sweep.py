@@ -1,50 +1,35 @@
-"""Sweeps: the two plugins by which Hydra's `-m` becomes a plan, and what is done with it.
+"""Sweeps: one command with several runs, made into a plan and carried out.
 
-1. `hydra/sweeper=plan`, the default, makes the whole plan first: every command typed and checked, equal runs joined,
-   studies unfolded, the tree printed. Then the launcher carries it out: one of ours (`hydra/launcher=sequential`,
-   `parallel`, `slurm_array`), or any other of Hydra's, which is handed the commands level by level.
-2. Any other sweeper (`hydra/sweeper=optuna`) hands its commands to one of our launchers in batches. Each batch is
-   planned and carried out in the same way, waited for also under `slurm_array`, and answered with `optimized_metric`.
-3. Hydra takes plugins of the package `hydra_plugins` alone, so the classes are made known as `hydra_plugins.rlx`.
-4. A group that the stage of some runs does not read is left out of those, where others of the sweep do read it. A
+1. The whole plan is made first: every command typed and checked, equal runs joined, studies unfolded, the tree printed.
+   Then the launcher carries it out: one of ours, or any other of Hydra's, which is handed the commands level by level.
+2. A group that the stage of some runs does not read is left out of those, where others of the sweep do read it. A
    command that is wrong fails alone: the others go on, as in any sweep.
 """
 
-import logging
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from rlx.errors import ConfigError, RlxError, RunError, Stopped
-from rlx.grid import expand, swept
-from rlx.options import discover, option_of
-from rlx.plans.base import PlanSweeperConfig
+from rlx.errors import Stopped
+from rlx.grid import swept
+from rlx.options import discover
 from rlx.plans.launchers.base import Hands, LauncherConfig, Outcome
 from rlx.plans.plan import Plan, PlannedRun, with_levels
 from rlx.plans.tree import tree
 from rlx.runs.identity import digest
-from rlx.runs.listing import metric_of
 from rlx.runs.references import format_reference
 from rlx.runs.status import State, read_status, state_of
 
 OF_PLANS = ("plan", "optimized_metric")
 """Keys that belong to the sweep and not to its runs."""
-BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-"""The one foreign sweeper that asks its runs for nothing."""
-RESULTS = "optimization_results.yaml"
-"""Where Hydra's searching sweepers write, below `hydra.sweep.dir`, what they have found."""
+UNDRY = "plan.dry=false"
+"""The one of them that runs need: a preset may say otherwise, and a dry run is refused."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -187,6 +172,8 @@ class Sweep:
         if self.dry:
             return False
         ours = isinstance(launcher, LauncherConfig)
+        if ours:
+            launcher.check(plan.runs)
         plan.save(launcher.settings() if ours else {"option": type(launcher).__name__})
         self.written = True
         hands = self.hands(jobs)
@@ -223,7 +210,7 @@ def fitting(command: Sequence[str], used: Mapping[str, frozenset[str]]) -> tuple
         group = group_of(text)
         if group in others:
             dropped.append((group, stage))
-        elif group not in OF_PLANS or (text.startswith("plan.name=") and stage == "study"):
+        elif group not in OF_PLANS or (text.startswith("plan.name=") and stage == "study") or text == UNDRY:
             kept.append(text)
     return kept, dropped
 
@@ -267,154 +254,6 @@ def handed_over(plan: Plan, jobs: Mapping[str, Any], launcher: Launcher) -> Outc
     return outcome
 
 
-class PlanSweeper(Sweeper):
-    """`hydra/sweeper=plan`."""
-
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
-        self.params = dict(params or {})
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        self.loader, self.beginning = hydra_context.config_loader, config
-        self.chosen = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-
-    def sweep(self, arguments: list[str]) -> None:
-        sweep = current(self.beginning)
-        preset = [f"{key}={value}" for key, value in self.params.items()]
-        typed = [text for text in arguments if group_of(text) != "plan" or text.startswith("plan.name=")]
-        commands = expand([*preset, *typed], list(self.beginning.plan.either), self.loader)
-        launcher = self.chosen.typed if isinstance(self.chosen, PlanLauncher) else self.chosen
-        sweep.carry_out(commands, launcher)
-
-
-class PlanLauncher(Launcher):
-    """`hydra/launcher=sequential|parallel|slurm_array`; which one is in its config."""
-
-    def __init__(self, **fields: Any) -> None:
-        self.fields = fields
-
-    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        self.config = config
-        self.typed: LauncherConfig = OmegaConf.to_object(config.hydra.launcher)  # type: ignore[assignment]
-        sweeper = config.hydra.sweeper._target_
-        if sweeper != PlanSweeperConfig._target_:
-            self._join(searching=sweeper != BASIC)
-
-    def _join(self, searching: bool) -> None:
-        """Begin to work for a sweeper that is not ours, which makes its runs batch by batch.
-
-        Raises:
-            ConfigError: it was asked for what only ours can do, or lacks what it needs.
-        """
-        config, sweep = self.config, current(self.config)
-        logging.getLogger("hydra_plugins").addHandler(logging.NullHandler())  # or Python prints its warnings
-        if sweep.dry or config.plan.either:
-            key, option = "plan.dry=true" if sweep.dry else "plan.either", config.hydra.runtime.choices["hydra/sweeper"]
-            raise ConfigError(f"{key} needs the whole plan at once, and hydra/sweeper={option} makes it bit by bit")
-        if searching and config.optimized_metric is None:
-            raise ConfigError("the sweeper needs a number of each run: optimized_metric=<metric>, such as val/loss")
-        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        self.searched = {each.get_key_element() for each in parsed if each.is_sweep_override()}
-        self.searched = (self.searched | set(config.hydra.sweeper.get("params") or {})) - {"seed"}
-        kind = "search" if searching else "sweep"
-        name = sweep.name or f"{kind}-{digest(sorted(map(str, config.hydra.overrides.task)))}"
-        self.folder = Path(config.runs_dir) / "plans" / name
-        place_for(config, self.folder)
-        if searching:
-            sweep.results = Path(config.hydra.sweep.dir) / RESULTS
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Carry out one batch of a sweeper that is not ours, wait for it, and return what it measured."""
-        sweep, batch = current(self.config), [Trial(list(overrides)) for overrides in job_overrides]
-        for trial in batch:
-            trial.enter(sweep, self.searched)
-        jobs = {trial.job.planned.run: trial.job for trial in batch if trial.job is not None}
-        outcome = self._carry_out(sweep, jobs) if jobs else Outcome()
-        for trial in batch:
-            trial.measure(self.config.optimized_metric, outcome)
-        return [trial.answer(sweep) for trial in batch]
-
-    def _carry_out(self, sweep: Sweep, jobs: Mapping[str, Any]) -> Outcome:
-        from rlx.stages.planning import expect
-
-        runs = with_levels(job.planned for job in jobs.values())
-        plan = Plan(folder=self.folder, runs=runs, command=sweep.command)
-        basis = expect(list(jobs.values()))
-        if len(runs) > 1:
-            print(tree(plan, basis=basis), flush=True)
-        sweep.written = True
-        plan.save(self.typed.settings())
-        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper's results
-        return self.typed.carry_out(plan, sweep.hands(jobs), wait=True)
-
-
-@dataclass(slots=True)
-class Trial:
-    """One command of a sweeper that is not ours."""
-
-    overrides: list[str]
-    job: Any = None
-    value: float | None = None
-    problem: Exception | None = None
-
-    def enter(self, sweep: Sweep, searched: Collection[str]) -> None:
-        """Type and check it."""
-        from rlx.stages.base import RunStageConfig
-
-        try:
-            config, context = sweep.enter(fitting(self.overrides, {})[0])
-            if not isinstance(config.stage, RunStageConfig):
-                name = option_of(config.stage).name
-                raise ConfigError(f"stage={name} makes no run of its own; leave it to hydra/sweeper=plan")
-            self.job = sweep.job(config, context, searched)
-        except Exception as error:
-            self.problem = error
-
-    def measure(self, metric: str | None, outcome: Outcome) -> None:
-        """Read what its run measured."""
-        if self.job is None:
-            return
-        run = self.job.planned.run
-        try:
-            if run in outcome.problems:
-                raise RunError(outcome.problems[run])
-            self.value = None if metric is None else metric_of(run, metric)
-        except RlxError as error:
-            self.problem = error
-
-    def answer(self, sweep: Sweep) -> JobReturn:
-        """The same for the sweeper; what went wrong is told here, whatever the sweeper makes of it."""
-        answer = Answer(overrides=self.overrides, task_name="rlx", status=JobStatus.COMPLETED)
-        answer.return_value = self.value
-        if self.problem is not None:
-            code = sweep.report(self.problem)
-            answer.return_value, answer.status = Told(1 if sweep.written else code), JobStatus.FAILED
-        return answer
-
-
-class Answer(JobReturn):
-    """What Hydra hands to sweepers, but that says nothing when a failure is read."""
-
-    @property
-    def return_value(self) -> Any:
-        if self.status is JobStatus.FAILED:
-            raise self._return_value
-        return self._return_value
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None:
-        self._return_value = value
-
-
-class Told(Exception):
-    """A failure that was told of; a sweeper raises it when it gives up."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("see above")
-        self.exit_code = exit_code
-
-
 def place_for(config: DictConfig, folder: Path) -> None:
     """Have Hydra's own plugins write into a plan's folder, unless the user has said where."""
     typed, own = config.hydra.overrides.hydra, "++hydra.sweep.dir="
@@ -423,36 +262,3 @@ def place_for(config: DictConfig, folder: Path) -> None:
             config.hydra.sweep.dir = str(folder)
             # for the jobs, which Hydra composes anew
             config.hydra.overrides.hydra = [*(each for each in typed if not each.startswith(own)), f"{own}{folder}"]
-
-
-_make: list[Callable[[DictConfig], Sweep]] = []
-_made: list[Sweep] = []
-
-
-def current(config: DictConfig) -> Sweep:
-    """The sweep of this process, made when the first plugin needs it."""
-    if not _made:
-        _made.append(_make[-1](config))
-        _made[0].beginning = config
-    return _made[0]
-
-
-def register(make: Callable[[DictConfig], Sweep]) -> None:
-    """Make the plugins known to Hydra; `make` makes the sweep from the config that it begins with."""
-    _make[:], _made[:] = [make], []
-    try:
-        package = import_module("hydra_plugins")
-    except ModuleNotFoundError:  # no plugin is installed
-        package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
-        package.__path__ = []
-    module = sys.modules.setdefault("hydra_plugins.rlx", ModuleType("hydra_plugins.rlx"))
-    package.rlx = module  # type: ignore[attr-defined]
-    for plugin in (PlanSweeper, PlanLauncher):
-        setattr(module, plugin.__name__, plugin)
-        plugin.__module__ = module.__name__
-        Plugins.instance().register(plugin)
-
-
-def finished_sweep() -> Sweep | None:
-    """The sweep that this process carried out, or None."""
-    return _made[0] if _made else None

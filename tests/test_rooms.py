@@ -39,7 +39,8 @@ do those that only type checkers read. From the bottom up:
     store                       config, options, plans/base                   hydra, omegaconf
     composer                    nothing                                       hydra, omegaconf
     grid                        errors                                        hydra
-    sweep                       everything                                    hydra, its plugins, omegaconf
+    sweep                       everything                                    hydra, omegaconf
+    plugins                     everything                                    hydra, its plugins, omegaconf
     explain                     config, errors, options                       omegaconf
     catalog                     options, conf                                 yaml
     completion                  catalog, errors, options, runs                none
@@ -125,7 +126,8 @@ ROOMS = {
     "store": Room(("config", "options", "plans.base"), ("hydra", "omegaconf")),
     "composer": Room((), ("hydra", "omegaconf")),
     "grid": Room(("errors",), ("hydra",)),
-    "sweep": Room(("",), ("hydra", "hydra_plugins", "omegaconf")),
+    "sweep": Room(("",), ("hydra", "omegaconf")),
+    "plugins": Room(("",), ("hydra", "hydra_plugins", "omegaconf")),
     "explain": Room(("config", "errors", "options"), ("omegaconf",)),
     "catalog": Room(("options", "conf"), ("yaml",)),
     "completion": Room(("catalog", "errors", "options", "runs")),

@@ -373,3 +373,8 @@ def test_a_dry_plan_never_runs(rlx):
     own("experiment/dry", "# @package _global_\nplan: {dry: true}\n")
     done = rlx("--config-dir", "my_conf", *PRETRAIN, "experiment=dry")
     assert done.code == 2 and "put -m first" in done.err and not Path("runs").exists()
+    done = rlx("hydra/sweeper=basic", "hydra/launcher=basic", *PRETRAIN, "plan.dry=true")
+    assert done.code == 2 and not states()
+    typed = ("--config-dir", "my_conf", "-m", *PRETRAIN, "experiment=dry")
+    assert rlx(*typed).code == 0 and not states()
+    assert rlx(*typed, "plan.dry=false", "hydra/launcher=basic").code == 0 and list(states().values()) == ["finished"]

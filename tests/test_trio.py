@@ -103,7 +103,8 @@ def test_a_yaml_belongs_to_an_option(path):
         first = path.read_text().splitlines()[0]
         assert first.strip() == "# @package _global_", f"{shown(path)} must begin with `# @package _global_`"
         return
-    assert group in (*ROOMS, *OUTSIDE), f"conf/{group} is no group; there are {', '.join(ROOMS)} and {', '.join(PRESETS)}"
+    groups = (*ROOMS, *PRESETS, *OUTSIDE)
+    assert group in groups, f"conf/{group} is no group; there are {', '.join(groups)}"
     names = schemas(path)
     assert len(names) == 1, f"{shown(path)} must begin `defaults: [/schema/{group}@_here_: <option>, _self_]`"
     known = [f"{option.group}={option.name}" for option in found()]

@@ -117,6 +117,8 @@ def status(asked: argparse.Namespace) -> int:
 
 def retry(asked: argparse.Namespace) -> int:
     plan = go_home(asked.plan)
+    if submissions(plan.folder) and slurm.available():
+        slurm.queue()  # raises where it does not answer: what it still holds would be taken for lost
     found = standings(plan)
     chosen = picked(found, asked, AGAIN)
     if not chosen:

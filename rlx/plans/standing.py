@@ -8,6 +8,8 @@ The directory knows finished, failed, blocked, stopped and interrupted. Slurm kn
 2. cancelled: its task was cancelled (by `python -m rlx.plans cancel`, or by scancel as long as Slurm remembers it)
    before the run was finished.
 3. A run that failed or was blocked since it was submitted is that, whatever its task still does for others.
+4. queued and requeued are also runs that a process which carries the plan out on a machine has yet to come to
+   (`rlx.plans.drivers`).
 """
 
 import json
@@ -68,8 +70,10 @@ class Standing:
         if found in (State.finished, State.running) or (self.ended_here and not self.waits):
             return found.value
         if self.task is not None and self.task.live:
-            begun = found in (State.stopped, State.interrupted)
-            if self.waits or (begun and self.task.state == "COMPLETING"):
+            begun, ending = found in (State.stopped, State.interrupted), self.task.state == "COMPLETING"
+            if ending and self.place is not None and self.place.cancelled:
+                return "cancelled"
+            if self.waits or (begun and ending):
                 return "requeued" if begun else "queued"
             return "starting"
         if self.comes:

@@ -1,13 +1,18 @@
 """What a task of a job array does: the runs of its line, one after the other."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlx.errors import ConfigError, Stopped
+from rlx.errors import BusyError, ConfigError, Stopped
 from rlx.plans.launchers.base import block, unfinished_parent
 from rlx.plans.plan import PlannedRun
 from rlx.plans.submissions import read_tasks
+from rlx.runs.lease import HEARTBEAT_S, STALE_S, is_held
 from rlx.runs.status import State, state_of
+
+LOOK_S = 1.0
+"""Seconds between two looks at the lease of another process."""
 
 
 def runs_of_task(path: Path, number: int) -> list[PlannedRun]:
@@ -42,7 +47,23 @@ def carry_out_task(
             continue
         if len(runs) > 1:
             print(f"[{number}/{len(runs)}] {run.title}", flush=True)
-        codes.append(command(run.arguments))
+        codes.append(_made(run, command, stop))
         if codes[-1] == Stopped.exit_code:
             return Stopped.exit_code
     return max(codes)
+
+
+def _made(run: PlannedRun, command: Callable[[Sequence[str]], int], stop: Callable[[], bool]) -> int:
+    """Make a run, and return the exit code. One that another process holds is waited for until its lease is stale, so
+    that a task which takes the place of one on a lost node does not fail.
+    """
+    code, until = command(run.arguments), time.monotonic() + STALE_S + HEARTBEAT_S
+    while code == BusyError.exit_code and is_held(run.run):
+        if stop():
+            return Stopped.exit_code
+        if time.monotonic() > until:
+            return code
+        time.sleep(LOOK_S)
+        if not is_held(run.run):
+            code = command(run.arguments)
+    return code

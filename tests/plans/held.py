@@ -17,10 +17,10 @@ STEP = 7
 """The step after whose row a run waits."""
 
 
-def append(log: MetricsLog, row: dict[str, Any]) -> None:
-    whole(log, row)
-    if log.path.name == METRICS and row["step"] == STEP:
-        while not (log.path.parent / "go").exists() and not stop():
+def append(self: MetricsLog, row: dict[str, Any]) -> None:
+    whole(self, row)
+    if self.path.name == METRICS and row["step"] == STEP:
+        while not (self.path.parent / "go").exists() and not stop():
             time.sleep(0.05)
 
 

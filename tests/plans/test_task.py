@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rlx.errors import ConfigError
+from rlx.errors import BusyError, ConfigError
+from rlx.plans import task
+from rlx.plans.plan import PlannedRun
 from rlx.plans.submissions import write_tasks
 from rlx.plans.task import carry_out_task, runs_of_task
+from rlx.runs.lease import Lease, is_held
 from rlx.runs.status import State, state_of
 from tests.plans.made import planned, write
 
@@ -68,3 +71,35 @@ def test_a_signal_between_two_runs_stops_the_task():
 
     assert carry_out_task(runs, command, stop) == 75
     assert carry_out_task(runs[:1], command, stop) == 0  # nothing is left to come back for
+
+
+def busy_until_released(
+    run: PlannedRun, looks: int
+) -> tuple[list[int], Callable[[Sequence[str]], int], Callable[[], bool]]:
+    """A command that finds the run held by another process, which lets it go after so many looks."""
+    lease, made, left = Lease.acquire(run.run), [], [looks]
+
+    def command(arguments: Sequence[str]) -> int:
+        made.append(BusyError.exit_code if is_held(run.run) else 0)
+        return made[-1]
+
+    def stop() -> bool:
+        left[0] -= 1
+        if left[0] == 0:
+            lease.release()
+        return False
+
+    return made, command, stop
+
+
+def test_a_run_that_another_process_holds_is_waited_for(monkeypatch):
+    monkeypatch.setattr(task, "LOOK_S", 0.01)
+    made, command, stop = busy_until_released(planned(0), 5)
+    assert carry_out_task([planned(0)], command, stop) == 0 and made == [2, 0]
+
+
+def test_and_given_up_where_it_goes_on_with_it(monkeypatch):
+    for name, seconds in (("LOOK_S", 0.01), ("STALE_S", 0.05), ("HEARTBEAT_S", 0.0)):
+        monkeypatch.setattr(task, name, seconds)
+    made, command, stop = busy_until_released(planned(0), 10**6)
+    assert carry_out_task([planned(0)], command, stop) == 2 and made == [2]

@@ -43,6 +43,9 @@ class LauncherConfig:
     elsewhere: ClassVar[bool] = False
     """Runs go on when this process has ended, unless it is told to wait."""
 
+    def check(self, runs: Sequence[PlannedRun]) -> None:
+        """Raise RlxError where the runs cannot be carried out here; called before anything is written."""
+
     def carry_out(self, plan: Plan, hands: Hands, *, wait: bool = False) -> Outcome:
         """Make the runs of a plan that are not finished, parents first.
 

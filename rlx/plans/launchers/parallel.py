@@ -71,10 +71,14 @@ class ParallelConfig(LauncherConfig):
         if self.gpus is not None and (len(set(self.gpus)) != len(self.gpus) or any(gpu < 0 for gpu in self.gpus)):
             raise ConfigError(f"hydra.launcher.gpus={self.gpus}: expected different numbers from 0 up, as in [0,1]")
 
-    def carry_out(self, plan: Plan, hands: Hands, *, wait: bool = False) -> Outcome:
-        gpus = self.visible_gpus() if any(run.gpu for run in plan.runs) else []
-        if not gpus and (needy := next((run for run in plan.runs if run.gpu), None)):
+    def check(self, runs: Sequence[PlannedRun]) -> None:
+        needy = next((run for run in runs if run.gpu), None)
+        if needy is not None and not self.visible_gpus():
             raise ConfigError(f"{needy.title} computes on a GPU and there is none; take trainer=cpu")
+
+    def carry_out(self, plan: Plan, hands: Hands, *, wait: bool = False) -> Outcome:
+        self.check(plan.runs)
+        gpus = self.visible_gpus() if any(run.gpu for run in plan.runs) else []
         shares = shares_of(cores_of_process(), self.slots)
         places = [str(gpu) for gpu in gpus for _ in range(self.runs_per_gpu)]
         with driving(plan) as driver:

@@ -6,6 +6,10 @@
 2. A run that is in the queue already, by this plan or by another one in the same folder of runs, is not submitted
    again; what begins from it waits for that task.
 3. `max_parallel` holds for a level. Where the cluster's arrays are too short for it, several share that number.
+4. The job that ends a plan waits for all that the plan has in the queue; a retry puts a new one in the place of one
+   that is still there.
+5. When a grace time of preemption begins, Slurm signals the steps of `srun` alone, and the run hears of it at its end,
+   unless the cluster has `SlurmctldParameters=preempt_send_user_signal`.
 """
 
 import os
@@ -111,6 +115,9 @@ class SlurmArrayConfig(LauncherConfig):
         for line in self.extra:
             if not line.startswith("-"):
                 raise ConfigError(f"hydra.launcher.extra: {line!r} is no option of sbatch; they begin with --")
+
+    def check(self, runs: Sequence[PlannedRun]) -> None:
+        slurm.queue()
 
     def carry_out(self, plan: Plan, hands: Hands, *, wait: bool = False) -> Outcome:
         wait, going = wait or self.wait, False

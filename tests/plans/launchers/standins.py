@@ -44,8 +44,9 @@ def command(arguments: Sequence[str]) -> int:
 
 
 def make(arguments: Sequence[str]) -> None:
-    """`<run directory> [what=value ...]`, done in order: sleep=<s>, deaf=<s> (hears no request to stop), save=<s>
-    (waits for one, and then takes so long), until=<file>, fail=<reason>, kill=<signal>, exit=<code>, load=<module>.
+    """`<run directory> [what=value ...]`, done in order: sleep=<s>, until=<file>, meet=<folder>:<n> (so many runs must
+    be here), fail=<reason>, kill=<signal>, exit=<code>, load=<module>; save=<s> waits for a request to stop and then
+    takes so long, deaf=<file> writes that one came and stays.
     """
     run, *words = arguments
     with open_run(Path(run), config={}, command=" ".join(arguments), record={"parents": []}):
@@ -75,8 +76,23 @@ def _save(seconds: str) -> None:
         raise
 
 
+def _stay(file: str) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if stop():
+            Path(file).touch()
+        time.sleep(0.01)
+
+
 def _until(file: str) -> None:
     _wait(Path(file).exists, 60)
+
+
+def _meet(others: str) -> None:
+    folder, _, count = others.rpartition(":")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    Path(folder, str(os.getpid())).touch()
+    _wait(lambda: len(list(Path(folder).iterdir())) >= int(count), 60)
 
 
 def _wait(done: Callable[[], bool], seconds: float) -> None:
@@ -94,11 +110,12 @@ def _fail(reason: str) -> None:
 ACTIONS: dict[str, Callable[[str], Any]] = {
     "sleep": _sleep,
     "until": _until,
+    "meet": _meet,
     "fail": _fail,
     "kill": lambda number: os.kill(os.getpid(), int(number)),
     "exit": lambda code: os._exit(int(code)),
     "save": _save,
-    "deaf": lambda seconds: time.sleep(float(seconds)),
+    "deaf": _stay,
     "load": importlib.import_module,
 }
 

@@ -6,13 +6,9 @@ import pytest
 
 from rlx.plans.launchers.slurm_array import SlurmArrayConfig
 from rlx.plans.standing import standings
+from rlx.plans.submissions import key_of, submissions
 from rlx.runs.status import State
-from tests.plans.launchers.pretended import (
-    carried,
-    ended,
-    plan_of,
-    planned,
-)
+from tests.plans.launchers.pretended import carried, directory, ended, plan_of, planned
 
 STATES = {
     # what the run's status says (and whether that was before it was submitted), its task, the state to be shown
@@ -51,6 +47,18 @@ def test_where_a_run_stands(pretended, status, before, task, shown):
     pretended.queue(**({"_1_0": task} if task else {}))
     (found,) = standings(plan)
     assert found.state == shown
+
+
+def test_a_run_that_was_cancelled_here_is_that_while_its_task_ends(pretended):
+    plan = plan_of(planned(0))
+    carried(SlurmArrayConfig(), plan)
+    ended(0, State.stopped)
+    (submission,) = submissions(plan.folder)
+    submission.cancelled.append(key_of(directory(0)))
+    submission.save()
+    for state in ("COMPLETING", "CANCELLED"):
+        pretended.queue(_1_0=state)
+        assert [found.state for found in standings(plan)] == ["cancelled"]
 
 
 def test_why_runs_are_where_they_are(pretended):
