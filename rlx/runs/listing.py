@@ -286,7 +286,7 @@ def metric_of(run: StrPath, metric: str) -> float:
     Raises:
         RunError: it logged none.
     """
-    name = RunName.of(run)
+    name = RunName.of(Path(run))
     assert name is not None
     listed = ListedRun(Path(run), name)
     found = listed.logged(re.escape(metric))

@@ -75,7 +75,7 @@ def cpu_seconds() -> float:
 
 def measured(shape: str, runs: int, compare: int) -> dict[str, Any]:
     """One measurement, in this process and this folder."""
-    from rlx import cli, composer, sweep
+    from rlx import cli, composer, plugins, sweep
     from rlx.plans.launchers.slurm_array import SlurmArrayConfig
     from rlx.stages import planning
 
@@ -86,7 +86,7 @@ def measured(shape: str, runs: int, compare: int) -> dict[str, Any]:
         path.chmod(0o755)
     os.environ["PATH"] = f"{Path('bin').resolve()}:{os.environ['PATH']}"
     clocks, kept = Clocks(), []
-    sweep.expand = clocks.measure("expand", sweep.expand)
+    plugins.expand = clocks.measure("expand", plugins.expand)
     sweep.Sweep.entered = clocks.measure("type", sweep.Sweep.entered)  # type: ignore[method-assign]
     sweep.Sweep.jobs = keep(kept, clocks.measure("hash", sweep.Sweep.jobs))  # type: ignore[method-assign]
     planning.expect = clocks.measure("cost", planning.expect)
