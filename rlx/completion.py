@@ -1,7 +1,7 @@
 """What Tab offers: `rlx -sc install=bash` prints the function, `rlx -sc query=bash` answers it.
 
-1. Neither Hydra nor torch is loaded, so an answer takes a tenth of a second; only words that begin with `hydra` are
-   left to Hydra, whose plugins they name.
+1. Neither Hydra nor torch is loaded, so an answer takes a tenth of a second; only words that begin with `hydra`, but
+   for the launcher, are left to Hydra, whose plugins they name.
 2. The word is judged up to the cursor, and candidates are whole words; the function takes off what readline keeps.
    So `COMP_WORDBREAKS` stays as it is, and `init_from=<run>@<step>` completes although `@` breaks words.
 3. Only text that a shell takes as it stands is offered.
@@ -14,13 +14,15 @@ from pathlib import Path
 
 from rlx.catalog import PRESETS, Catalog, Field, root_fields
 from rlx.errors import RlxError
-from rlx.options import ROOMS
+from rlx.options import OUTSIDE, ROOMS
 from rlx.runs.checkpoints import best_step, list_checkpoints
 from rlx.runs.identity import RunName
 from rlx.runs.references import is_pasteable
 
 FLAGS = ("--cfg", "--config-dir", "--help", "--hydra-help", "--info", "--multirun", "--resolve", "--shell-completion",
          "--version")  # fmt: skip
+_OWN = tuple(f"{word}{mark}" for group in OUTSIDE for word, mark in ((group, "="), (group.replace("/", "."), ".")))
+"""How words of Hydra's begin that are answered here."""
 BASH = """\
 _rlx_complete()
 {
@@ -42,7 +44,8 @@ def answer(request: str, line: str) -> str | None:
     action, _, shell = request.partition("=")
     if action == "query":
         word = line.split()[-1] if line and not line[-1].isspace() else ""
-        return None if word.lstrip("+").startswith("hydra") else "\n".join(complete(line))
+        of_hydra = word.lstrip("+").startswith("hydra") and not word.startswith(_OWN)
+        return None if of_hydra else "\n".join(complete(line))
     if shell in ("bash", "zsh") and action == "install":
         return BASH if shell == "bash" else f"autoload -Uz bashcompinit\nbashcompinit\n{BASH}"
     return "complete -r rlx; unset -f _rlx_complete" if shell in ("bash", "zsh") and action == "uninstall" else None
@@ -90,7 +93,7 @@ def _values(catalog: Catalog, overrides: Sequence[str], word: str) -> Iterator[s
     key, _, value = word.lstrip("+").partition("=")
     cut = max(word.rfind(mark) for mark in "=,[") + 1
     before, part = word[:cut], word[cut:]
-    if key in (*ROOMS, *PRESETS):
+    if key in (*ROOMS, *PRESETS, *OUTSIDE):
         found = [name for name in catalog.options(key) if name not in value.split(",")[:-1]]
     else:
         field = _field(catalog, overrides, key)
@@ -120,8 +123,8 @@ def _fields(catalog: Catalog, overrides: Sequence[str]) -> dict[str, Field]:
     """Every field of the command by its dotted key."""
     found = {field.name: field for field in root_fields()}
     for group, option in catalog.chosen(overrides).items():
-        if group in ROOMS:
-            found.update({f"{group}.{field.name}": field for field in catalog.fields(group, option)})
+        if group in (*ROOMS, *OUTSIDE):
+            found.update({f"{group.replace('/', '.')}.{field.name}": field for field in catalog.fields(group, option)})
     todo = list(found.items())
     while todo:
         name, field = todo.pop()

@@ -49,6 +49,12 @@ def test_words_that_begin_with_hydra_are_not_answered_here(line):
     assert answer("query=bash", line) is None and answer("query=bash", f"{line} ") is not None
 
 
+def test_launchers_and_their_fields_are_answered_here():
+    assert complete("rlx hydra/launcher=s") == ["hydra/launcher=sequential", "hydra/launcher=slurm_array"]
+    found = answer("query=bash", "rlx hydra/launcher=slurm_array hydra.launcher.ma")
+    assert found == "hydra.launcher.max_parallel="
+
+
 def test_what_the_words_of_hydra_name_is_left_to_hydra(rlx, monkeypatch):
     monkeypatch.setenv("COMP_LINE", "rlx hydra/job_logging=no")
     done = rlx("-sc", "query=bash")

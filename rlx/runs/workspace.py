@@ -245,8 +245,10 @@ def main(arguments: Sequence[str]) -> int:
         else:
             print(_save(workspace))
     except RlxError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"rlx: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # Python would complain of the pipe once more
     return 0
 
 
