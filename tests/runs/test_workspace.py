@@ -152,7 +152,7 @@ def test_a_server_that_does_not_take_it_is_one_line(plan, capsys, monkeypatch):
     printed(capsys, plan)
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", lambda self: _raise(OSError("no route\nto it")))
     assert workspace.main([str(plan)]) == 1
-    assert "error: W&B did not take the workspace: no route; --print" in capsys.readouterr().err
+    assert "rlx: W&B did not take the workspace: no route; --print" in capsys.readouterr().err
 
 
 def _raise(error: Exception) -> None:
