@@ -6,8 +6,7 @@
    the packer packs them.
 3. A model that was trained writes completions as long as the task's solutions. Fresh weights draw evenly, so that each
    token ends the completion with probability 1 / V, and repeat themselves without end where the likeliest is taken.
-   `Estimate.most` has all as long as decode.max_tokens allows.
-4. In rl `SIGNAL` of the groups have a signal, where the others are left out of the update; in `Estimate.most` all.
+4. In rl `SIGNAL` of the groups have a signal, where the others are left out of the update.
 5. A parent whose best step is taken stands at its last one.
 """
 
@@ -86,14 +85,12 @@ class Estimate:
 
     cost: Cost | None = None
     """None where nothing can be told."""
-    most: float = 0.0
-    """Operations if every completion is as long as decode.max_tokens allows, and every group has a signal."""
     seconds: float | None = None
-    """In a process that has started; one of its own takes START_S more."""
+    """In a process that has started."""
     alike: int = 0
     """Finished runs that the time is told by; 0: it is a guess."""
-    by: str = ""
-    """The same in a few words, or why nothing can be told."""
+    why: str = ""
+    """Why nothing can be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +110,6 @@ class Outset:
     lengths: Lengths
     planned: Mapping[str, Cost] = field(default_factory=dict)
     """Runs of the plan that come before, by directory."""
-    most: bool = False
-    """What may be at most is asked for: completions are as long as they may be, every group has a signal."""
 
     def forward(self, size: Size) -> float:
         """Operations of a forward pass."""
@@ -163,7 +158,7 @@ class Outset:
         size, limit = task.size(split), config.decode.max_tokens
         if size is not None and not again:
             problems = min(problems, size)
-        if self.most or (greedy and not self.trained):
+        if greedy and not self.trained:
             drawn = prompt * 0 + limit
         else:
             drawn = (solution if self.trained else _evenly(len(prompt), self.tokenizer.vocab_size)).clip(max=limit)
@@ -227,7 +222,6 @@ class Estimator:
         self.pace = Pace(runs_dir)
         self.lengths = Lengths()
         self._costs: dict[str, Cost] = {}
-        self._most: dict[str, Cost] = {}
         self._outsets: dict[str, Outset] = {}
         self._shapes: dict[str, tuple[int, float, float]] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -240,20 +234,18 @@ class Estimator:
         """
         stage = config.stage
         if not isinstance(stage, RunStageConfig):
-            return Estimate(by="it is no run")
+            return Estimate(why="it is no run")
         try:
             outset = self._outset(config, stage)
             self._outsets[os.path.abspath(place)] = outset
             cost = stage.cost(config, outset)
-            most = stage.cost(config, replace(outset, most=True, planned=self._most))
         except RlxError as error:
-            return Estimate(by=str(error))
-        if cost is None or most is None:
-            return Estimate(by=f"stage={option_of(stage).name} has no estimate")
-        self._costs[os.path.abspath(place)], self._most[os.path.abspath(place)] = cost, most
+            return Estimate(why=str(error))
+        if cost is None:
+            return Estimate(why=f"stage={option_of(stage).name} has no estimate")
+        self._costs[os.path.abspath(place)] = cost
         seconds, alike = self.pace.seconds(config, place, outset.parameters, flops=cost.flops, decoding=cost.decoding)
-        by = f"by {alike} finished run{'s' * (alike > 1)} like it" if alike else GUESS
-        return Estimate(cost=cost, most=max(most.flops, cost.flops), seconds=seconds, alike=alike, by=by)
+        return Estimate(cost=cost, seconds=seconds, alike=alike)
 
     def _outset(self, config: "Config", stage: RunStageConfig) -> Outset:
         """
@@ -318,12 +310,15 @@ class Estimator:
 
 
 def basis(estimates: Iterable[Estimate]) -> str:
-    """What the times of several runs are told by, in a few words; empty where none is told."""
-    told = [estimate for estimate in estimates if estimate.seconds is not None]
+    """What the times of several runs are told by, in a few words, and why of some there is none."""
+    told, untold = [], []
+    for estimate in estimates:
+        (untold if estimate.seconds is None else told).append(estimate)
     guessed = sum(not estimate.alike for estimate in told)
-    if not told or not guessed:
-        return "times by finished runs like them" if told else ""
-    return f"times of {guessed} of {len(told)} are guesses: none like them has finished here"
+    parts = [f"times of {guessed} of {len(told)} are {GUESS}"] if guessed else []
+    parts += ["times by finished runs like them"] if told and not guessed else []
+    parts += [f"nothing is known of {len(untold)}: {untold[0].why}"] if untold else []
+    return "; ".join(parts)
 
 
 def _place(reference: Reference) -> str:

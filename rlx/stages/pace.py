@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from rlx.options import option_of
 from rlx.runs.identity import RunName
-from rlx.runs.listing import ListedRun, find_runs
+from rlx.runs.listing import ListedRun, find_runs, is_number
 from rlx.runs.status import State
 
 if TYPE_CHECKING:
     from rlx.config import Config
 
-START_S = 5.0
-"""Seconds of a process before its first run works: libraries, composing, Lightning (5.5 measured on 2 cores)."""
 RUN_S = 0.5
 """Seconds of a run that are no arithmetic: its directory, the model, checkpoints (0.3 to 0.7 measured)."""
 ALIKE = 3.0
@@ -24,7 +22,7 @@ MOST_ALIKE = 5
 """Finished runs that a pace is the median of: of those nearest in parameters the nearest in operations."""
 SHORT = 10.0
 """A run that did so many times less than this one will, or than another, tells more of starting than of the pace."""
-GUESS = "a guess: none like it has finished here"
+GUESS = "guesses: none like them has finished here"
 
 GUESSES: dict[str, dict[str, dict[float, float]]] = {
     "cpu": {
@@ -96,22 +94,28 @@ class Pace:
 def _tells(run: ListedRun) -> bool:
     """True for a finished run that says how much it did, and how long it took."""
     record = run.record
-    spent = _total(record) > 0 and record.get("wall_s", 0) > 0
-    return spent and _parameters(record) > 0 and run.state is State.finished
+    said = _total(record), _parameters(record), record.get("wall_s")
+    return all(is_number(value) and value > 0 for value in said) and run.state is State.finished
 
 
-def _total(record: Mapping[str, Any]) -> float:
-    return record.get("flops", {}).get("total", 0)
+def _total(record: Mapping[str, Any]) -> Any:
+    return _part(record, "flops").get("total")
 
 
-def _parameters(record: Mapping[str, Any]) -> int:
-    return record.get("parameters", {}).get("total", 0)
+def _parameters(record: Mapping[str, Any]) -> Any:
+    return _part(record, "parameters").get("total")
 
 
 def _computed_with(record: Mapping[str, Any]) -> dict[str, Any]:
-    noted = record.get("arithmetic", {})
+    noted = _part(record, "arithmetic")
     names = ("accelerator", "precision", "compiled")
-    return {"trainer": record.get("options", {}).get("trainer"), **{name: noted.get(name) for name in names}}
+    return {"trainer": _part(record, "options").get("trainer"), **{name: noted.get(name) for name in names}}
+
+
+def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of run.json; empty where it is none, as in a file that was damaged."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _speed(record: Mapping[str, Any]) -> float:

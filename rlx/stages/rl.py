@@ -91,7 +91,7 @@ class RlConfig(RunStageConfig):
         group, built = algorithm.group_size, algorithm.build()
         drawn = outset.completions(config, Split.train, problems=self.prompts, samples=group, again=True)
         rollout = outset.forward(drawn.decoding)
-        heard = SIGNAL if built.silent_at_zero and not outset.most else 1.0
+        heard = SIGNAL if built.silent_at_zero else 1.0
         again = "old_logprobs" in built.needs and algorithm.epochs * algorithm.minibatches > 1
         train = algorithm.epochs * outset.training(drawn.rows) + again * outset.forward(drawn.rows)
         train = heard * train + ("reference" in built.needs) * outset.forward(drawn.rows)

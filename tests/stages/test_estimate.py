@@ -1,6 +1,7 @@
 """What is expected of a run beforehand, against what the run then spends, and the time by runs that have finished."""
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ def told(rlx, monkeypatch) -> Callable[..., tuple[Estimate, dict]]:
         def carry_out(stage, config, context):
             path, typed = place_of(config, context), copy.deepcopy(config)
             planned, from_disk = estimator.estimate(path, typed), Estimator("runs").estimate(path, typed)
-            assert planned.cost == from_disk.cost and planned.most == from_disk.most
+            assert planned.cost == from_disk.cost
             found.append(planned)
             whole(stage, config, context)
 
@@ -84,21 +85,19 @@ def test_estimates_against_the_ledger(told):
     assert near(expected.cost.train, start["flops"]["train"], 0.05)
     assert near(expected.cost.eval, start["flops"]["eval"], 0.05)
     assert near(expected.cost.tokens, start["tokens"], 0.05)
-    assert expected.most == expected.cost.flops
 
     inside = ("eval.every=6", "eval.problems=8", "eval.samples=2", CUT)
     expected, tuned = told(*sft(run_of(start), *inside))
     assert expected.cost and near(expected.cost.train, tuned["flops"]["train"], 0.05)
     assert near(expected.cost.eval, tuned["flops"]["eval"], 0.05)
-    assert expected.cost.decoding < expected.cost.eval and near(expected.most, tuned["flops"]["total"], 0.05)
+    assert expected.cost.decoding < expected.cost.eval
 
     expected, policy = told(*rl(run_of(tuned)))
     spent = policy["flops"]
-    assert expected.cost and expected.cost.steps == 6 and spent["total"] <= 1.02 * expected.most
+    assert expected.cost and expected.cost.steps == 6
     assert spent["rollout"] / 1.2 < expected.cost.rollout < 1.2 * spent["rollout"]
     assert spent["eval"] / 1.2 < expected.cost.eval < 1.2 * spent["eval"]
     assert spent["train"] / 2.2 < expected.cost.train  # half of the groups are taken to have a signal
-    assert spent["train"] <= 1.02 * (expected.most - expected.cost.rollout)
 
     expected, merged = told(*merge(run_of(start), run_of(tuned)))
     assert expected.cost and expected.cost.steps == 0 and near(expected.cost.eval, merged["flops"]["eval"], 0.05)
@@ -111,7 +110,7 @@ def test_estimates_against_the_ledger(told):
 def test_fresh_weights_end_anywhere(told):
     expected, made = told(*FRESH)
     assert expected.cost and near(expected.cost.tokens, made["tokens"], 0.1)
-    assert near(expected.cost.eval, made["flops"]["eval"], 0.1) and expected.most > 1.2 * expected.cost.eval
+    assert near(expected.cost.eval, made["flops"]["eval"], 0.1)
 
 
 def test_a_budget_that_a_planned_run_sets(asked, rlx):
@@ -125,7 +124,7 @@ def test_a_budget_that_a_planned_run_sets(asked, rlx):
     assert planned and found and found.steps > 1
     assert planned.charged <= found.flops < planned.charged * (1 + 1 / (found.steps - 1))
     nothing = Estimator("runs").estimate(more, config)
-    assert nothing.cost is None and nothing.seconds is None and start in nothing.by
+    assert nothing.cost is None and nothing.seconds is None and start in nothing.why
 
     rlx(*PRETRAIN)
     rlx(*rl(start))
@@ -207,10 +206,10 @@ def test_what_cannot_be_told_is_a_line(asked):
     where, config = asked(*FRESH)
     config.init_from = "hf:nowhere"
     found = Estimator("runs").estimate(where, config)
-    assert found.cost is None and found.seconds is None and "nowhere" in found.by
+    assert found.cost is None and found.seconds is None and "nowhere" in found.why
     where, config = asked(*PRETRAIN, "stage.row_tokens=8", "stage.batch_tokens=8")
-    assert "does not fit stage.row_tokens=8" in Estimator("runs").estimate(where, config).by
-    assert basis([found]) == ""
+    assert "does not fit stage.row_tokens=8" in Estimator("runs").estimate(where, config).why
+    assert basis([found]).startswith("nothing is known of 1: hf:nowhere is no folder")
 
 
 CPU = {"accelerator": "cpu", "precision": "fp32", "compiled": False}
@@ -273,6 +272,17 @@ def test_runs_of_about_its_length_tell_best(config):
     assert seconds(config, flops=1e10) == (pytest.approx(RUN_S + 10), 5)
 
 
+DAMAGED = {"flops": None, "wall_s": "nan", "parameters": [], "arithmetic": None, "options": "none"}
+
+
+@pytest.mark.parametrize("name, value", DAMAGED.items(), ids=DAMAGED.keys())
+def test_a_damaged_run_tells_nothing(config, name, value):
+    finished(0, 1e10)
+    path = Path("runs/countdown-dense-pretrain-h0000000000/seed0/run.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    assert seconds(config)[1] == 0
+
+
 @pytest.mark.parametrize("size", [220_000, 10**9])
 def test_a_guess_is_marked(config, size):
     finished(0, 1e10, size=size // 10)
@@ -281,4 +291,4 @@ def test_a_guess_is_marked(config, size):
     config.trainer.accelerator = "cuda"
     assert seconds(config, size=size)[0] < time
     estimate = Estimator("runs").estimate(PLACE, config)
-    assert estimate.by.startswith("a guess") and basis([estimate]).startswith("times of 1 of 1 are guesses")
+    assert basis([estimate]).startswith("times of 1 of 1 are guesses")
