@@ -104,7 +104,8 @@ def _with_multirun(arguments: list[str]) -> list[str]:
     """The arguments with -m, where they say what only a sweep has: a launcher, a sweeper, what becomes of the plan."""
     flags = {"-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
     sweeps = any(text.startswith(_OF_SWEEPS) for text in arguments)
-    return ["-m", *arguments] if sweeps and flags.isdisjoint(arguments) else arguments
+    asked = {text.partition("=")[0] for text in arguments}
+    return ["-m", *arguments] if sweeps and flags.isdisjoint(asked) else arguments
 
 
 def _sweep(config: Any, arguments: Sequence[str]) -> Any:
@@ -271,6 +272,7 @@ def _check(config: Any, context: Any) -> None:
     from rlx.options import discover, option_of
     from rlx.stages.base import check_required
     from rlx.stages.config import TRAINING_KEYS
+    from rlx.sweep import group_of
 
     if config.stage is None:
         stages = "|".join(discover("stage"))
@@ -280,7 +282,7 @@ def _check(config: Any, context: Any) -> None:
     check_required(config, sorted(stage.requires))
     read = OWN | stage.uses | (TRAINING_KEYS if stage.trains else set())
     read |= stage.measures if config.eval.every else set()
-    for key in _typed_groups(context.overrides):
+    for key in map(group_of, context.overrides):
         if key not in read and context.choices.get(key) != "None":
             raise ConfigError(f"stage={name} does not use {key}; {_instead(key, stage, context.overrides)}")
     for group in ("algorithm", "merge", "study"):
@@ -301,12 +303,6 @@ def _instead(group: str, stage: Any, overrides: Sequence[str]) -> str:
         return f"set {' and '.join(own)} instead"
     used = f" (it uses {', '.join(sorted(stage.uses))})" if stage.uses else ""
     return f"leave {group} out{used}"
-
-
-def _typed_groups(overrides: Sequence[str]) -> list[str]:
-    """First part of each override's key: `model` of model=moe, +model.d=3, model@x=moe."""
-    keys = (text.lstrip("+~").partition("=")[0] for text in overrides)
-    return [key.replace("@", ".").replace("/", ".").split(".")[0] for key in keys]
 
 
 def _flags(arguments: Sequence[str]) -> list[str]:
@@ -337,6 +333,9 @@ def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
         return 130
+    if isinstance(error, BrokenPipeError):  # who read what is printed wants no more, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     if isinstance(error, RlxError):
         print(f"rlx: {_one_line(str(error))}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -44,3 +44,12 @@ def test_the_commands_name_what_there_is():
     for group, name in re.findall(r"\b(\w+)=([a-z]\w*)\b", README.read_text()):
         if group in ROOMS and name not in ("null", "mine"):
             assert name in discover(group), f"README names {group}={name}"
+
+
+def test_a_shell_reads_the_commands():
+    for block in re.findall(r"^```\n(.*?)```", README.read_text(), flags=re.DOTALL | re.MULTILINE):
+        if not re.search("^(rlx|make|python) ", block, flags=re.MULTILINE):
+            continue
+        text = re.sub(r"<(\w+)>", r"\1", block)  # places to fill in
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr + block

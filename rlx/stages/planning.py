@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rlx.options import option_of
 from rlx.plans.launchers.base import Hands
 from rlx.plans.plan import PlannedRun
-from rlx.runs.references import Kind, parse_reference
+from rlx.runs.references import Kind, format_reference, parse_reference
 from rlx.stages.base import Context, RunStageConfig, place_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Unfolded:
 
 
 def job_of(config: "Config", context: Context, *, name: str = "", label: str = "", of: str | None = None) -> Job:
-    """One run of a plan; without a name it is called after its directory.
+    """One run of a plan; without a name it is called after its directory. Its own and its parents' are spelt in one way,
+    relative below the current folder, however runs_dir= and init_from= were typed: they are compared as texts.
 
     Raises:
         ConfigError: the run cannot be made.
@@ -63,7 +64,7 @@ def job_of(config: "Config", context: Context, *, name: str = "", label: str = "
         name=name or place.parent.name,
         label=label or name or place.parent.name,
         seed=config.seed,
-        run=str(place),
+        run=format_reference(place),
         stage=option_of(stage).name,
         command=context.command,
         arguments=[*context.flags, *context.overrides],
@@ -75,11 +76,13 @@ def job_of(config: "Config", context: Context, *, name: str = "", label: str = "
 
 
 def awaited(reference: str) -> str | None:
-    """The run directory that must be finished before a reference can be used; None where there is none to wait for."""
+    """The run directory that must be finished before a reference can be used, spelt as plans spell their runs; None
+    where there is none to wait for.
+    """
     parsed = parse_reference(reference)
     if parsed.kind is not Kind.run or parsed.at not in SETTLED or _is_model_folder(parsed.run):
         return None
-    return parsed.run
+    return format_reference(parsed.run)
 
 
 def _is_model_folder(folder: str) -> bool:

@@ -5,6 +5,8 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import only
 
 QUICKSTART = ("stage=study", "study=quickstart", "scale=smoke", "trainer.threads=1")
@@ -72,6 +74,12 @@ def test_claims_of_several_seeds_name_one_command_that_makes_them_again(rlx):
 def test_seeds_share_a_folder_and_a_dry_plan_writes_nothing(rlx):
     done = rlx(*QUICKSTART, "plan.dry=true", "seed=1")
     assert done.code == 0 and "absent" in done.out and not Path("runs").exists()
+
+
+@pytest.mark.parametrize("runs_dir", ["runs", "{here}/runs", "../beside", "{here}/../beside"])
+def test_runs_know_their_parents_however_the_folder_is_typed(rlx, runs_dir):
+    done = rlx(*QUICKSTART, "plan.dry=true", f"runs_dir={runs_dir.format(here=Path.cwd())}")
+    assert done.code == 0 and "│  │  └─ eval_rl " in done.out, done.out + done.err
 
 
 def test_a_run_that_fails_blocks_its_children_alone(rlx):
