@@ -69,7 +69,7 @@ class Composer:
                 ConfigLoaderImpl._apply_overrides_to_config(values, base)
                 yield base, choices
             finally:
-                for parent, key, node in reversed(before):
+                for parent, key, node in before:
                     parent.__dict__["_content"][key] = node
 
     @contextmanager
@@ -112,7 +112,7 @@ def kept(config: DictConfig, values: Sequence[Override]) -> list[tuple[DictConfi
     None where putting back is not enough: keys may be added or deleted, or are none that there are, or a reference
     leads to another place.
     """
-    found: dict[str, tuple[DictConfig, str, Any]] = {}
+    found: list[tuple[DictConfig, str, Any]] = []
     for override in values:
         changes = override.type is OverrideType.CHANGE
         if not changes and (override.type is not OverrideType.FORCE_ADD or isinstance(override.value(), dict)):
@@ -129,9 +129,9 @@ def kept(config: DictConfig, values: Sequence[Override]) -> list[tuple[DictConfi
                 continue
             if number < len(names) and not changes:
                 return None
-            found.setdefault(".".join(names[:number]), (parent, name, copy.deepcopy(node)))
+            found.append((parent, name, copy.deepcopy(node)))
             break
-    return list(found.values())
+    return found
 
 
 @cache

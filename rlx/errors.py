@@ -3,6 +3,9 @@
 `rlx.cli` prints the line and exits with `exit_code`; no traceback is shown for these.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class RlxError(Exception):
     """A mistake in what was asked for, told in one line."""
@@ -36,3 +39,12 @@ class Stopped(Exception):
     """The run was asked to stop (SIGTERM, SIGUSR1, Ctrl-C) and has saved what it needs to go on."""
 
     exit_code = 75
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean width?`, or the names that there are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [each for each in known if each.startswith(name)]
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(sorted(known))}" if known else ""

@@ -4,11 +4,10 @@ import difflib
 import re
 import shlex
 import traceback
-from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import ConfigError, RlxError, nearest
 from rlx.options import OUTSIDE, ROOMS, discover
 
 _PLUGINS = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib",)}
@@ -51,15 +50,6 @@ def unknown_key(composed: Any) -> None:
                 walk(child, _join(path, str(key)))
 
     walk(composed, "")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean width?`, or the names that there are."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [each for each in known if each.startswith(name)]
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there are {', '.join(sorted(known))}" if known else ""
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

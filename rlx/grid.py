@@ -8,15 +8,18 @@
 """
 
 import itertools
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Override, RangeSweep, Sweep
 
 from rlx.errors import ConfigError
 
+MOST = 100_000
+"""Commands of a sweep, and values of an axis; more are taken for a slip."""
 Axis = list[tuple[str, ...]]
 """The positions of an axis: each the overrides that stand there, one of every key that it walks."""
 
@@ -29,18 +32,19 @@ def expand(arguments: Sequence[str], either: Sequence[str] = (), loader: Any = N
         loader: Hydra's, which finds what `glob(..)` of a group means.
 
     Raises:
-        ConfigError: axes of one tag differ in length, or an axis has no end of values.
+        ConfigError: axes of one tag differ in length, an axis has no end of values, or there are more than MOST.
         OverrideParseException: an argument that cannot be read.
     """
     parser = OverridesParser.create(config_loader=loader)
     common = parser.parse_overrides(list(arguments))
-    found = []
+    branches = []
     for text in either or [""]:
         branch = parser.parse_overrides(_split(text))
         keys = {override.get_key_element() for override in branch}
         kept = [override for override in common if override.get_key_element() not in keys]
-        found += [list(itertools.chain(*place)) for place in itertools.product(*axes([*kept, *branch]))]
-    return found
+        branches.append(axes([*kept, *branch]))
+    _check_number(branches)
+    return [list(itertools.chain(*place)) for branch in branches for place in itertools.product(*branch)]
 
 
 def swept(commands: Sequence[Sequence[str]]) -> set[str]:
@@ -82,6 +86,15 @@ def axes(overrides: Sequence[Override]) -> list[Axis]:
     return list(found.values())
 
 
+def _check_number(branches: Sequence[Sequence[Axis]]) -> None:
+    """Raise ConfigError for more than MOST commands, before they are made."""
+    count = sum(math.prod(map(len, branch)) for branch in branches)
+    if count > MOST:
+        widest = max(branches, key=lambda branch: math.prod(map(len, branch)))
+        lengths = [f"{axis[0][0].partition('=')[0]} ({len(axis)})" for axis in widest if len(axis) > 1]
+        raise ConfigError(f"{' x '.join(lengths)}: {count:,} commands are more than {MOST:,}; give fewer values")
+
+
 def _values(key: str, override: Override) -> list[str]:
     """The overrides of one value each."""
     if not override.is_sweep_override():
@@ -91,10 +104,19 @@ def _values(key: str, override: Override) -> list[str]:
             f"{override.input_line}: an interval has no end of values; name some, as in {key}=1e-3,3e-4, or search it "
             "with hydra/sweeper=optuna"
         )
+    swept = override.value()
+    if isinstance(swept, RangeSweep) and not _length(swept) <= MOST:  # true of NaN too
+        raise ConfigError(f"{override.input_line}: these are more than {MOST:,} values; give fewer")
     values = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not values:
         raise ConfigError(f"{override.input_line}: there is no such value")
     return values
+
+
+def _length(swept: RangeSweep) -> float:
+    """How many values a range has, of which Hydra would make a list to sort or shuffle it."""
+    start, stop, step = swept.start or 0, swept.stop or 0, swept.step
+    return -((start - stop) // step) if step else math.inf
 
 
 def _split(text: str) -> list[str]:

@@ -4,8 +4,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from rlx.catalog import PRESETS, Catalog, Field, group_docs, root_fields
-from rlx.errors import ConfigError
-from rlx.explain import nearest
+from rlx.errors import ConfigError, nearest
 
 USAGE = """\
 rlx stage=<stage> task=<task> [group=option ...] [group.field=value ...]

@@ -28,10 +28,9 @@ from rlx.options import option_of
 from rlx.plans.base import PlanSweeperConfig
 from rlx.plans.launchers.base import LauncherConfig, Outcome
 from rlx.plans.plan import Plan, with_levels
-from rlx.plans.tree import tree
 from rlx.runs.identity import digest
 from rlx.runs.listing import metric_of
-from rlx.sweep import UNDRY, Sweep, fitting, group_of, place_for
+from rlx.sweep import UNDRY, Sweep, check_one_folder, fitting, group_of, place_for
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 """The one foreign sweeper that asks its runs for nothing."""
@@ -89,6 +88,8 @@ class PlanLauncher(Launcher):
         parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         self.searched = {each.get_key_element() for each in parsed if each.is_sweep_override()}
         self.searched = (self.searched | set(config.hydra.sweeper.get("params") or {})) - {"seed"}
+        if "runs_dir" in self.searched:
+            raise ConfigError("runs_dir: a sweep has one folder of runs; give a command for each")
         kind = "search" if searching else "sweep"
         name = sweep.name or f"{kind}-{digest(sorted(map(str, config.hydra.overrides.task)))}"
         self.folder = Path(config.runs_dir) / "plans" / name
@@ -108,15 +109,10 @@ class PlanLauncher(Launcher):
         return [trial.answer(sweep) for trial in batch]
 
     def _carry_out(self, sweep: Sweep, jobs: Mapping[str, Any]) -> Outcome:
-        from rlx.stages.planning import expect
-
+        check_one_folder([self.config, *(job.config for job in jobs.values())])
         runs = with_levels(job.planned for job in jobs.values())
         plan = Plan(folder=self.folder, runs=runs, command=sweep.command)
-        basis = expect(list(jobs.values()))
-        if len(runs) > 1:
-            print(tree(plan, basis=basis), flush=True)
-        sweep.written = True
-        plan.save(self.typed.settings())
+        sweep.begin(plan, jobs, self.typed, show=len(runs) > 1)
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper's results
         return self.typed.carry_out(plan, sweep.hands(jobs), wait=True)
 

@@ -7,7 +7,7 @@
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from rlx.errors import Stopped
+from rlx.errors import ConfigError, Stopped
 from rlx.grid import swept
 from rlx.options import discover
 from rlx.plans.launchers.base import Hands, LauncherConfig, Outcome
@@ -26,10 +26,11 @@ from rlx.runs.identity import digest
 from rlx.runs.references import format_reference
 from rlx.runs.status import State, read_status, state_of
 
-OF_PLANS = ("plan", "optimized_metric")
-"""Keys that belong to the sweep and not to its runs."""
 UNDRY = "plan.dry=false"
-"""The one of them that runs need: a preset may say otherwise, and a dry run is refused."""
+"""The one key of plans that runs need: a preset may say otherwise, and a dry run is refused."""
+
+Made = tuple[Plan, dict[str, Any], Callable[[], None]]
+"""A plan, its jobs by run directory, and what ends it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,14 +89,19 @@ class Sweep:
         }
 
     def carry_out(self, commands: Sequence[Sequence[str]], launcher: "LauncherConfig | Launcher") -> None:
-        """Make the plans of the commands, and carry them out."""
+        """Make the plans of the commands, and carry them out.
+
+        Raises:
+            ConfigError: the commands have several folders of runs, or different runs of one name and seed.
+        """
         from rlx.stages.base import RunStageConfig
 
         runs: list[tuple[Any, Any]] = []
         plans: dict[Path, list[Any]] = {}
         others: list[tuple[Any, Any]] = []
-        differing = swept(commands)
-        for config, context in self.entered(commands):
+        differing, entered = swept(commands), self.entered(commands)
+        check_one_folder(config for config, _ in entered)
+        for config, context in entered:
             with self._forgiving(labelled(context.overrides, differing) or context.command):
                 unfolded = config.stage.unfold(config, context)
                 if unfolded is not None:
@@ -104,10 +110,14 @@ class Sweep:
                     runs.append((config, context))
                 else:
                     others.append((config, context))
-        if runs:
-            self._carry_out_runs(runs, launcher)
-        for folder, group in plans.items():
-            self._carry_out_unfolded(folder, group, launcher)
+        made = [self._plan_of_runs(runs)] if runs else []
+        made += [self._plan_of_unfolded(folder, group) for folder, group in plans.items()]
+        for plan, _, _ in made:
+            plan.rows()  # raises where two different runs would be taken for one
+        for plan, jobs, conclude in made:
+            if plan.runs and self._launch(plan, jobs, launcher):
+                with self._forgiving(f"the report of {plan.folder}"):
+                    conclude()
         for config, context in others:
             if self.dry:
                 print(f"and: {context.command}")
@@ -141,34 +151,52 @@ class Sweep:
 
         return job_of(config, context, label=labelled(context.overrides, differing))
 
-    def _carry_out_runs(self, entered: Sequence[tuple[Any, Any]], launcher: "LauncherConfig | Launcher") -> None:
+    def _plan_of_runs(self, entered: Sequence[tuple[Any, Any]]) -> Made:
         made = self.jobs(entered)
         jobs: dict[str, Any] = {}
         for job in made:
             jobs.setdefault(job.planned.run, job)
-        if not jobs:
-            return
         if again := len(made) - len(jobs):
             print(f"{again} of {len(made)} combinations are the same run as another; each is made once", flush=True)
         runs = with_levels(job.planned for job in jobs.values())
         name = self.name or f"sweep-{digest(sorted(jobs))}"
         folder = Path(entered[0][0].runs_dir) / "plans" / name
-        self._launch(Plan(folder=folder, runs=runs, command=self.command), jobs, launcher)
+        return Plan(folder=folder, runs=runs, command=self.command), jobs, lambda: None
 
-    def _carry_out_unfolded(self, folder: Path, group: Sequence[Any], launcher: "LauncherConfig | Launcher") -> None:
+    def _plan_of_unfolded(self, folder: Path, group: Sequence[Any]) -> Made:
         """The runs of several studies that share a plan, and what ends it, once."""
         jobs = {job.planned.run: job for unfolded in group for job in unfolded.jobs}
         runs = with_levels(job.planned for job in jobs.values())
         plan = Plan(folder=folder, runs=runs, command=self.command, conclusions=[group[-1].arguments])
-        if self._launch(plan, jobs, launcher):
-            with self._forgiving(f"the report of {folder}"):
-                group[-1].conclude()
+        return plan, jobs, group[-1].conclude
 
     def _launch(self, plan: Plan, jobs: Mapping[str, Any], launcher: "LauncherConfig | Launcher") -> bool:
         """Show a plan and carry it out; True when its runs have ended here."""
+        if not self.begin(plan, jobs, launcher):
+            return False
+        if isinstance(launcher, LauncherConfig):
+            outcome = launcher.carry_out(plan, self.hands(jobs))
+        else:
+            outcome = self._hand_over(plan, jobs, launcher)
+        for run in plan.runs:
+            if run.run in outcome.problems:
+                self.failed[run.title] = 1
+                print(f"rlx: {run.title}: {outcome.problems[run.run]}", file=sys.stderr, flush=True)
+        return outcome.ended
+
+    def begin(
+        self, plan: Plan, jobs: Mapping[str, Any], launcher: "LauncherConfig | Launcher", *, show: bool = True
+    ) -> bool:
+        """Check a plan, `show` it, and write its folder; False, and nothing written, where it is a dry one.
+
+        Raises:
+            RlxError: it cannot be carried out; nothing is written then.
+        """
         from rlx.stages.planning import expect
 
-        print(tree(plan, basis=expect(list(jobs.values()))), flush=True)
+        basis = expect(list(jobs.values()))
+        if show:
+            print(tree(plan, basis=basis), flush=True)
         if self.dry:
             return False
         ours = isinstance(launcher, LauncherConfig)
@@ -176,13 +204,7 @@ class Sweep:
             launcher.check(plan.runs)
         plan.save(launcher.settings() if ours else {"option": type(launcher).__name__})
         self.written = True
-        hands = self.hands(jobs)
-        outcome = launcher.carry_out(plan, hands) if ours else self._hand_over(plan, jobs, launcher)
-        for run in plan.runs:
-            if run.run in outcome.problems:
-                self.failed[run.title] = 1
-                print(f"rlx: {run.title}: {outcome.problems[run.run]}", file=sys.stderr, flush=True)
-        return outcome.ended
+        return True
 
     def _hand_over(self, plan: Plan, jobs: Mapping[str, Any], launcher: Launcher) -> Outcome:
         if self.beginning is not None:
@@ -199,10 +221,19 @@ class Sweep:
         print(f"the search's best{value}:{best} ({format_reference(self.results)})", flush=True)
 
 
+def check_one_folder(configs: Iterable[Any]) -> None:
+    """Raise ConfigError where the runs of one sweep would lie in several folders of runs."""
+    folders = sorted({config.runs_dir for config in configs})
+    if len(folders) > 1:
+        raise ConfigError(f"runs_dir={','.join(folders)}: a sweep has one folder of runs; give a command for each")
+
+
 def fitting(command: Sequence[str], used: Mapping[str, frozenset[str]]) -> tuple[list[str], list[tuple[str, str]]]:
     """A command without the groups that its stage does not read and another stage of the sweep does, and which those
     are, each with the stage.
     """
+    from rlx.stages.base import OF_PLANS
+
     stage = value_of(command, "stage")
     others = frozenset().union(*used.values()) - used.get(stage, frozenset()) if stage in used else frozenset()
     kept, dropped = [], []

@@ -1,10 +1,12 @@
 """The door: every wrong input is one line, exit code 2, and nothing on the disk."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import COUNTDOWN, only
+from tests.conftest import COUNTDOWN, environment, only
 
 WRONG = {
     "no stage": ([], "no stage", "pretrain"),
@@ -183,6 +185,13 @@ def test_flags_may_stand_anywhere(rlx):
     assert done.code == 0 and "max_target: 50" in done.out and "seed: 3" in done.out
     done = rlx("stage=pretrain", "-m", *SMALL, "seed=0,1")
     assert done.code == 0 and len(list(Path("runs").glob("*/seed*"))) == 2
+
+
+@pytest.mark.parametrize("flags", [("--cfg=job",), ("--cfg", "job"), ("-c", "job"), ("--info=config",)])
+def test_a_config_is_shown_with_a_launcher_too(flags):
+    done = subprocess.run([sys.executable, "-m", "rlx.cli", *flags, "hydra/launcher=parallel", "stage=pretrain"],
+                          capture_output=True, text=True, env=environment(), timeout=120)  # fmt: skip
+    assert done.returncode == 0 and "d_model: " in done.stdout, done.stderr
 
 
 def test_the_version_is_rlx_s(rlx):

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rlx.composer import Composer, Memory
+from rlx.composer import Composer, Memory, kept, parse
 from rlx.errors import ConfigError
 from rlx.explain import unknown_key
 from rlx.store import register
@@ -183,6 +183,13 @@ def test_every_command_leaves_the_composer_as_it_was(pair):
             assert plain(config) == before[first][0]
         assert inside == before[second]
     assert all(plain(config) == base for groups, base in bases.items() for config, _ in composer.idle[groups])
+
+
+def test_what_a_reference_leads_to_is_not_put_back_by_its_own_place():
+    """`b.x=2` changes `a` here, so the config that other commands share is no place for it."""
+    config = OmegaConf.create({"a": {"x": 1}, "b": "${a}", "c": {"x": 1}})
+    assert kept(config, [parse("c.x=2"), parse("b.x=2")]) is None
+    assert kept(config, [parse("a.x=2"), parse("c.x=2")]) == [(config.a, "x", 1), (config.c, "x", 1)]
 
 
 def test_an_error_of_the_reader_leaves_it_too(pair):

@@ -72,6 +72,19 @@ def test_axes_of_one_tag_are_walked_together():
     ]
 
 
+def test_a_key_may_have_the_name_of_a_tag():
+    assert expand(["w=1,2", "a=tag(w,choice(3,4))"]) == [
+        ["w=1", "a=3"], ["w=1", "a=4"], ["w=2", "a=3"], ["w=2", "a=4"],
+    ]  # fmt: skip
+
+
+def test_branches_of_a_union_are_counted_together(monkeypatch):
+    monkeypatch.setattr("rlx.grid.MOST", 5)
+    assert len(expand(["a=1,2"], ["c=1", "d=3"])) == 4
+    with pytest.raises(ConfigError, match=r"a \(2\) x b \(2\): 6 commands are more than 5"):
+        expand(["a=1,2"], ["b=1,2", "c=1"])
+
+
 def test_three_axes_and_two_tags():
     found = expand(
         ["a=tag(x,choice(1,2))", "b=tag(y,range(2))", "c=tag(x,choice('p q','r=s'))", "d=tag(y,choice([1,2],[]))"]
@@ -87,6 +100,11 @@ WRONG = {
     "interval": (["optim.lr=interval(1e-4,1e-2)"], "optim.lr=1e-3,3e-4, or search it with hydra/sweeper=optuna"),
     "no end of values in a tag": (["optim.lr=tag(log,interval(1e-4,1e-2))"], "an interval has no end"),
     "no such option": (["stage=glob(x*)"], r"stage=glob\(x\*\): there is no such value"),
+    "too many commands": (["a=range(100)", "b=range(1001)", "c=1"], r"a \(100\) x b \(1001\): 100,100 commands"),
+    "too many values": (["a=shuffle(range(1,1000000000000))"], "are more than 100,000 values"),
+    "too many broken values": (["a=range(0,1,1e-9)"], r"a=range\(0,1,1e-9\): these are more than 100,000 values"),
+    "no step": (["a=range(0,9,0)"], "are more than"),
+    "no end": (["a=range(0,inf,0.5)"], "are more than"),
     "empty range": (["seed=range(3,3)"], r"seed=range\(3,3\): there is no such value"),
 }
 

@@ -44,7 +44,7 @@ do those that only type checkers read. From the bottom up:
     explain                     config, errors, options                       omegaconf
     catalog                     options, conf                                 yaml
     completion                  catalog, errors, options, runs                none
-    help                        catalog, errors, explain                      none
+    help                        catalog, errors                               none
     cli                         everything                                    hydra, omegaconf
 
 GROUND is types, errors, options, batches. `rows` reads data files: tasks and corpora are made of them, and a run is
@@ -131,7 +131,7 @@ ROOMS = {
     "explain": Room(("config", "errors", "options"), ("omegaconf",)),
     "catalog": Room(("options", "conf"), ("yaml",)),
     "completion": Room(("catalog", "errors", "options", "runs")),
-    "help": Room(("catalog", "errors", "explain")),
+    "help": Room(("catalog", "errors")),
     "cli": Room(("",), ("hydra", "omegaconf")),
 }
 LATE_ROOM = re.compile(r"rlx\.(stages\.modules|kernels\.\w+\.triton)(\.|$)")

@@ -255,6 +255,12 @@ WRONG = {
     "no end of values": (["-m", "optim.lr=interval(0,1)"], "or search it with hydra/sweeper=optuna"),
     "unequal tags": (["-m", "seed=tag(w,range(3))", "optim.lr=tag(w,choice(1,2))"], "one has 3 values and the other 2"),
     "a swept launcher": (["-m", "hydra/launcher=sequential,parallel"], "Sweeping over Hydra's configuration"),
+    "folders of runs": (["-m", "runs_dir=ra,rb"], "runs_dir=ra,rb: a sweep has one folder of runs; give a command for"),
+    "folders of runs, searched": (
+        ["hydra/sweeper=optuna", "optimized_metric=val/loss", "runs_dir=choice(ra,rb)"],
+        "runs_dir: a sweep has one folder of runs",
+    ),
+    "far too many": (["-m", "seed=range(1000)", "optim.lr=range(0.001,1,0.001)"], "seed (1000) x optim.lr (999): 999"),
     "dry without a plan": (["hydra/sweeper=basic", "plan.dry=true"], "plan.dry=true needs the whole plan at once"),
     "a union without a plan": (["hydra/sweeper=basic", "plan.either=[a]"], "plan.either needs the whole plan at once"),
 }  # fmt: skip
@@ -268,6 +274,26 @@ def test_wrong_inputs_are_one_line_and_write_nothing(rlx, arguments, line):
     (told,) = done.err.strip().splitlines()
     assert told.startswith("rlx: ") and line in told
     assert not done.out and not list(Path().iterdir())
+
+
+@with_optuna
+@pytest.mark.parametrize("sweeper", ["plan", "optuna"])
+def test_a_launcher_that_is_not_there_is_found_before_anything_is_written(rlx, sweeper, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = rlx(*OPTUNA[1:], f"hydra/sweeper={sweeper}", "hydra/launcher=slurm_array")
+    assert done.code and done.err.startswith("rlx: ") and done.err.count("\n") == 1, done.err
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("dry", ["true", "false"])
+def test_two_scales_of_a_study_are_not_one_plan(rlx, dry):
+    """Their runs have equal names and seeds, so each would be taken for the other."""
+    study = ("-m", "stage=study", "study=quickstart", f"plan.dry={dry}")
+    done = rlx(*study, "scale=smoke,cpu", "plan.name=mine")
+    assert done.code == 2 and not done.out and not list(Path().iterdir())
+    (told,) = done.err.splitlines()
+    assert told.startswith("rlx: runs/plans/mine would have two different runs called pretrain seed0: runs/countdown-")
+    assert told.endswith("; leave plan.name out, take another, or sweep one scale")
 
 
 @with_optuna

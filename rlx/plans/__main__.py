@@ -5,8 +5,9 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -18,8 +19,8 @@ from rlx.plans.drivers import ask_to_stop, drivers
 from rlx.plans.launchers.base import Hands, LauncherConfig
 from rlx.plans.plan import Plan, PlannedRun, read_settings, with_levels
 from rlx.plans.relaunch import go_home, launcher_of
-from rlx.plans.standing import AGAIN, ORDER, Standing, standings
-from rlx.plans.submissions import key_of, submissions
+from rlx.plans.standing import AGAIN, ORDER, Standing, elsewhere, standings
+from rlx.plans.submissions import key_of, live_conclusions, queue_of, submissions
 from rlx.plans.table import Screen, counts, table
 from rlx.plans.task import carry_out_task, runs_of_task
 from rlx.plans.watch import size_of_screen, watch
@@ -77,7 +78,7 @@ def parsers() -> dict[str, Parser]:
     ended = command("cancel", cancel, "take its tasks out of the queue, and have its runs save their state and stop")
     collected = command("collect", collect_plan, "one table of configs and final metrics, as parquet and CSV")
     for each in (looked, watched, again, ended, collected, command("conclude", conclude, None)):
-        each.add_argument("plan", type=Path, help="its folder: <runs_dir>/plans/<name>")
+        each.add_argument("plan", type=_folder, help="its folder: <runs_dir>/plans/<name>")
     looked.add_argument("--json", action="store_true", help="one JSON object a run")
     looked.add_argument("--rows", type=int, metavar="N", help="show so many runs; the counts are of all")
     again.add_argument("changes", nargs="*", metavar="field=value", help="of the launcher: time=8:00:00 mem=64G")
@@ -89,6 +90,11 @@ def parsers() -> dict[str, Parser]:
     task.add_argument("tasks", type=Path)
     task.add_argument("number", type=int)
     return made
+
+
+def _folder(text: str) -> Path:
+    """A plan's folder as typed, perhaps `.` or the name alone from beside it."""
+    return Path(os.path.abspath(text))
 
 
 def shown(known: dict[str, Parser]) -> list[str]:
@@ -106,6 +112,8 @@ def overview(known: dict[str, Parser]) -> str:
 def status(asked: argparse.Namespace) -> int:
     plan = Plan.read(asked.plan)
     found = standings(plan)
+    if told := elsewhere(found):
+        print(f"rlx: {told}: what goes on there is not shown", file=sys.stderr)
     if asked.json:
         for standing in found:
             print(json.dumps(standing.as_json()))
@@ -117,18 +125,25 @@ def status(asked: argparse.Namespace) -> int:
 
 def retry(asked: argparse.Namespace) -> int:
     plan = go_home(asked.plan)
-    if submissions(plan.folder) and slurm.available():
-        slurm.queue()  # raises where it does not answer: what it still holds would be taken for lost
     found = standings(plan)
     chosen = picked(found, asked, AGAIN)
     if not chosen:
-        print(f"nothing to retry: {counts(found)}")
+        other = [state for state in ("cancelled", "unknown") if not asked.state and picked(found, asked, [state])]
+        how = f" (retry those with --state {','.join(other)})" if other else ""
+        print(f"nothing to retry{f' that has {asked.match}' if asked.match else ''}: {counts(found)}{how}")
         return 0
+    must_be_here(chosen)
     settings = read_settings(plan.folder).get("launcher", {})
     launcher = launcher_of(settings, asked.launcher, asked.changes)
     print(f"retrying {len(chosen)} of {len(plan.runs)} runs: {counts(chosen)}", flush=True)
     runs = with_levels(standing.planned for standing in chosen)
     return carried(Plan(folder=plan.folder, runs=runs, command=plan.command, conclusions=plan.conclusions), launcher)
+
+
+def must_be_here(chosen: Sequence[Standing]) -> None:
+    """Raise ConfigError where a run was handed to another cluster, which may still be at work on it."""
+    if told := elsewhere(chosen):
+        raise ConfigError(f"{told}; type the command there (where it is gone, remove its folder of <plan>/submissions)")
 
 
 def carried(plan: Plan, launcher: LauncherConfig) -> int:
@@ -143,6 +158,7 @@ def carried(plan: Plan, launcher: LauncherConfig) -> int:
         if code:
             raise RunError(read_status(planned.run).reason or f"exit code {code}")
 
+    launcher.check(plan.runs)
     stop.install()
     outcome = launcher.carry_out(plan, Hands(execute=execute, command=run, stop=stop))
     if not outcome.ended:
@@ -153,22 +169,27 @@ def carried(plan: Plan, launcher: LauncherConfig) -> int:
 
 def cancel(asked: argparse.Namespace) -> int:
     plan, by = Plan.read(asked.plan), drivers(asked.plan)
-    if submissions(plan.folder) and not by:
-        slurm.queue()  # raises where Slurm does not answer; `standings` shows what it can
+    concluding: list[str] = []
+    if submissions(plan.folder):
+        try:
+            concluding = live_conclusions(plan.folder, queue_of(plan.folder))
+        except RunError:
+            if not by:  # `standings` shows what it can, and would miss what is in the queue
+                raise
     found = standings(plan)
-    chosen = picked(found, asked, [state for state in ORDER if state != "finished"])
+    part = asked.state or asked.match
+    chosen = picked(found, asked, [state for state in ORDER if state != "finished"]) if part else found
+    if not by:
+        must_be_here(chosen)
     tasks = tasks_of(chosen, found)
-    slurm.cancel(tasks)
     runs = {key_of(each.planned.run) for each in chosen}
-    for submission in submissions(plan.folder):
-        own = [run for run, task in submission.places() if run in runs and task in tasks]
-        if own:
-            submission.cancelled += own
-            submission.save()
+    for begin in range(0, len(tasks), slurm.AT_ONCE):
+        some = tasks[begin : begin + slurm.AT_ONCE]
+        note_cancelled(plan, runs, set(some))
+        slurm.cancel(some)
     if not asked.state and not asked.match:
-        jobs = [submission.conclusion for submission in submissions(plan.folder) if submission.conclusion]
-        with suppress(RunError):  # they have ended
-            slurm.cancel(jobs)
+        with suppress(RunError):  # they have just ended
+            slurm.cancel(concluding)
         for holder in ask_to_stop(asked.plan):
             print(f"asked {holder} to stop; its runs save their state")
     elif by:
@@ -178,11 +199,26 @@ def cancel(asked: argparse.Namespace) -> int:
     return 0
 
 
+def note_cancelled(plan: Plan, runs: Container[str], tasks: Container[str]) -> None:
+    """Write down which runs are cancelled; before they are, since who does it may be killed over it. Where scancel
+    refuses then, a task in the queue is still shown as that.
+    """
+    for submission in submissions(plan.folder):
+        own = [run for run, task in submission.places() if run in runs and task in tasks]
+        if own:
+            submission.cancelled += own
+            submission.save()
+
+
 def tasks_of(chosen: Sequence[Standing], found: Sequence[Standing]) -> list[str]:
     """Slurm's tasks that may yet make the chosen runs, but for those that have others to make, which were not asked
     for.
     """
-    live = {each.place.task: each for each in chosen if each.task is not None and each.task.live and each.place}
+    alive = [each for each in chosen if each.task is not None and each.task.live and each.place]
+    for lent in sorted({each.lent for each in alive} - {""}):
+        count = sum(each.lent == lent for each in alive)
+        print(f"rlx: {count} runs are in the queue by the plan {lent}; cancel them there", file=sys.stderr)
+    live = {each.place.task: each for each in alive if each.place and not each.lent}
     asked_for = {each.planned.run for each in chosen}
     others = [each for each in found if each.state != "finished" and each.planned.run not in asked_for]
     spared = {each.place.task for each in others if each.place}

@@ -10,12 +10,10 @@ from typing import Any
 from rlx.plans.standing import Standing
 from rlx.runs.files import COLLECTED, METRICS, write_bytes
 from rlx.runs.listing import is_number
-from rlx.runs.metrics import MetricsLog
+from rlx.runs.metrics import MetricsLog, with_numbers
 
 FIRST = ("name", "label", "seed", "state", "stage", "task", "model", "run", "commit", "parents", "wall_s")
 """Columns that stand before the config's and the metrics'."""
-NOT_FINITE = ("nan", "inf", "-inf")
-"""How metrics.jsonl writes what JSON has not."""
 GREATEST = 2**63
 """Whole numbers from here up do not fit a column of them."""
 
@@ -34,19 +32,18 @@ def collect(folder: Path, found: Sequence[Standing]) -> list[Path]:
 def row_of(standing: Standing) -> dict[str, Any]:
     """A run: how it is called, where it stands, `config.<key>`, `option.<group>`, and each metric's last value."""
     run, planned = standing.listed, standing.planned
-    record = run.record
     fixed = dict(
         zip(
             FIRST,
             (
                 planned.name, planned.label, planned.seed, standing.state, planned.stage, run.name.task, run.name.model,
-                planned.run, record.get("git", {}).get("commit"), " ".join(planned.parents), record.get("wall_s"),
+                planned.run, run.part("git").get("commit"), " ".join(planned.parents), run.record.get("wall_s"),
             ),
             strict=True,
         )
     )  # fmt: skip
     config = {f"config.{key}": value for key, value in run.config.items()}
-    options = {f"option.{key}": value for key, value in record.get("options", {}).items()}
+    options = {f"option.{key}": value for key, value in run.part("options").items()}
     return {**fixed, **options, **config, **last_values(Path(planned.run))}
 
 
@@ -58,8 +55,7 @@ def last_values(run: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for row in MetricsLog.read(run / METRICS):
-        numbers = {key: float(value) if value in NOT_FINITE else value for key, value in row.items()}
-        found.update({key: value for key, value in numbers.items() if is_number(value)})
+        found.update({key: value for key, value in with_numbers(row).items() if is_number(value)})
     return found
 
 

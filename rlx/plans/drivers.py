@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RunError
 from rlx.plans.plan import Plan, PlannedRun
 from rlx.plans.submissions import key_of
 from rlx.runs.files import DRIVERS, TO_COME
 from rlx.runs.lease import Holder, Lease, holder_of, is_held
+from rlx.runs.processes import namespace
 
 COMES, CAME = "+", "-"
 """How a line begins of a run that is to come, and of one that was come to."""
@@ -49,11 +50,11 @@ def driving(plan: Plan) -> Iterator[Driver]:
         if holder_of(folder) is not None and not is_held(folder):  # of a process that was killed
             shutil.rmtree(folder, ignore_errors=True)
     folder = plan.folder / DRIVERS / f"{socket.gethostname()}-{os.getpid()}"
-    try:
-        with Lease.acquire(folder):
+    with Lease.acquire(folder):
+        try:
             yield Driver(folder, plan.runs)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def drivers(plan: Path) -> list[Holder]:
@@ -82,13 +83,20 @@ def ask_to_stop(plan: Path) -> list[Holder]:
     """Send SIGTERM to all of them on this host, and return them.
 
     Raises:
-        ConfigError: one is on another host.
+        ConfigError: one is on another host, or in another container, where its number is another process's.
+        RunError: one is another user's.
     """
     found = drivers(plan)
     for holder in found:
         if holder.host != socket.gethostname():
             raise ConfigError(f"the plan is carried out by {holder}; type the command there")
+        if holder.namespace != namespace():
+            raise ConfigError(f"the plan is carried out by {holder}, in another container; type the command there")
     for holder in found:
-        with suppress(ProcessLookupError):
+        try:
             os.kill(holder.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass  # it has just ended
+        except PermissionError:
+            raise RunError(f"{holder} is another user's process, and is not stopped; ask them to") from None
     return found

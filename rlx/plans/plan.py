@@ -1,26 +1,31 @@
 """A plan: runs in an order in which parents come first, each known by its directory before anything runs.
 
 Its folder `<runs_dir>/plans/<name>` has `manifest.jsonl`, one row a run, and `plan.json`, how it was launched; runs
-themselves lie where any run lies, so two plans share what they have in common.
+themselves lie in the same folder of runs, where any run lies, so two plans share what they have in common.
 """
 
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rlx.errors import BusyError, ConfigError
 from rlx.runs.files import MANIFEST, PLAN, write_json, write_text
 from rlx.runs.identity import RunName
 from rlx.runs.lease import Lease
+from rlx.runs.listing import is_number
+from rlx.runs.metrics import as_row
 from rlx.runs.references import format_reference
 
 PATIENCE_S = 60.0
 """Seconds to wait for another process that writes the same plan's folder."""
+SETTINGS = {"command": str, "directory": str, "launcher": dict, "conclusions": list[list[str]]}
+"""What plan.json has."""
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
 
@@ -60,10 +65,25 @@ class PlannedRun:
         return f"{named} seed{self.seed}"
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> "PlannedRun":
-        """A row of a manifest; what a later version added is left out."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{key: value for key, value in row.items() if key in known})
+    def of_row(cls, row: Any, where: str = "a row") -> "PlannedRun":
+        """A row of a manifest; what a later version added is left out.
+
+        Args:
+            where: file and line, for the error.
+
+        Raises:
+            ConfigError: it describes no run.
+        """
+        if not isinstance(row, dict):
+            raise ConfigError(f"{where} is no JSON object that describes a run; restore the file from a copy")
+        values = {key: row[key] for key in _hints(cls) if key in row}
+        wrong = [key for key, value in values.items() if not fits(value, _hints(cls)[key])]
+        wrong += [each.name for each in fields(cls) if each.name not in row and _is_required(each)]
+        if not wrong and RunName.of(row["run"]) is None:
+            wrong = ["run"]
+        if wrong:
+            raise ConfigError(f"{where} describes no run: see {', '.join(wrong)}; restore the file from a copy")
+        return cls(**values)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,36 +102,59 @@ class Plan:
         return self.folder.name
 
     def save(self, launcher: Mapping[str, Any]) -> None:
-        """Write manifest.jsonl and plan.json; runs of an earlier plan in the folder stay in the manifest.
+        """Write manifest.jsonl and plan.json; runs and conclusions of an earlier plan in the folder stay in them.
 
         Raises:
             BusyError: another process holds the folder for a minute.
+            ConfigError: as `rows` does; nothing is changed then.
         """
-        save_manifest(self.folder, self.runs)
-        earlier = read_settings(self.folder)
-        conclusions = [*earlier.get("conclusions", []), *self.conclusions]
-        settings = {
-            "command": self.command,
-            "directory": os.getcwd(),
-            "launcher": dict(launcher),
-            "conclusions": [each for number, each in enumerate(conclusions) if each not in conclusions[:number]],
-        }
-        alone(self.folder, lambda: write_json(self.folder / PLAN, settings))
+
+        def write() -> None:
+            rows = self.rows()
+            conclusions = [*read_settings(self.folder).get("conclusions", []), *self.conclusions]
+            settings = {
+                "command": self.command,
+                "directory": os.getcwd(),
+                "launcher": dict(launcher),
+                "conclusions": [each for number, each in enumerate(conclusions) if each not in conclusions[:number]],
+            }
+            write_text(self.folder / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
+            write_json(self.folder / PLAN, settings)
+
+        alone(self.folder, write)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of the manifest with this plan's runs in it, in the order in which they are shown.
+
+        Raises:
+            ConfigError: two different runs would have one name and seed, or the manifest cannot be read.
+        """
+        rows = {key_of(row["run"]): row for row in read_manifest(self.folder)}
+        rows.update({key_of(run.run): asdict(run) for run in self.runs})
+        called: dict[tuple[str, int], dict[str, Any]] = {}
+        for row in rows.values():
+            other = called.setdefault((row["name"], row["seed"]), row)
+            if other is not row:
+                raise ConfigError(
+                    f"{self.folder} would have two different runs called {row['name']} seed{row['seed']}: "
+                    f"{other['run']} and {row['run']}; leave plan.name out, take another, or sweep one scale"
+                )
+        order = {run.name: number for number, run in enumerate(self.runs)}
+        return sorted(rows.values(), key=lambda row: (order.get(row["name"], len(order)), row["seed"]))
 
     @classmethod
     def read(cls, folder: Path) -> "Plan":
         """The plan in a folder, its runs' directories where they are now.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: it is none, or it is damaged.
         """
-        rows = read_manifest(folder)
-        if not rows:
+        runs = [PlannedRun(**row) for row in read_manifest(folder)]
+        if not runs:
             near = ", ".join(format_reference(path) for path in plans_near(folder)[:5])
             there = f"; there are {near}" if near else "; a plan is <runs_dir>/plans/<name>"
             raise ConfigError(f"{folder} is not a plan: it has no {MANIFEST}{there}")
         settings = read_settings(folder)
-        runs = [PlannedRun.of_row(row) for row in rows]
         for run in runs:
             run.run = here(run.run, folder)
             run.parents = [here(parent, folder) for parent in run.parents]
@@ -121,6 +164,11 @@ class Plan:
             command=settings.get("command", ""),
             conclusions=settings.get("conclusions", []),
         )
+
+
+def key_of(run: str) -> str:
+    """What a run is called in a folder of runs, from wherever that is looked at: `<name>/seed<n>`."""
+    return "/".join(Path(run).parts[-2:])
 
 
 def here(run: str, folder: Path) -> str:
@@ -178,31 +226,45 @@ def fill(override: str, places: Mapping[str, str]) -> tuple[str, list[str]]:
     return _PLACE.sub(lambda match: format_reference(places[match[1]]), override), names
 
 
-def save_manifest(folder: Path, runs: Sequence[PlannedRun]) -> None:
-    """Add runs to the folder's manifest; a run that is there already keeps its row's place."""
+def read_manifest(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a plan's folder, each with the fields of a PlannedRun; [] when it is new.
 
-    def write() -> None:
-        rows = {(row["name"], row["seed"]): row for row in read_manifest(folder)}
-        rows.update({(run.name, run.seed): asdict(run) for run in runs})
-        order = {run.name: number for number, run in enumerate(runs)}
-        sorted_rows = sorted(rows.values(), key=lambda row: (order.get(row["name"], len(order)), row["seed"]))
-        write_text(folder / MANIFEST, "".join(json.dumps(row) + "\n" for row in sorted_rows))
-
-    alone(folder, write)
-
-
-def read_manifest(folder: Path) -> list[dict]:
-    """Rows of a plan's folder; [] when it is new."""
+    Raises:
+        ConfigError: a row describes no run; says which.
+    """
     path = folder / MANIFEST
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = path.read_text(errors="replace").split("\n") if path.is_file() else []
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [asdict(PlannedRun.of_row(as_row(line), f"{path}:{number}")) for number, line in numbered]
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """plan.json of a plan's folder; {} when it has none."""
+    """What of plan.json can be read in a plan's folder; {} when it has none."""
     try:
-        return json.loads((folder / PLAN).read_text())
-    except (OSError, ValueError):
+        read = as_row((folder / PLAN).read_bytes()) or {}
+    except OSError:
         return {}
+    return {key: value for key, value in read.items() if key in SETTINGS and fits(value, SETTINGS[key])}
+
+
+def fits(value: Any, declared: Any) -> bool:
+    """True for a value, as JSON has it, of the type that is declared for it."""
+    if get_origin(declared) is list:
+        return isinstance(value, list) and all(fits(each, get_args(declared)[0]) for each in value)
+    if get_args(declared):
+        return any(fits(value, each) for each in get_args(declared))
+    if declared in (int, float):
+        return is_number(value) and (declared is float or isinstance(value, int))
+    return isinstance(value, declared)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_required(found: Field[Any]) -> bool:
+    return found.default is MISSING and found.default_factory is MISSING
 
 
 def alone(folder: Path, action: Callable[[], None]) -> None:

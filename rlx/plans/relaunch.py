@@ -1,19 +1,18 @@
 """A plan taken up again: by the launcher that it had, or with other resources, from the folder where it was typed."""
 
 import csv
-import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, nearest
 from rlx.options import discover
 from rlx.plans.launchers.base import LauncherConfig
-from rlx.plans.plan import Plan, read_manifest, read_settings
+from rlx.plans.plan import Plan, fits, read_manifest, read_settings
 
 
 def launcher_of(settings: Mapping[str, Any], name: str | None, changes: Sequence[str]) -> LauncherConfig:
@@ -28,26 +27,20 @@ def launcher_of(settings: Mapping[str, Any], name: str | None, changes: Sequence
     if name not in known:
         raise ConfigError(f"there is no launcher {name}{nearest(name, known)}")
     kind = known[name].config
-    names = sorted(each.name for each in fields(kind) if each.name[0] != "_")
-    values = {key: value for key, value in settings.items() if key in names} if name == had else {}
+    names, declared = sorted(each.name for each in fields(kind) if each.name[0] != "_"), get_type_hints(kind)
+    before = settings.items() if name == had else ()
+    values = {key: value for key, value in before if key in names and fits(value, declared[key])}
     for text in changes:
         key, mark, value = text.removeprefix("hydra.launcher.").partition("=")
         if not mark:
             raise ConfigError(f"{text}: expected field=value, such as time=8:00:00")
         if key not in names:
-            raise ConfigError(f"the launcher {name} has no {key}{nearest(key, names)}")
+            raise ConfigError(f"the launcher {name} has no {key}{nearest(key, names) or '; there are none'}")
         try:
-            values[key] = value_of(get_type_hints(kind)[key], value)
+            values[key] = value_of(declared[key], value)
         except ValueError as error:
             raise ConfigError(f"{text}: expected {error}") from None
     return kind(**values)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean slots?`, or the names that there are."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known) or 'none'}"
 
 
 def value_of(declared: Any, text: str) -> Any:
@@ -106,7 +99,7 @@ def go_home(folder: Path) -> Plan:
 
 def moved(text: str, old: str, new: str) -> str:
     """An argument with a folder's path replaced, where it stands whole."""
-    return text if old == new else re.sub(rf"{re.escape(old)}(?=[/\],@\"']|$)", lambda _: new, text)
+    return text if old == new else re.sub(rf"(?<![\w./-]){re.escape(old)}(?=[/\],@\"']|$)", lambda _: new, text)
 
 
 def _is(place: Path, runs_dir: Path) -> bool:

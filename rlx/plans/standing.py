@@ -6,16 +6,16 @@ The directory knows finished, failed, blocked, stopped and interrupted. Slurm kn
    it was stopped or lost. starting: its task is on a node, and the run has not begun (with `runs_per_task`, others of
    the task may come first).
 2. cancelled: its task was cancelled (by `python -m rlx.plans cancel`, or by scancel as long as Slurm remembers it)
-   before the run was finished.
+   before the run was finished, and no other process has taken the run up since.
 3. A run that failed or was blocked since it was submitted is that, whatever its task still does for others.
-4. queued and requeued are also runs that a process which carries the plan out on a machine has yet to come to
+4. unknown: it was handed to Slurm, which is not here or does not answer.
+5. queued and requeued are also runs that a process which carries the plan out on a machine has yet to come to
    (`rlx.plans.drivers`).
 """
 
-import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +24,9 @@ from typing import Any
 from rlx.errors import RunError
 from rlx.plans import slurm
 from rlx.plans.drivers import to_come
-from rlx.plans.launchers.base import log_of
-from rlx.plans.plan import Plan, PlannedRun
-from rlx.plans.submissions import Place, key_of, places
+from rlx.plans.launchers.base import last_line_of, log_of, shown
+from rlx.plans.plan import Plan, PlannedRun, read_settings
+from rlx.plans.submissions import Place, key_of, live_tasks, log_name, places, queue_of
 from rlx.runs.files import STATUS
 from rlx.runs.identity import RunName
 from rlx.runs.listing import ListedRun, is_number
@@ -36,11 +36,13 @@ ENDED = ("finished", "failed", "blocked", "cancelled", "stopped", "interrupted",
 """States in which nothing more happens by itself."""
 AGAIN = ("failed", "blocked", "interrupted", "stopped", "absent")
 """States that `retry` takes when it is not told which."""
-ORDER = ("running", "starting", "requeued", "queued", "failed", "blocked", "interrupted", "stopped", "cancelled",
-         "absent", "finished")  # fmt: skip
+ORDER = ("running", "starting", "requeued", "queued", "unknown", "failed", "blocked", "interrupted", "stopped",
+         "cancelled", "absent", "finished")  # fmt: skip
 """The order in which a table shows them."""
-END = 1 << 13
-"""Bytes of a log that are looked at, from its end."""
+SLURM = "slurm_array"
+"""The launcher whose plans Slurm is asked about."""
+SETTLED_S = 60.0
+"""Seconds between the last words of a task's log and of its run that are no sign of another process."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Standing:
     """Where a local launcher puts what it prints."""
     comes: bool = False
     """A process that carries the plan out on a machine has yet to come to it."""
+    heard: bool = True
+    """Slurm was asked, and answered."""
+    lent: str = ""
+    """Name of the other plan whose task will make it."""
 
     @cached_property
     def listed(self) -> ListedRun:
@@ -71,17 +77,25 @@ class Standing:
             return found.value
         if self.task is not None and self.task.live:
             begun, ending = found in (State.stopped, State.interrupted), self.task.state == "COMPLETING"
-            if ending and self.place is not None and self.place.cancelled:
+            if ending and self.cancelled:
                 return "cancelled"
             if self.waits or (begun and ending):
                 return "requeued" if begun else "queued"
             return "starting"
         if self.comes:
             return "requeued" if found in (State.stopped, State.interrupted) else "queued"
+        if self.place is not None and not self.heard and not self.place.cancelled:
+            return "unknown"
+        return "cancelled" if self.cancelled else found.value
+
+    @property
+    def cancelled(self) -> bool:
+        """Its task was cancelled, and the run was left alone since."""
         scancelled = self.task is not None and self.task.state == "CANCELLED"
-        if self.place is not None and (self.place.cancelled or scancelled):
-            return "cancelled"
-        return found.value
+        if self.place is None or not (self.place.cancelled or scancelled):
+            return False
+        last = max(self.place.since, _written(self.place.log))
+        return _written(self.listed.path / STATUS) <= last + SETTLED_S
 
     @property
     def waits(self) -> bool:
@@ -93,7 +107,7 @@ class Standing:
         """It failed, or was blocked, since it was submitted last."""
         if self.place is None or self.listed.state not in (State.failed, State.blocked):
             return False
-        return (self.listed.path / STATUS).stat().st_mtime >= self.place.since
+        return _written(self.listed.path / STATUS) >= self.place.since
 
     @cached_property
     def reason(self) -> str:
@@ -106,7 +120,7 @@ class Standing:
         if self.state == "absent":
             ended = f"Slurm: {self.task.state}; " if self.task is not None else ""
             return f"{ended}{self.last_line}".rstrip("; ")
-        return self.listed.status.reason if self.state in ("failed", "blocked", "stopped") else ""
+        return shown(self.listed.status.reason) if self.state in ("failed", "blocked", "stopped") else ""
 
     @cached_property
     def last_line(self) -> str:
@@ -114,8 +128,7 @@ class Standing:
         logs = [log for log in (self.log, self.place.log if self.place is not None else None) if log and log.is_file()]
         if not logs:
             return ""
-        newest = max(logs, key=lambda log: log.stat().st_mtime)
-        return next((line.strip() for line in reversed(_end_of(newest)) if line.strip()), "")
+        return last_line_of(max(logs, key=_written))
 
     @cached_property
     def left(self) -> float | None:
@@ -125,9 +138,8 @@ class Standing:
         if self.state != "running":
             return None
         run = self.listed
-        pace = pace_of(run)
-        if pace is not None and run.step is not None and run.planned:
-            return max(0.0, pace * (run.planned - run.step) - (run.age or 0.0))
+        if run.pace is not None and run.step is not None and run.planned:
+            return max(0.0, run.pace * (run.planned - run.step) - (run.age or 0.0))
         if self.planned.seconds is None:
             return None
         return max(0.0, self.planned.seconds - (time.time() - (run.path / STATUS).stat().st_mtime))
@@ -159,27 +171,6 @@ class Standing:
         }
 
 
-def pace_of(run: ListedRun) -> float | None:
-    """Seconds a step, over its latest steps: what came before the first, and another machine long ago, do not count."""
-    first, last = _first_row(run), run.last
-    steps, wall = (last.get(key) for key in ("step", "wall"))
-    if not (is_number(steps) and is_number(wall) and steps > 0):
-        return None
-    since = first.get("step"), first.get("wall")
-    if is_number(since[0]) and is_number(since[1]) and since[0] < steps:
-        return (wall - since[1]) / (steps - since[0])
-    return wall / steps
-
-
-def _first_row(run: ListedRun) -> dict[str, Any]:
-    """The oldest row that was read."""
-    try:
-        row = json.loads(run.tail.partition(b"\n")[0] or b"{}")
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}
-
-
 def standings(plan: Plan, before: Mapping[str, Standing] | None = None) -> list[Standing]:
     """Every run of a plan; of Slurm only what it can be asked now.
 
@@ -188,37 +179,74 @@ def standings(plan: Plan, before: Mapping[str, Standing] | None = None) -> list[
     """
     before, coming = before or {}, to_come(plan.folder)
     where = places(plan.folder)
-    known = _asked({place.task for place in where.values()}) if where else {}
+    handed = bool(where) or read_settings(plan.folder).get("launcher", {}).get("option") == SLURM
+    known = _asked(plan.folder, {place.task for place in where.values()}) if handed else {}
+    others = live_tasks(plan.folder.parent.parent, known) if known else {}
     found = []
     for run in plan.runs:
         if run.run in before and before[run.run].state == "finished":
             found.append(before[run.run])
             continue
-        place = where.get(key_of(run.run))
-        task = known.get(place.task) if place is not None else None
-        comes = key_of(run.run) in coming
-        found.append(Standing(run, place, task, log_of(run, plan.folder), comes))
+        place, key = where.get(key_of(run.run)), key_of(run.run)
+        task = _task_of(place, known) if place is not None and known is not None else None
+        lent = ""
+        if key in others and known is not None and not (task is not None and task.live):
+            task = known[others[key]]
+            place = lent_place(others[key], task)
+            lent = place.script.parents[2].name if place.script.parents[2] != plan.folder.absolute() else ""
+        log = log_of(run, plan.folder)
+        found.append(Standing(run, place, task, log, key in coming, known is not None, lent))
     return found
 
 
-def _asked(tasks: Iterable[str]) -> Mapping[str, slurm.QueuedTask]:
+def _task_of(place: Place, known: Mapping[str, slurm.QueuedTask]) -> slurm.QueuedTask | None:
+    """What Slurm knows of a run's task: by its own number, or, cancelled before it began, by the array's."""
+    task, array = known.get(place.task), known.get(place.task.partition("_")[0])
+    if task is None and array is not None and not array.live:
+        task = array
+    return task if task is not None and place.is_of(task) else None
+
+
+def lent_place(task: str, queued: slurm.QueuedTask) -> Place:
+    """Where a task of another plan, or one that nothing was written of, is at work."""
+    script = Path(queued.script)
+    job, _, number = task.partition("_")
+    return Place(task, False, script.parent / log_name(job, number), 0.0, script, "")
+
+
+def _asked(plan: Path, tasks: Iterable[str]) -> Mapping[str, slurm.QueuedTask] | None:
+    """The queue, and what accounting knows of these tasks; None where Slurm is not here, or does not answer."""
     if not slurm.available():
-        return {}
+        return None
     try:
-        queue = slurm.queue()
+        queue = queue_of(plan)
     except RunError:
-        return {}
+        return None
     forgotten = {task.partition("_")[0] for task in tasks if task not in queue}
     return {**slurm.ended(sorted(forgotten)), **queue}
 
 
-def _end_of(log: Path) -> list[str]:
-    """The last lines of a log that may be long."""
-    with open(log, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - END))
-        return file.read().decode(errors="replace").split("\n")
+def elsewhere(found: Iterable[Standing]) -> str:
+    """Says that tasks of these runs are another cluster's, which Slurm knows nothing of here; empty where none are."""
+    there = {each.place.cluster for each in found if each.place is not None and each.state != "finished"} - {""}
+    if not there or not slurm.available():
+        return ""
+    with suppress(RunError):
+        here = slurm.cluster()
+        if here and there - {here}:
+            return f"submitted on the cluster {', '.join(sorted(there - {here}))}, of which {here} knows nothing"
+    return ""
+
+
+def _written(path: Path) -> float:
+    """When a file was, in seconds since the epoch by the disk's clock; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def over(found: Sequence[Standing]) -> bool:
-    """True when nothing more happens by itself."""
-    return all(standing.state in ENDED for standing in found)
+    """True when nothing more happens by itself, or could be seen here."""
+    unseen = () if slurm.available() else ("unknown",)
+    return all(standing.state in (*ENDED, *unseen) for standing in found)

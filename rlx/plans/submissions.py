@@ -5,14 +5,17 @@ A submission's files are never changed, whatever becomes of the plan: each array
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-from rlx.plans.plan import PlannedRun
+from rlx.errors import ConfigError
+from rlx.plans import slurm
+from rlx.plans.plan import PlannedRun, fits, key_of
 from rlx.plans.slurm import QueuedTask
 from rlx.runs.files import JOBS, SUBMISSIONS, write_json, write_text
+from rlx.runs.metrics import as_row
 
 PLANS = "plans"
 """The folder of plans in a folder of runs."""
@@ -42,10 +45,12 @@ class Submission:
     """Runs whose tasks were cancelled by rlx, as `key_of` their directories."""
     conclusion: str = ""
     """Number of the job that ends the plan; empty where there is none."""
+    cluster: str = ""
+    """Name of the cluster that gave the numbers; empty where it has none."""
 
     def save(self) -> None:
-        arrays = [asdict(array) for array in self.arrays]
-        write_json(self.folder / JOBS, {"arrays": arrays, "cancelled": self.cancelled, "conclusion": self.conclusion})
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "folder"}
+        write_json(self.folder / JOBS, {**told, "arrays": [asdict(array) for array in self.arrays]})
 
     def jobs(self) -> list[str]:
         """The numbers of its arrays."""
@@ -73,11 +78,18 @@ class Place:
     log: Path
     since: float
     """When its submission began, in seconds since the epoch by the disk's clock."""
+    script: Path
+    cluster: str
+    """Where that was; empty where it has no name."""
+
+    def is_of(self, queued: QueuedTask) -> bool:
+        """False for another job with the same number: Slurm counts from one again, or is another cluster's."""
+        own = os.path.abspath(self.script)
+        return not queued.script.startswith("/") or own == queued.script or _same(own, queued.script)
 
 
-def key_of(run: str) -> str:
-    """What a run is called in a folder of runs, from wherever that is looked at: `<name>/seed<n>`."""
-    return "/".join(Path(run).parts[-2:])
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def new_submission(plan: Path) -> Submission:
@@ -92,10 +104,22 @@ def submissions(plan: Path) -> list[Submission]:
     """A plan's submissions, the newest last."""
     found = []
     for path in sorted((plan / SUBMISSIONS).glob(f"[0-9]*/{JOBS}"), key=lambda path: int(path.parent.name)):
-        read: dict[str, Any] = json.loads(path.read_text())
-        arrays = [Array(**array) for array in read["arrays"]]
-        found.append(Submission(path.parent, arrays, read["cancelled"], read["conclusion"]))
+        found.append(_submission(path))
     return found
+
+
+def _submission(path: Path) -> Submission:
+    """
+    Raises:
+        ConfigError: its jobs.json is damaged.
+    """
+    read = as_row(path.read_bytes()) or {}
+    arrays, kinds = read.get("arrays"), {each.name: each.type for each in fields(Array)}
+    whole = fits(arrays, list[dict]) and fits(read.get("cancelled"), list[str]) and fits(read.get("conclusion"), str)
+    if not whole or any(not fits(array.get(name), kind) for array in arrays or [] for name, kind in kinds.items()):
+        raise ConfigError(f"{path} is damaged; restore it from a copy, or move its folder away")
+    made = [Array(**{name: array[name] for name in kinds}) for array in arrays or []]
+    return Submission(path.parent, made, read["cancelled"], read["conclusion"], str(read.get("cluster", "")))
 
 
 def places(plan: Path) -> dict[str, Place]:
@@ -103,10 +127,24 @@ def places(plan: Path) -> dict[str, Place]:
     found = {}
     for submission in submissions(plan):
         cancelled, since = set(submission.cancelled), submission.since
+        scripts = {array.job: submission.folder / array.script for array in submission.arrays}
         for run, task in submission.places():
             job, _, number = task.partition("_")
-            found[run] = Place(task, run in cancelled, submission.folder / log_name(job, number), since)
+            log = submission.folder / log_name(job, number)
+            found[run] = Place(task, run in cancelled, log, since, scripts[job], submission.cluster)
     return found
+
+
+def queue_of(*plans: Path) -> dict[str, QueuedTask]:
+    """The queue as it matters to plans: with the tasks of all users where another one submitted some of theirs, as in
+    the folder of a group.
+
+    Raises:
+        RunError: the controller does not answer.
+    """
+    # not jobs.json: whoever writes in it last, to cancel, becomes its owner
+    folders = (folder for plan in plans for folder in (plan / SUBMISSIONS).glob("[0-9]*"))
+    return slurm.queue(everyone=any(folder.stat().st_uid != os.geteuid() for folder in folders))
 
 
 def live_tasks(runs_dir: Path, queue: Mapping[str, QueuedTask]) -> dict[str, str]:
@@ -160,5 +198,19 @@ def write_tasks(path: Path, tasks: Sequence[Sequence[PlannedRun]]) -> None:
 
 
 def read_tasks(path: Path) -> list[list[PlannedRun]]:
-    """The runs of each task."""
-    return [[PlannedRun.of_row(row) for row in json.loads(line)] for line in path.read_text().splitlines()]
+    """The runs of each task.
+
+    Raises:
+        ConfigError: the file is not there, or damaged.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; restore it from a copy") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        rows = (as_row(f'{{"runs": {line}}}') or {}).get("runs")
+        if not isinstance(rows, list):
+            raise ConfigError(f"{path}:{number} is no list of runs; restore the file from a copy")
+        found.append([PlannedRun.of_row(row, f"{path}:{number}") for row in rows])
+    return found

@@ -184,8 +184,12 @@ def _advice(plan: Plan, found: Sequence[Standing], by: Sequence[Holder]) -> str:
     again = sum(standing.state in AGAIN for standing in found)
     if by or any(standing.state in ("running", "starting", "requeued", "queued") for standing in found):
         return f"python -m rlx.plans watch {place}"
+    if any(standing.state == "unknown" for standing in found):
+        return f"Slurm does not answer here: what it still holds is not known; python -m rlx.plans status {place}"
     if again:
         return f"python -m rlx.plans retry {place}  (makes {again} of them again)"
+    if any(standing.state == "cancelled" for standing in found):
+        return f"python -m rlx.plans retry {place} --state cancelled  (or collect what there is)"
     return f"python -m rlx.plans collect {place}"
 
 

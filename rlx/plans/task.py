@@ -55,15 +55,22 @@ def carry_out_task(
 
 def _made(run: PlannedRun, command: Callable[[Sequence[str]], int], stop: Callable[[], bool]) -> int:
     """Make a run, and return the exit code. One that another process holds is waited for until its lease is stale, so
-    that a task which takes the place of one on a lost node does not fail.
+    that a task which takes the place of one on a lost node does not fail. Nor does one whose run was let go just before
+    it is looked for.
     """
-    code, until = command(run.arguments), time.monotonic() + STALE_S + HEARTBEAT_S
-    while code == BusyError.exit_code and is_held(run.run):
-        if stop():
-            return Stopped.exit_code
-        if time.monotonic() > until:
+    code, until, again = command(run.arguments), time.monotonic() + STALE_S + HEARTBEAT_S, True
+    while code == BusyError.exit_code:
+        if is_held(run.run):
+            if stop():
+                return Stopped.exit_code
+            if time.monotonic() > until:
+                return code
+            time.sleep(LOOK_S)
+            again = True
+        elif state_of(run.run) is State.finished:
+            return 0
+        elif again:
+            code, again = command(run.arguments), False
+        else:
             return code
-        time.sleep(LOOK_S)
-        if not is_held(run.run):
-            code = command(run.arguments)
     return code

@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
+from rlx.errors import RlxError
 from rlx.plans.plan import Plan
 from rlx.plans.standing import Standing, standings
 from rlx.plans.table import headline
@@ -32,6 +33,12 @@ class Ticker:
         began = time.monotonic()
         if began < self.due:
             return
+        with suppress(OSError, RlxError):  # a disk that does not answer now ends no run
+            self._look(at_once)
+        now = time.monotonic()
+        self.due = now + max(LIVE_S if self.live else QUIET_S, SHARE * (now - began))
+
+    def _look(self, at_once: int) -> None:
         found = standings(self.plan, self.before)
         self.before = {standing.planned.run: standing for standing in found}
         line = f"{headline(self.plan, found, at_once)}  ({at_once} running)"
@@ -40,8 +47,6 @@ class Ticker:
         else:
             self._print(line)
         self.line = line
-        now = time.monotonic()
-        self.due = now + max(LIVE_S if self.live else QUIET_S, SHARE * (now - began))
 
     def say(self, line: str) -> None:
         """A line that stays."""

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from rlx.plans.plan import Plan, PlannedRun
 from rlx.runs.listing import columns, scaled
-from rlx.runs.progress import duration
+from rlx.runs.progress import counted, duration
 from rlx.runs.references import format_reference
 from rlx.runs.status import State, state_of
 
@@ -56,7 +56,7 @@ def _walk(below: Mapping[str | None, Sequence[str]], name: str | None, mark: str
 
 def _head(plan: Plan, arms: int, states: Mapping[str, State]) -> str:
     seeds = sorted({run.seed for run in plan.runs})
-    counts = f"{_plural(len(plan.runs), 'run')}, {_plural(arms, 'arm')}, seed{_ranges(seeds)}"
+    counts = f"{counted(len(plan.runs), 'run')}, {counted(arms, 'arm')}, seed{_ranges(seeds)}"
     return f"plan {format_reference(plan.folder)}: {counts}; {_tally(states.values())}"
 
 
@@ -74,7 +74,7 @@ def _total(runs: Sequence[PlannedRun], states: Mapping[str, State], basis: str) 
     if not left:
         return "all of them are finished"
     cost = ", ".join(filter(None, [spent(left), time_of(left) and f"about {time_of(left)} one after the other"]))
-    return f"to make: {_plural(len(left), 'run')}" + (f", {cost}" if cost else "") + (f" ({basis})" if basis else "")
+    return f"to make: {counted(len(left), 'run')}" + (f", {cost}" if cost else "") + (f" ({basis})" if basis else "")
 
 
 def _tally(states: Iterable[State]) -> str:
@@ -89,7 +89,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         ends = [number for _, number in group]
         spans.append(f"{ends[0]}" if len(ends) == 1 else f"{ends[0]}-{ends[-1]}")
     return f"{'s' if len(numbers) > 1 else ''} {', '.join(spans)}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

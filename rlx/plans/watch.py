@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlx.errors import RunError
-from rlx.plans import slurm
 from rlx.plans.drivers import drivers
 from rlx.plans.plan import Plan
 from rlx.plans.standing import over, standings
@@ -36,24 +34,13 @@ def watch(folder: Path) -> int:
                 _redraw(table(plan, found, by, screen=size_of_screen(), advice=False))
             elif (changed := counts(found)) != text:
                 print(text := changed, flush=True)
-            if over(found) and not by and slurm_answers(folder):
+            if over(found) and not by:
                 break
             before = {standing.planned.run: standing for standing in found}
             _pause(time.monotonic() - began, QUEUE_S if submissions(folder) else LOOK_S)
     if live:
         print(table(plan, found, by, screen=size_of_screen()), flush=True)
     return 0
-
-
-def slurm_answers(folder: Path) -> bool:
-    """False where Slurm was given the plan and says nothing now, so that nobody knows what it still does."""
-    if not submissions(folder) or not slurm.available():
-        return True
-    try:
-        slurm.queue()
-    except RunError:
-        return False
-    return True
 
 
 def size_of_screen() -> Screen:

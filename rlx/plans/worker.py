@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import RlxError, RunError, Stopped
+from rlx.plans.launchers.base import last_line_of
 from rlx.plans.plan import PlannedRun
 from rlx.runs.status import State, read_status
 
@@ -85,8 +86,7 @@ def reason_of(run: PlannedRun, code: int | None, log: Path) -> str:
         return status.reason
     if code == Stopped.exit_code:
         return "stopped on request"
-    printed = log.read_text(errors="replace") if log.is_file() else ""
-    last = next((line.strip() for line in reversed(printed.splitlines()) if line.strip()), "")
+    last = last_line_of(log)
     if code == RlxError.exit_code and last.startswith("rlx: "):
         return last.removeprefix("rlx: ")
     where = f"see {log}" if log.is_file() else "what it said is above"  # its process ended before it had a log

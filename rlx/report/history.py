@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,19 +80,25 @@ def _evenly(indices: Sequence[int], most: int) -> Sequence[int]:
     return [indices[place] for place in np.linspace(0, len(indices) - 1, most).round().astype(int)]
 
 
+def as_number(value: Any) -> float | None:
+    """The value if it is a finite number that a float can hold, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
 def _row(line: bytes) -> dict[str, float] | None:
     """The finite numbers of a row that are shown; None for one that is torn."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict):
         return None
-    return {
-        key: value
-        for key, value in row.items()
-        if is_kept(key) and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    return {key: number for key, value in row.items() if is_kept(key) and (number := as_number(value)) is not None}
 
 
 def _with_throughput(columns: dict[str, Floats]) -> dict[str, Floats]:

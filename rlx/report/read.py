@@ -6,7 +6,6 @@ working directory; a tree that was moved is found from the plan folder, which is
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import RlxError
-from rlx.report.history import MOST_ROWS, History, read_history, share
+from rlx.report.history import MOST_ROWS, History, as_number, read_history, share
 from rlx.report.labels import folder_name, in_order, labelled
 from rlx.report.places import find_places
 from rlx.runs.files import CLAIMS, EVAL, MANIFEST, METRICS, RUN, STATUS
@@ -168,13 +167,6 @@ def as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def as_number(value: Any) -> float | None:
-    """The value if it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def parent_paths(run: Run) -> list[str]:
     """The paths of the runs that this one says it started from."""
     parents = run.info.get("parents")
@@ -238,7 +230,7 @@ def _claims(path: Path) -> list[dict[str, Any]]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -253,6 +245,6 @@ def _json_lines(path: Path, strict: bool = False) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if strict:
                 raise RlxError(f"{path}:{number} is not JSON: {line[:60]!r}") from None

@@ -15,11 +15,11 @@ sign is part of the run directory's path. Neither torch nor Hydra is loaded, and
 """
 
 import difflib
-import json
 import math
 import operator
 import os
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,8 @@ from rlx.errors import CheckpointError, ConfigError, RunError
 from rlx.runs.checkpoints import best_step, list_checkpoints
 from rlx.runs.files import EVAL, METRICS, RUN, STATUS, TRAINER_STATE, StrPath
 from rlx.runs.identity import RunName
-from rlx.runs.progress import duration
+from rlx.runs.metrics import as_row
+from rlx.runs.progress import counted, duration
 from rlx.runs.references import format_reference
 from rlx.runs.run import read_config, read_record
 from rlx.runs.status import State, Status, read_status, state_of
@@ -73,8 +74,17 @@ class ListedRun:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """run.json."""
-        return read_record(self.path) or {}
+        """run.json; empty where it is damaged."""
+        try:
+            found = read_record(self.path)
+        except RecursionError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def part(self, name: str) -> dict[str, Any]:
+        """An object in run.json."""
+        found = self.record.get(name)
+        return found if isinstance(found, dict) else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -102,18 +112,14 @@ class ListedRun:
     def logged(self, pattern: str) -> tuple[str, float] | None:
         """Name and newest value of a metric; the pattern is a regular expression of its whole name."""
         found = deque(re.finditer(f'"({pattern})": '.encode(), self.tail), maxlen=1)
-        name = found[0][1].decode() if found else ""
+        name = found[0][1].decode(errors="replace") if found else ""
         value = self._row_at(found[0].start()).get(name) if found else None
         return (name, value) if is_number(value) else None
 
     def _row_at(self, place: int) -> dict[str, Any]:
         """The row that a byte of the tail belongs to."""
         begin = self.tail.rfind(b"\n", 0, max(place, 0)) + 1
-        try:
-            row = json.loads(self.tail[begin : self.tail.find(b"\n", begin)] or b"{}")
-        except ValueError:
-            return {}
-        return row if isinstance(row, dict) else {}
+        return as_row(self.tail[begin : self.tail.find(b"\n", begin)]) or {}
 
     @cached_property
     def metric(self) -> tuple[str, float] | None:
@@ -147,17 +153,28 @@ class ListedRun:
     @property
     def step(self) -> int | None:
         """The step of its newest row."""
-        return self.last.get("step", self.record.get("steps"))
+        return _number(self.last.get("step", self.record.get("steps")))
 
     @property
     def planned(self) -> int | None:
         """Its length in steps."""
-        return self.record.get("planned_steps", self.record.get("steps"))
+        return _number(self.record.get("planned_steps", self.record.get("steps")))
 
     @property
     def flops(self) -> float | None:
         """Operations that it spent itself."""
-        return self.last.get("flops/total", self.record.get("flops", {}).get("total"))
+        return _number(self.last.get("flops/total", self.part("flops").get("total")))
+
+    @cached_property
+    def pace(self) -> float | None:
+        """Seconds a step, over its latest steps: what came before the first, and another machine long ago, do not
+        count. None before there are two.
+        """
+        first, last = self._row_at(0), self.last
+        begun, ended, since, until = first.get("step"), last.get("step"), first.get("wall"), last.get("wall")
+        if is_number(begun) and is_number(ended) and is_number(since) and is_number(until) and begun < ended:
+            return (until - since) / (ended - begun)
+        return None
 
     def as_json(self) -> dict[str, Any]:
         """Everything that is shown, and more, as JSON holds it."""
@@ -168,7 +185,7 @@ class ListedRun:
             "metric": {"name": self.metric[0], "value": self.metric[1]} if self.metric else None,
             "checkpoints": self.steps_kept,
             "best": self.best,
-            "options": self.record.get("options", {}),
+            "options": self.part("options"),
             "parents": self.record.get("parents", []),
         }
 
@@ -197,8 +214,8 @@ COLUMNS: dict[str, Callable[[ListedRun], Any]] = {
     "size": lambda run: run.size,
     "age": lambda run: run.age,
     "flops": lambda run: run.flops,
-    "lineage": lambda run: run.record.get("flops", {}).get("lineage"),
-    "commit": lambda run: run.record.get("git", {}).get("commit"),
+    "lineage": lambda run: run.part("flops").get("lineage"),
+    "commit": lambda run: run.part("git").get("commit"),
 }
 
 
@@ -248,8 +265,8 @@ class Filter:
         """What the run has under the key; None where it has nothing."""
         if self.key in COLUMNS:
             return COLUMNS[self.key](run)
-        if self.key in run.record.get("options", {}):
-            return run.record["options"][self.key]
+        if self.key in run.part("options"):
+            return run.part("options")[self.key]
         if self.key in run.config:
             return run.config[self.key]
         found = run.logged(re.escape(self.key))
@@ -257,7 +274,7 @@ class Filter:
 
     def is_known(self, run: ListedRun) -> bool:
         """True when the key means something for this run."""
-        known = self.key in ("", "has", *COLUMNS) or self.key in run.record.get("options", {})
+        known = self.key in ("", "has", *COLUMNS) or self.key in run.part("options")
         return known or self.key in run.config or run.logged(re.escape(self.key)) is not None
 
 
@@ -291,7 +308,7 @@ def metric_of(run: StrPath, metric: str) -> float:
     listed = ListedRun(Path(run), name)
     found = listed.logged(re.escape(metric))
     if found is None:
-        known = {name.decode() for name in re.findall(rb'"([^"]+)": ', listed.tail)}
+        known = {name.decode(errors="replace") for name in re.findall(rb'"([^"]+)": ', listed.tail)}
         raise RunError(f"{listed.shown} measured no {metric}; it measured {', '.join(sorted(known)) or 'nothing'}")
     return found[1]
 
@@ -326,9 +343,7 @@ def table(runs: Sequence[ListedRun]) -> str:
     header = ("state", "run", "step", "metric", "checkpoints", "size", "age", "FLOPs")
     rows = [header, *(_cells(run) for run in runs)]
     total = sum(run.flops or 0.0 for run in runs)
-    end = (
-        f"{len(runs)} run{'s' if len(runs) != 1 else ''}, {scaled(sum(run.size for run in runs))}B, {scaled(total)}FLOP"
-    )
+    end = f"{counted(len(runs), 'run')}, {scaled(sum(run.size for run in runs))}B, {scaled(total)}FLOP"
     return f"{columns(rows)}\n{end}"
 
 
@@ -374,7 +389,14 @@ def number_of(text: str, key: str) -> float:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """True for what a float can hold: JSON has whole numbers of any length."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, float) or (whole and abs(value) <= sys.float_info.max)
+
+
+def _number(value: Any) -> Any:
+    """The value if it is a number, else None."""
+    return value if is_number(value) else None
 
 
 def _cells(run: ListedRun) -> tuple[str, ...]:
@@ -417,9 +439,9 @@ def _check_among(key: str, value: str, known: Sequence[str]) -> None:
 
 
 def _nearest(key: str, runs: Sequence[ListedRun]) -> str:
-    known = set(COLUMNS).union(*(run.record.get("options", {}) for run in runs), *(run.config for run in runs))
+    known = set(COLUMNS).union(*(run.part("options") for run in runs), *(run.config for run in runs))
     if "/" in key:
-        known = {name.decode() for run in runs for name in re.findall(rb'"([^"]+/[^"]+)": ', run.tail)}
+        known = {name.decode(errors="replace") for run in runs for name in re.findall(rb'"([^"]+/[^"]+)": ', run.tail)}
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     there = "" if "/" in key else f"; there are {', '.join((*COLUMNS, 'has'))}, groups and fields of config.yaml"
     return f"; did you mean {near[0]}?" if near else there

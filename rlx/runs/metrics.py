@@ -9,11 +9,15 @@ A checkpoint stores `offset` after a `sync`; a resume calls `rewind` with it bef
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlx.errors import CheckpointError, RunError
 from rlx.runs.files import LOGS, METRICS, StrPath, attempt_log, explained, plain, sync_folder, write_bytes
+
+NOT_FINITE = ("nan", "inf", "-inf")
+"""How a row has the numbers that JSON lacks."""
 
 
 class MetricsLog:
@@ -117,17 +121,17 @@ class MetricsLog:
         except FileNotFoundError:
             return []
         last = lines.pop()
-        rows = [_row(line) for line in lines]
+        rows = [as_row(line) for line in lines]
         for number, row in enumerate(rows, start=1):
             if row is None:
                 raise CheckpointError(f"{path} line {number} is not a JSON object; restore the file from a copy")
-        return [row for row in [*rows, _row(last)] if row is not None]
+        return [row for row in [*rows, as_row(last)] if row is not None]
 
     def _mend(self) -> int:
         """Cut half a row off the end, or end a whole one; returns the length in bytes."""
         length = os.fstat(self._file).st_size
         torn = _after_last_newline(self._file, length)
-        if torn and _row(torn) is not None:
+        if torn and as_row(torn) is not None:
             _write_all(self._file, b"\n")
             return length + 1
         if torn:
@@ -150,12 +154,18 @@ class MetricsLog:
         return newest.read_bytes() if newest else b""
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def as_row(line: bytes | str) -> dict[str, Any] | None:
+    """A line's JSON object; None where it is none, or one that is nested too deeply to be read."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def with_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of metrics with "nan", "inf" and "-inf" turned back into numbers."""
+    return {name: float(value) if value in NOT_FINITE else value for name, value in row.items()}
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -65,7 +65,7 @@ def read_status(folder: StrPath) -> Status:
         read = json.loads(text)
         state, reason = State(read.pop("state")), str(read.pop("reason", ""))
         return Status(state, reason, read)
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return Status(State.failed, f"{path} is damaged")
 
 

@@ -43,7 +43,7 @@ class Pace:
 
     def __init__(self, runs_dir: str | Path) -> None:
         self._runs = find_runs(runs_dir) if Path(runs_dir).is_dir() else []
-        self._finished: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._finished: dict[tuple[str, str], list[ListedRun]] = {}
 
     def seconds(
         self, config: "Config", place: str | Path, parameters: int, *, flops: float, decoding: float
@@ -56,11 +56,11 @@ class Pace:
         found = self._alike(config, place, parameters, flops)
         if not found:
             return RUN_S + self._guess(config, parameters, flops=flops, decoding=decoding), 0
-        speed = statistics.median(_speed(record) for record in found)
+        speed = statistics.median(map(_speed, found))
         return RUN_S + flops / speed, len(found)
 
-    def _alike(self, config: "Config", place: str | Path, parameters: int, flops: float) -> list[dict[str, Any]]:
-        """run.json of the runs that are most like it: stage, model and what it is computed with are the same."""
+    def _alike(self, config: "Config", place: str | Path, parameters: int, flops: float) -> list[ListedRun]:
+        """The runs that are most like it: stage, model and what it is computed with are the same."""
         name, trainer = RunName.of(place), config.trainer
         if name is None or trainer is None or not flops:
             return []
@@ -70,19 +70,19 @@ class Pace:
             "precision": trainer.precision.value,
             "compiled": trainer.compile,
         }
-        found = [record for record in self._of(name.stage, name.model) if _computed_with(record) == wanted]
-        found = [record for record in found if _far(_parameters(record), parameters) <= math.log(ALIKE)]
-        nearest = min((_far(_parameters(record), parameters) for record in found), default=0.0)
-        found = [record for record in found if _far(_parameters(record), parameters) == nearest]
-        enough = min(flops, max((_total(record) for record in found), default=0.0)) / SHORT
-        found = [record for record in found if _total(record) >= enough]
-        return sorted(found, key=lambda record: _far(_total(record), flops))[:MOST_ALIKE]
+        found = [run for run in self._of(name.stage, name.model) if _computed_with(run) == wanted]
+        found = [run for run in found if _far(_parameters(run), parameters) <= math.log(ALIKE)]
+        nearest = min((_far(_parameters(run), parameters) for run in found), default=0.0)
+        found = [run for run in found if _far(_parameters(run), parameters) == nearest]
+        enough = min(flops, max((_total(run) for run in found), default=0.0)) / SHORT
+        found = [run for run in found if _total(run) >= enough]
+        return sorted(found, key=lambda run: _far(_total(run), flops))[:MOST_ALIKE]
 
-    def _of(self, stage: str, model: str) -> list[dict[str, Any]]:
-        """run.json of all finished runs of a stage and model that say what they spent."""
+    def _of(self, stage: str, model: str) -> list[ListedRun]:
+        """All finished runs of a stage and model that say what they spent."""
         if (stage, model) not in self._finished:
             runs = (run for run in self._runs if (run.name.stage, run.name.model) == (stage, model))
-            self._finished[stage, model] = [run.record for run in runs if _tells(run)]
+            self._finished[stage, model] = [run for run in runs if _tells(run)]
         return self._finished[stage, model]
 
     def _guess(self, config: "Config", parameters: int, *, flops: float, decoding: float) -> float:
@@ -93,34 +93,32 @@ class Pace:
 
 def _tells(run: ListedRun) -> bool:
     """True for a finished run that says how much it did, and how long it took."""
-    record = run.record
-    said = _total(record), _parameters(record), record.get("wall_s")
+    said = _total(run), _parameters(run), run.record.get("wall_s")
     return all(is_number(value) and value > 0 for value in said) and run.state is State.finished
 
 
-def _total(record: Mapping[str, Any]) -> Any:
-    return _part(record, "flops").get("total")
+def _total(run: ListedRun) -> Any:
+    return run.part("flops").get("total")
 
 
-def _parameters(record: Mapping[str, Any]) -> Any:
-    return _part(record, "parameters").get("total")
+def _parameters(run: ListedRun) -> Any:
+    return run.part("parameters").get("total")
 
 
-def _computed_with(record: Mapping[str, Any]) -> dict[str, Any]:
-    noted = _part(record, "arithmetic")
+def _computed_with(run: ListedRun) -> dict[str, Any]:
+    noted = run.part("arithmetic")
     names = ("accelerator", "precision", "compiled")
-    return {"trainer": _part(record, "options").get("trainer"), **{name: noted.get(name) for name in names}}
+    return {"trainer": run.part("options").get("trainer"), **{name: noted.get(name) for name in names}}
 
 
-def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of run.json; empty where it is none, as in a file that was damaged."""
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _speed(record: Mapping[str, Any]) -> float:
-    """Operations a second, of the time that is not the same for a run of any length."""
-    return _total(record) / max(record["wall_s"] - RUN_S, record["wall_s"] / 2)
+def _speed(run: ListedRun) -> float:
+    """Operations a second, of the time that is not the same for a run of any length: of its steps, where it has some.
+    What comes before the first is longer for the first run of a process, which imports libraries.
+    """
+    wall, steps = run.record["wall_s"], run.record.get("steps")
+    if run.pace and is_number(steps) and steps > 0:
+        return _total(run) / (steps * run.pace)
+    return _total(run) / max(wall - RUN_S, wall / 2)
 
 
 def _far(one: float, other: float) -> float:

@@ -49,8 +49,10 @@ class Unfolded:
 
 
 def job_of(config: "Config", context: Context, *, name: str = "", label: str = "", of: str | None = None) -> Job:
-    """One run of a plan; without a name it is called after its directory. Its own and its parents' are spelt in one way,
-    relative below the current folder, however runs_dir= and init_from= were typed: they are compared as texts.
+    """One run of a plan; without a name it is called after its directory.
+
+    Directories are spelt in one way, relative below the current folder, however runs_dir= and init_from= were typed:
+    plans compare them as texts.
 
     Raises:
         ConfigError: the run cannot be made.

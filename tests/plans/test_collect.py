@@ -49,6 +49,30 @@ def test_collect_writes_one_tidy_table(plans: Callable[..., Done]) -> None:
     assert str(parquet.read_schema(plan.folder / "collected.parquet").field("config.seed").type) == "int64"
 
 
+def test_numbers_that_no_column_holds_are_left_out(plans: Callable[..., Done]) -> None:
+    """JSON has whole numbers of any length; so has a config."""
+    run = planned(0)
+    saved([run])
+    write(run, "finished")
+    folder, long = Path(run.run), 10**400
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "reward": long}) + '\n{"step": 2, "reward": 0.5}\n'
+                                          + json.dumps({"step": 3, "reward": long}) + "\n")  # fmt: skip
+    (folder / "config.yaml").write_text(f"seed: {long}\n")
+    done = plans("collect", FOLDER)
+    assert done.code == 0, done.err
+    read = pandas.read_csv(f"{FOLDER}/collected.csv", dtype={"config.seed": str})
+    assert read["reward"].iloc[0] == 0.5 and read["step"].iloc[0] == 3 and read["config.seed"].iloc[0] == str(long)
+
+
+def test_a_row_that_is_nested_too_deeply_is_named(plans: Callable[..., Done]) -> None:
+    run = planned(0)
+    saved([run])
+    write(run, "finished")
+    (Path(run.run) / "metrics.jsonl").write_text('{"step": 1}\n' + "[" * 100_000 + "\n")
+    done = plans("collect", FOLDER)
+    assert done.code == 2 and done.err.count("\n") == 1 and "metrics.jsonl line 2 is not a JSON object" in done.err
+
+
 def test_collect_of_a_plan_that_was_moved_from_another_folder(plans, tmp_path: Path, monkeypatch) -> None:
     runs = [planned(0), planned(1)]
     saved(runs)

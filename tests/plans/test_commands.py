@@ -12,6 +12,7 @@ from rlx.errors import ConfigError
 from rlx.plans import __main__ as commands
 from rlx.plans.drivers import drivers, driving
 from rlx.plans.plan import Plan
+from rlx.plans.submissions import Array, key_of, new_submission, submissions, write_tasks
 from rlx.runs.status import State
 from tests.conftest import Done, environment
 from tests.plans.launchers.standins import in_another_process, plan_of, run_of, states, wait_for
@@ -59,15 +60,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def submitted(slurm: Path, tasks: Sequence[Sequence[int]]) -> Plan:
     """A plan whose runs, by task, are in job 7: the first task runs, the others wait."""
-    from rlx.plans.submissions import Array, new_submission, write_tasks
-
     runs = [[planned(number) for number in numbers] for numbers in tasks]
     plan = saved([run for task in runs for run in task], option="slurm_array")
     submission = new_submission(plan.folder)
     write_tasks(submission.folder / "level0.jsonl", runs)
     submission.arrays.append(Array("7", 0, "level0.sbatch", len(tasks)))
     submission.save()
-    queue = [f"7|{number}|{'PENDING' if number else 'RUNNING'}|None\n" for number in range(len(tasks))]
+    queue = [f"7|{number}|{'PENDING' if number else 'RUNNING'}|None|\n" for number in range(len(tasks))]
     (slurm / "squeue.out").write_text("".join(queue))
     return plan
 
@@ -85,19 +84,96 @@ def test_cancel_takes_tasks_out_of_the_queue(plans, slurm: Path) -> None:
     assert plans("cancel", FOLDER).out == "cancelled 3 tasks\n" and said(slurm) == ["7_0", "7_1", "7_2", "7_2"]
     (slurm / "squeue.out").write_text("")
     assert "3 cancelled" in plans("status", FOLDER).out
-    assert plans("retry", FOLDER).out == "nothing to retry: 3 cancelled\n"
+    assert plans("retry", FOLDER).out == "nothing to retry: 3 cancelled (retry those with --state cancelled)\n"
+
+
+def test_cancel_takes_only_what_the_queue_has_of_the_plan_s_end(plans, slurm: Path) -> None:
+    """Whatever jobs.json says, which anybody may have changed."""
+    plan = submitted(slurm, [[0]])
+    (submission,) = submissions(plan.folder)
+    submission.conclusion = "--user=root"
+    submission.save()
+    end = submission.folder.absolute() / "conclusion.sbatch"
+    (slurm / "squeue.out").write_text(
+        f"7|0|PENDING|None|\n8|0|PENDING|Dependency|{end}\n9|0|PENDING|None|/a/{end.name}\n"
+    )
+    assert plans("cancel", FOLDER).code == 0 and said(slurm) == ["7_0", "8_0"]
+
+
+def test_cancel_that_breaks_off_knows_what_it_has_cancelled(plans, slurm: Path, monkeypatch) -> None:
+    plan = submitted(slurm, [[0], [1], [2]])
+    monkeypatch.setattr("rlx.plans.slurm.AT_ONCE", 1)
+    (slurm / "scancel").write_text('#!/bin/sh\n[ "$1" != 7_1 ]\n')
+    assert plans("cancel", FOLDER).err == "rlx: scancel refused: exit code 1\n"
+    assert submissions(plan.folder)[0].cancelled == [key_of(planned(number).run) for number in (0, 1)]
+    (slurm / "squeue.out").write_text("7|1|PENDING|None|\n7|2|PENDING|None|\n")
+    assert "2 queued, 1 cancelled" in plans("status", FOLDER).out
+    write(planned(1), "failed", "no disk")
+    (slurm / "squeue.out").write_text("7|1|FAILED|None|\n7|2|PENDING|None|\n")
+    assert "1 queued, 1 failed, 1 cancelled" in plans("status", FOLDER).out
+
+
+def test_retry_looks_before_it_submits(plans, slurm: Path) -> None:
+    plan = submitted(slurm, [[0]])
+    (slurm / "squeue.out").write_text("")
+    done = plans("retry", FOLDER, "venv=nowhere")
+    assert done.code == 2 and "there is no nowhere/bin/activate" in done.err
+    assert len(submissions(plan.folder)) == 1
+
+
+def test_what_another_cluster_has_is_left_to_it(plans, slurm: Path) -> None:
+    plan = submitted(slurm, [[0]])
+    (submission,) = submissions(plan.folder)
+    submission.cluster = "old"
+    submission.save()
+    (slurm / "squeue.out").write_text("")
+    (slurm / "scontrol").write_text("#!/bin/sh\necho ClusterName = new\n")
+    told = "submitted on the cluster old, of which new knows nothing"
+    for command in ("retry", "cancel"):
+        done = plans(command, FOLDER)
+        assert done.code == 2 and done.err.startswith(f"rlx: {told}; type the command there") and not said(slurm)
+    done = plans("status", FOLDER)
+    assert done.code == 0 and done.err == f"rlx: {told}: what goes on there is not shown\n"
 
 
 def test_a_slurm_that_does_not_answer(plans: Callable[..., Done], slurm: Path, monkeypatch) -> None:
     """Nothing is cancelled then, and `watch` does not take its tasks for ended."""
     submitted(slurm, [[0]])
-    answers = [True, False]
-    monkeypatch.setattr("rlx.plans.watch._pause", lambda took, least: answers.pop(0) or silence(slurm, False))
     silence(slurm, True)
     assert plans("cancel", FOLDER) == Done(1, "", "rlx: squeue refused: exit code 1\n")
-    assert plans("status", FOLDER).code == 0
+    done = plans("status", FOLDER)
+    assert done.code == 0 and "1 unknown" in done.out and "retry" not in done.out
+    assert plans("retry", FOLDER).out == "nothing to retry: 1 unknown (retry those with --state unknown)\n"
+    answers = [True, False]
+    monkeypatch.setattr("rlx.plans.watch._pause", lambda took, least: answers.pop(0) or write(planned(0), "finished"))
+    assert plans("watch", FOLDER).out == "1 unknown\n1 finished\n" and answers == []
+
+
+def test_cancelled_runs_are_told_how_they_are_made_again(plans, slurm: Path) -> None:
+    submitted(slurm, [[0], [1]])
+    plans("cancel", FOLDER)
+    (slurm / "squeue.out").write_text("")
+    write(planned(1), "finished")
+    assert f"retry {FOLDER} --state cancelled" in plans("status", FOLDER).out
+    assert "1 cancelled" in plans("retry", FOLDER).out and "--state cancelled" in plans("retry", FOLDER).out
+    assert plans("retry", FOLDER, "--match", "nosuch").out.startswith("nothing to retry that has nosuch: ")
+
+
+def test_tasks_whose_runs_were_finished_elsewhere_are_cancelled_too(plans, slurm: Path) -> None:
+    submitted(slurm, [[0], [1]])
     write(planned(0), "finished")
-    assert plans("watch", FOLDER).code == 0 and answers == []
+    write(planned(1), "finished")
+    assert plans("cancel", FOLDER).code == 0 and said(slurm) == ["7_0", "7_1"]
+
+
+@pytest.mark.parametrize("where, typed", {"runs/plans": "made", FOLDER: ".", "runs": "plans/made"}.items())
+def test_a_plan_is_found_from_beside_it(plans, slurm: Path, monkeypatch, where: str, typed: str) -> None:
+    submitted(slurm, [[0]])
+    write(planned(0), "finished")
+    monkeypatch.chdir(where)
+    assert "1 finished" in plans("status", typed).out
+    done = plans("collect", typed)
+    assert done.code == 0 and done.out.startswith("1 runs (1 finished)")
 
 
 def silence(slurm: Path, silent: bool) -> None:

@@ -10,7 +10,7 @@ from rlx.plans import __main__ as commands
 from rlx.plans.drivers import driving
 from rlx.plans.launchers.base import LauncherConfig
 from rlx.plans.plan import Plan
-from rlx.plans.relaunch import launcher_of
+from rlx.plans.relaunch import launcher_of, moved
 from tests.conftest import COUNTDOWN, SMALL, Done
 from tests.plans.made import planned, saved, write
 from tests.stages.runs import digest
@@ -169,10 +169,25 @@ def test_commands_that_name_a_folder_which_was_moved(carried, plans, tmp_path: P
     plans("retry", "new/plans/made")
     new = tmp_path / "new"
     (run,) = carried[0][0].runs
-    moved = parent.replace(str(old), str(new))
+    then = parent.replace(str(old), str(new))
     assert run.arguments == [
-        "stage=sft", f"runs_dir={new}", f"init_from={moved}@best", f"merge.models=[{moved},{old}-more/x]",
+        "stage=sft", f"runs_dir={new}", f"init_from={then}@best", f"merge.models=[{then},{old}-more/x]",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("runs_dir=/data/runs", "runs_dir=/new"),
+        ("m=[/data/runs/a,'/data/runs/b@best']", "m=[/new/a,'/new/b@best']"),
+        ("x=/mnt/data/runs/a", "x=/mnt/data/runs/a"),
+        ("x=/data/runs/data/runs/a", "x=/new/data/runs/a"),
+        ("x=./data/runs", "x=./data/runs"),
+        ("x=/data/runs2", "x=/data/runs2"),
+    ],
+)
+def test_a_folder_is_replaced_where_it_stands_whole(text: str, told: str) -> None:
+    assert moved(text, "/data/runs", "/new") == told
 
 
 def test_the_exit_code_and_the_conclusions_of_a_retry(plans, monkeypatch) -> None:

@@ -54,6 +54,11 @@ def test_each_run_is_made_whatever_became_of_the_others(capsys):
     ]
 
 
+def test_the_worst_code_is_the_task_s():
+    made, command = ending(1, 3, 1)
+    assert carry_out_task([planned(number) for number in range(3)], command, bool) == 3 and len(made) == 3
+
+
 def test_a_run_that_was_stopped_stops_the_task():
     made, command = ending(1, 75, 0)
     assert carry_out_task([planned(number) for number in range(3)], command, bool) == 75 and len(made) == 2
@@ -96,6 +101,24 @@ def test_a_run_that_another_process_holds_is_waited_for(monkeypatch):
     monkeypatch.setattr(task, "LOOK_S", 0.01)
     made, command, stop = busy_until_released(planned(0), 5)
     assert carry_out_task([planned(0)], command, stop) == 0 and made == [2, 0]
+
+
+def test_a_run_that_is_let_go_before_the_look_is_made():
+    made, command = ending(2, 0)
+    assert carry_out_task([planned(0)], command, bool) == 0 and len(made) == 2
+    made, command = ending(2, 2)
+    assert carry_out_task([planned(0)], command, bool) == 2 and len(made) == 2  # it was refused for something else
+
+
+def test_a_run_that_another_process_finished_is_no_failure():
+    run, made = planned(0), []
+
+    def command(arguments: Sequence[str]) -> int:
+        made.append(arguments)
+        write(run, "finished")
+        return 2
+
+    assert carry_out_task([run], command, bool) == 0 and len(made) == 1
 
 
 def test_and_given_up_where_it_goes_on_with_it(monkeypatch):

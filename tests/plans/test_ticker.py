@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rlx.errors import RunError
 from rlx.plans import ticker
 from rlx.plans.drivers import driving
 from rlx.plans.plan import Plan
@@ -64,6 +65,21 @@ def test_looks_that_are_not_due_cost_nothing(plan: Plan, monkeypatch: pytest.Mon
     monkeypatch.setattr(ticker, "QUIET_S", 60.0)
     monkeypatch.setattr(ticker, "standings", lambda *given: pytest.fail("looked"))
     Ticker(plan, Output(live=False)).tick(1)
+
+
+@pytest.mark.parametrize("error", [OSError(116, "Stale file handle"), RunError("the disk is gone")])
+def test_a_disk_that_does_not_answer_ends_nothing(plan: Plan, monkeypatch, error: Exception) -> None:
+    def stale(*_: object) -> None:
+        raise error
+
+    shown = Ticker(plan, Output(live=True))
+    before, due = ticker.standings, shown.due
+    monkeypatch.setattr(ticker, "standings", stale)
+    shown.tick(1)
+    assert not shown.line and shown.due > due
+    monkeypatch.setattr(ticker, "standings", before)
+    shown.tick(1)
+    assert shown.line == LINE
 
 
 def test_a_screen_that_is_gone_ends_nothing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

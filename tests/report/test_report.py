@@ -337,6 +337,18 @@ def test_sparse_run_files_never_crash(plan_maker):
     assert "50.0" in shown(plan).text
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"step": 1' + 400 * "0" + ', "train/loss": 1' + 400 * "0" + "}"])
+def test_files_that_are_nested_or_have_numbers_without_end_never_crash(plan_maker, text):
+    plan = plan_maker()
+    for entry in read_plan(plan).entries:
+        with open(entry.run.path / "metrics.jsonl", "a") as file:
+            file.write(f"{text}\n")
+        for name in ("run.json", "eval.json", "status"):
+            (entry.run.path / name).write_text(text)
+    write_report(plan)
+    assert read_plan(plan).entries[0].run.last("train/loss") != float("inf")
+
+
 def test_evaluations_without_problems_use_their_own_means(plan_maker):
     plan = plan_maker(seeds=1, stages=("sft",))
     path = read_plan(plan).entries[1].run.path / "eval.json"
@@ -388,8 +400,14 @@ def test_plain_runs_make_a_page(finished_plan, tmp_path):
 
 @pytest.mark.parametrize(
     ("manifest", "says"),
-    [(None, "is not a plan"), ("", "names no runs"), ("{", r"manifest.jsonl:1 is not JSON"), ("{}", "names no run;")],
-    ids=["missing", "empty", "torn", "no run"],
+    [
+        (None, "is not a plan"),
+        ("", "names no runs"),
+        ("{", r"manifest.jsonl:1 is not JSON"),
+        ("{}", "names no run;"),
+        ("[" * 100_000, r"manifest.jsonl:1 is not JSON"),
+    ],
+    ids=["missing", "empty", "torn", "no run", "nested"],
 )
 def test_a_plan_that_cannot_be_read_is_one_line(tmp_path, capsys, manifest, says):
     if manifest is not None:

@@ -1,5 +1,7 @@
 """What every launcher has: fields, and how it carries a plan out."""
 
+import os
+import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,6 +13,11 @@ from rlx.plans.plan import Plan, PlannedRun
 from rlx.runs.files import LOGS
 from rlx.runs.lease import Lease, holder_of, is_held
 from rlx.runs.status import State, state_of, write_status
+
+_UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x1f\x7f-\x9f]")
+"""Escape sequences (colours, titles), and other characters of control."""
+END = 1 << 13
+"""Bytes of a log that are looked at, from its end."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +90,22 @@ def unfinished_parent(run: PlannedRun) -> str | None:
 def log_of(run: PlannedRun, plan: Path) -> Path:
     """Where the run's own process prints, when it is made on this machine."""
     return plan / LOGS / f"{Path(run.run).parent.name}-seed{run.seed}.log"
+
+
+def shown(line: str) -> str:
+    """A line as a terminal leaves it: what stood before a carriage return is overwritten, and nothing is in colour."""
+    return _UNSEEN.sub("", line.rstrip().rpartition("\r")[2].replace("\t", " ")).strip()
+
+
+def last_line_of(log: Path) -> str:
+    """The last line of a log that is not blank, as `shown`; empty where there is none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END))
+            printed = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return next(filter(None, map(shown, reversed(printed.split("\n")))), "")
 
 
 def made_elsewhere(run: str) -> str | None:

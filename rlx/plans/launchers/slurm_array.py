@@ -6,23 +6,27 @@
 2. A run that is in the queue already, by this plan or by another one in the same folder of runs, is not submitted
    again; what begins from it waits for that task.
 3. `max_parallel` holds for a level. Where the cluster's arrays are too short for it, several share that number.
-4. The job that ends a plan waits for all that the plan has in the queue; a retry puts a new one in the place of one
+4. The folder of plans is held while one of them is submitted, since others may share its runs.
+5. SBATCH_ACCOUNT, SBATCH_PARTITION, SBATCH_QOS and SBATCH_RESERVATION hold where no field and no option says otherwise.
+   All others are passed over: they would beat what the script says.
+6. The job that ends a plan waits for all that the plan has in the queue; a retry puts a new one in the place of one
    that is still there.
-5. When a grace time of preemption begins, Slurm signals the steps of `srun` alone, and the run hears of it at its end,
+7. When a grace time of preemption begins, Slurm signals the steps of `srun` alone, and the run hears of it at its end,
    unless the cluster has `SlurmctldParameters=preempt_send_user_signal`.
 """
 
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
-from rlx.errors import ConfigError, RunError, Stopped
+from rlx.errors import ConfigError, RlxError, RunError, Stopped
 from rlx.options import option
 from rlx.plans import slurm
 from rlx.plans.launchers.base import Hands, LauncherConfig, Outcome
@@ -37,10 +41,12 @@ from rlx.plans.submissions import (
     live_tasks,
     log_name,
     new_submission,
+    queue_of,
     tasks_file,
     write_tasks,
 )
 from rlx.runs.files import write_text
+from rlx.runs.progress import counted
 from rlx.runs.references import format_reference
 from rlx.runs.status import State, state_of
 
@@ -50,7 +56,10 @@ SILENCE_S = 1800.0
 """Seconds without an answer of the controller after which waiting is given up; it may be restarted meanwhile."""
 MANY = 50
 """Tasks of one array that are named one by one."""
+VARIABLES = {"account": "-A", "partition": "-p", "qos": "-q", "reservation": ""}
+"""Options of sbatch for which a site may tell its users to export SBATCH_<NAME>, and their short forms."""
 _PLAIN = re.compile(r"[\w./:@%+,~=-]*")
+_QUOTES = re.compile("[\"']")
 _ESCAPED = re.compile(r'[\\"]')
 _TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+(:\d\d){1,2}")
 
@@ -85,17 +94,18 @@ class SlurmArrayConfig(LauncherConfig):
     signal_s: int = 120
     """Seconds before the time limit at which a run is asked to save its state (Slurm may be a minute early)."""
     extra: list[str] = field(default_factory=list)
-    """More options of sbatch, such as [--mail-type=END,--exclude=node7]."""
+    """More options of sbatch, such as ["--mail-type=END","--exclude=node7"], the whole in quotes for the shell."""
     setup: list[str] = field(default_factory=list)
-    """Shell commands before the run, such as ["module load cuda"]."""
+    """Shell commands before the run, such as ["module load cuda"]; one that fails ends the task."""
     venv: str | None = None
-    """A virtual environment that is activated; null: the Python that submits."""
+    """A virtual environment that is activated, ~ for the home; null: the Python that submits."""
     container: str | None = None
     """What runs a command in a container, such as "apptainer exec --nv rlx.sif"; its own Python is used."""
     wait: bool = False
     """Return when all runs have ended, not when they are submitted."""
 
     def __post_init__(self) -> None:
+        self._take_off_line_breaks()
         self.check_least(
             1, cpus_per_task=self.cpus_per_task, max_parallel=self.max_parallel, runs_per_task=self.runs_per_task,
             signal_s=self.signal_s,
@@ -116,7 +126,24 @@ class SlurmArrayConfig(LauncherConfig):
             if not line.startswith("-"):
                 raise ConfigError(f"hydra.launcher.extra: {line!r} is no option of sbatch; they begin with --")
 
+    def _take_off_line_breaks(self) -> None:
+        """From the end of a text, where YAML's `>` puts one."""
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                value = value.rstrip("\r\n")
+                setattr(self, name, value)
+                if len(value.splitlines()) > 1:
+                    raise ConfigError(f"hydra.launcher.{name}: {value!r} has a line break; write it in one line")
+
+    @property
+    def activate(self) -> str | None:
+        """The script that activates the virtual environment."""
+        return f"{os.path.expanduser(self.venv)}/bin/activate" if self.venv else None
+
     def check(self, runs: Sequence[PlannedRun]) -> None:
+        if self.activate and not Path(self.activate).is_file():
+            raise ConfigError(f"hydra.launcher.venv={self.venv} is no virtual environment: there is no {self.activate}")
         slurm.queue()
 
     def carry_out(self, plan: Plan, hands: Hands, *, wait: bool = False) -> Outcome:
@@ -126,7 +153,7 @@ class SlurmArrayConfig(LauncherConfig):
             nonlocal going
             going = self.hand_over(plan, conclude=bool(plan.conclusions) and not wait)
 
-        alone(plan.folder, hand_over)  # the same command given twice at once submits once
+        alone(plan.folder.parent, hand_over)  # what two plans, or one given twice, have in common is submitted once
         if not wait:
             return Outcome(ended=not going)
         self.until_ended(plan, hands)
@@ -134,23 +161,30 @@ class SlurmArrayConfig(LauncherConfig):
 
     def hand_over(self, plan: Plan, *, conclude: bool) -> bool:
         """Submit what is neither finished nor in the queue, and say so; returns whether anything goes on."""
-        queue = slurm.queue()
+        queue = queue_of(*plan.folder.parent.iterdir())
         live = live_tasks(plan.folder.parent.parent, queue)
         awaited = {key_of(run.run): live[key_of(run.run)] for run in plan.runs if key_of(run.run) in live}
         todo = [run for run in plan.runs if key_of(run.run) not in live and state_of(run.run) is not State.finished]
         concluding = live_conclusions(plan.folder, queue)
         submission = None
         if todo or (conclude and awaited and not concluding):
-            submission = self.submit(plan, todo, live)
-            if conclude:
-                self.submit_conclusion(plan, submission, live)
-                slurm.cancel(concluding)  # what it would say is said later, and of more runs
+            submission = new_submission(plan.folder)
+            try:
+                self.submit(plan, submission, todo, live)
+                if conclude:
+                    self.submit_conclusion(plan, submission, live)
+                    slurm.cancel(concluding)  # what it would say is said later, and of more runs
+            except RlxError as error:
+                told_jobs(submission)
+                if isinstance(error, slurm.Refused) and not submission.arrays:
+                    shutil.rmtree(submission.folder)  # nothing of it is in the queue
+                raise
         told(plan, awaited, submission)
         return bool(submission or awaited)
 
-    def submit(self, plan: Plan, runs: Sequence[PlannedRun], live: Mapping[str, str]) -> Submission:
-        """Hand runs to Slurm, level by level."""
-        submission, size = new_submission(plan.folder), slurm.max_array_size()
+    def submit(self, plan: Plan, submission: Submission, runs: Sequence[PlannedRun], live: Mapping[str, str]) -> None:
+        """Hand runs to Slurm, level by level, and write the numbers of their jobs into the submission."""
+        size, submission.cluster = slurm.max_array_size(), slurm.cluster()
         before: list[str] = []
         for level in sorted({run.level for run in runs}):
             own = [run for run in runs if run.level == level]
@@ -165,11 +199,10 @@ class SlurmArrayConfig(LauncherConfig):
                 self.write_script(plan, script, len(chunk), share(self.max_parallel, len(chunks)))
                 # where not even one task at once can be given to each, the arrays follow one another
                 chained = jobs[-1:] if self.max_parallel is not None and self.max_parallel < len(chunks) else []
-                jobs.append(slurm.submit(script, after=[*after, *chained]))
+                jobs.append(slurm.submit(script, after=[*after, *chained], variables=self.variables()))
                 submission.arrays.append(Array(jobs[-1], level, script.name, len(chunk)))
                 submission.save()
             before = jobs
-        return submission
 
     def submit_conclusion(self, plan: Plan, submission: Submission, live: Mapping[str, str]) -> None:
         """Hand over what ends the plan, whatever becomes of its runs; those of a `retry` are not all that it has."""
@@ -177,7 +210,7 @@ class SlurmArrayConfig(LauncherConfig):
         self.write_script(plan, script)
         whole = {key_of(row["run"]) for row in read_manifest(plan.folder)}
         after = [*submission.jobs(), *shortened(live[run] for run in whole & live.keys())]
-        submission.conclusion = slurm.submit(script, after=after)
+        submission.conclusion = slurm.submit(script, after=after, variables=self.variables())
         submission.save()
 
     def write_script(self, plan: Plan, script: Path, tasks: int = 0, at_once: int | None = None) -> None:
@@ -194,7 +227,7 @@ class SlurmArrayConfig(LauncherConfig):
             f"--signal=B:USR1@{self.signal_s}",
             *self.resources(),
         ]
-        setup = [*self.setup, *([f"source {shlex.quote(self.venv)}/bin/activate"] if self.venv else [])]
+        setup = [*self.setup, *([f"source {shlex.quote(self.activate)}"] if self.activate else [])]
         python = "python" if self.venv or self.container else shlex.quote(sys.executable)
         program = f"{self.container} {python}" if self.container else python
         rest = (
@@ -202,7 +235,8 @@ class SlurmArrayConfig(LauncherConfig):
             if tasks
             else f"conclude {shlex.quote(str(plan.folder))}"
         )
-        options = [*map(quoted, options), *self.extra]
+        extra = [option if _QUOTES.search(option) else quoted(option) for option in self.extra]
+        options = [*map(quoted, options), *extra]
         write_text(script, batch_script(title, options, setup, f"{program} -m rlx.plans {rest}", script))
 
     def resources(self) -> Iterator[str]:
@@ -211,6 +245,15 @@ class SlurmArrayConfig(LauncherConfig):
             value = getattr(self, name)
             if value is not None:
                 yield f"--{name.replace('_', '-')}={value}"
+
+    def variables(self) -> list[str]:
+        """SBATCH_* that hold, since neither a field nor `extra` says otherwise."""
+        said = [line.split("=")[0].split()[0] for line in self.extra]
+        return [
+            f"SBATCH_{name.upper()}" for name, short in VARIABLES.items()
+            if getattr(self, name, None) is None and f"--{name}" not in said
+            and not (short and any(line.startswith(short) for line in said))
+        ]  # fmt: skip
 
     def until_ended(self, plan: Plan, hands: Hands) -> None:
         """Wait for all tasks of a plan.
@@ -222,7 +265,7 @@ class SlurmArrayConfig(LauncherConfig):
         own, heard = {key_of(run.run) for run in plan.runs}, time.monotonic()
         while True:
             try:
-                queue, heard = slurm.queue(), time.monotonic()
+                queue, heard = queue_of(*plan.folder.parent.iterdir()), time.monotonic()
             except RunError:
                 if time.monotonic() - heard > SILENCE_S:
                     raise
@@ -282,16 +325,16 @@ def told(plan: Plan, awaited: Mapping[str, str], submission: Submission | None) 
     if submission is None:
         print("nothing to submit")
     else:
-        for array in submission.arrays:
-            script = format_reference(submission.folder / array.script)
-            print(f"job {array.job}: level {array.level}, {counted(array.tasks, 'task')}; {script}")
-        if submission.conclusion:
-            print(f"job {submission.conclusion}: the plan's claims and report")
+        told_jobs(submission)
     if submission or awaited:
         folder = format_reference(plan.folder)
         print(f"watch it:  python -m rlx.plans watch {folder}  (also status, retry, cancel, collect)", flush=True)
 
 
-def counted(number: int, what: str) -> str:
-    """`1 task`, `2 tasks`."""
-    return f"{number} {what}" + ("s" if number != 1 else "")
+def told_jobs(submission: Submission) -> None:
+    """Say which jobs there are."""
+    for array in submission.arrays:
+        script = format_reference(submission.folder / array.script)
+        print(f"job {array.job}: level {array.level}, {counted(array.tasks, 'task')}; {script}", flush=True)
+    if submission.conclusion:
+        print(f"job {submission.conclusion}: the plan's claims and report", flush=True)

@@ -38,7 +38,7 @@ from rlx.runs.identity import RunName
 from rlx.runs.loggers.base import LoggerConfig
 from rlx.runs.loggers.models import ANSWER_S, Artifacts, Models
 from rlx.runs.loggers.summary import facts
-from rlx.runs.metrics import MetricsLog
+from rlx.runs.metrics import MetricsLog, with_numbers
 from rlx.runs.status import State
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Mirror:
                 row = json.loads(line)
                 if row["step"] >= self._known:
                     self._last = row["step"]
-                    self.out.log(_numbers(row), step=self._last)
+                    self.out.log(with_numbers(row), step=self._last)
         path = self.run.path / SAMPLES
         size = path.stat().st_size
         if size > self._sampled and (last or size >= 2 * self._sampled):
@@ -405,8 +405,3 @@ def _stagger() -> float:
 def _tags(options: Mapping[str, str], more: list[str]) -> list[str]:
     named = [options.get(group) for group in ("task", "model", "stage", "algorithm", "merge", "scale", "experiment")]
     return list(dict.fromkeys(tag[:64] for tag in [*named, *more] if tag))
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the numbers that JSON lacks turned back: "nan", "inf", "-inf"."""
-    return {name: float(value) if value in ("nan", "inf", "-inf") else value for name, value in row.items()}

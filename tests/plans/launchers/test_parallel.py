@@ -8,20 +8,24 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from rlx.errors import ConfigError, RunError, Stopped
-from rlx.plans.drivers import drivers, to_come
-from rlx.plans.launchers.base import Hands
-from rlx.plans.launchers.parallel import ParallelConfig, shares_of
+from rlx.plans.drivers import drivers, driving, to_come
+from rlx.plans.launchers import base, parallel
+from rlx.plans.launchers.base import Hands, last_line_of
+from rlx.plans.launchers.parallel import ParallelConfig, Pool, shares_of
+from rlx.plans.plan import PlannedRun
+from rlx.plans.worker import Worker, reason_of
 from rlx.runs.files import LOGS
 from rlx.runs.lease import Lease, holder_of
 from rlx.runs.status import State, read_status, write_status
 from tests.conftest import COUNTDOWN, SMALL
 from tests.plans.launchers.standins import (
     at_once,
+    command,
     counted,
     in_another_process,
     launched,
@@ -145,6 +149,22 @@ def test_runs_of_a_gpu_share_it_as_told_and_the_others_need_none(runs_dir: Path,
     found = seen(plan)
     assert {each.gpu for each in found[:6]} == {"0", "3"}
     assert all(at_once([each for each in found if each.gpu == gpu]) <= per_gpu for gpu in ("0", "3"))
+
+
+def test_the_gpu_that_is_used_least_is_taken_and_given_back(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(server: object, command: object, run: PlannedRun, log: Path, cores: list[int], gpu: str | None) -> Worker:
+        return Worker(run, SimpleNamespace(join=lambda: None, exitcode=1), cores, gpu)
+
+    monkeypatch.setattr(parallel, "start_worker", start)
+    plan = plan_of([run_of(runs_dir, number, gpu=True) for number in range(5)])
+    with driving(plan) as driver:
+        cores = [[number] for number in range(6)]
+        pool = Pool(plan=plan, command=command, driver=driver, cores=cores, gpus=["0", "0", "3", "3"])
+        assert [pool._start(None, run) for run in plan.runs] == [True, True, True, True, False]
+        assert [worker.gpu for worker in pool.workers] == ["0", "3", "0", "3"] and pool.gpus == []
+        pool._end(pool.workers[1], False)
+        assert pool.gpus == ["3"] and pool._start(None, plan.runs[4])
+        assert pool.workers[-1].gpu == "3" and pool.gpus == []
 
 
 def test_a_plan_that_needs_a_gpu_where_there_is_none(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +304,16 @@ def test_a_run_whose_process_cannot_be_made(runs_dir: Path, monkeypatch: pytest.
     problems = ParallelConfig().carry_out(plan, hands).problems
     assert problems[plan.runs[0].run] == "exit code 1; what it said is above"
     assert problems[plan.runs[1].run].endswith("is not started") and states(plan) == [State.absent, State.blocked]
+
+
+def test_of_a_log_only_the_end_is_read(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "END", 16)
+    log = runs_dir.parent / "log"
+    for text, last in {"": "", "\n \n": "", "first\nlast \n\n": "last", f"{'x' * 99} end\n": f"{'x' * 11} end"}.items():
+        log.write_text(text)
+        assert last_line_of(log) == last
+    assert reason_of(run_of(runs_dir, 0), 1, log) == f"exit code 1: {'x' * 11} end; see {log}"
+    assert last_line_of(runs_dir) == ""
 
 
 def test_a_server_that_cannot_start_is_one_line(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,9 +67,28 @@ def test_commands_before_the_run_and_whose_python_it_is(pretended):
     carried(SlurmArrayConfig(setup=setup, venv="/opt/my env", container="apptainer exec --nv rlx.sif"), plan)
     lines = script().splitlines()
     begin = lines.index(setup[0])
-    assert lines[begin : begin + 3] == [*setup, "source '/opt/my env'/bin/activate"]
+    assert lines[begin : begin + 3] == [*setup, "source '/opt/my env/bin/activate'"]
     assert max(number for number, line in enumerate(lines) if line.startswith("#SBATCH")) < begin
     assert program(script()).startswith("apptainer exec --nv rlx.sif python -m rlx.plans task ")
+
+
+def test_a_text_may_end_with_a_line_break():
+    """YAML's `>` puts one."""
+    config = SlurmArrayConfig(container="apptainer exec rlx.sif\n", time="1:00:00\n", venv="\n")
+    assert (config.container, config.time, config.venv) == ("apptainer exec rlx.sif", "1:00:00", "")
+
+
+def test_a_venv_must_be_there(pretended, monkeypatch):
+    home = Path.cwd() / "home"
+    monkeypatch.setenv("HOME", str(home))
+    config = SlurmArrayConfig(venv="~/env")
+    with pytest.raises(ConfigError, match=f"venv=~/env is no virtual .*: there is no {home}/env/bin/activate"):
+        config.check([])
+    (home / "env" / "bin").mkdir(parents=True)
+    (home / "env" / "bin" / "activate").touch()
+    config.check([])
+    carried(config, plan_of(planned(0)))
+    assert f"source {home}/env/bin/activate" in script().splitlines()
 
 
 def test_a_venv_has_its_own_python(pretended):
@@ -85,6 +104,11 @@ def test_a_venv_has_its_own_python(pretended):
 ])  # fmt: skip
 def test_options_with_characters_of_a_shell_are_quoted(option, line):
     assert quoted(option) == line
+
+
+def test_more_options_may_have_blanks(pretended):
+    carried(SlurmArrayConfig(extra=["--comment=a b", "--mail-type=END", "--begin='now'"]), plan_of(planned(0)))
+    assert directives(script())[-3:] == ['--comment="a b"', "--mail-type=END", "--begin='now'"]
 
 
 def test_a_folder_with_blanks_and_percents(pretended, monkeypatch, tmp_path):
@@ -115,6 +139,8 @@ def test_time_limits_are_read_as_slurm_does(limit, seconds):
     ({"signal_s": 0}, "signal_s=0 must be at least 1"),
     ({"extra": ["mail-type=END"]}, "no option of sbatch"),
     ({"setup": ["a\nb"]}, "line break"),
+    ({"account": "chem\n#SBATCH --uid=0"}, "hydra.launcher.account: .* has a line break"),
+    ({"container": "apptainer exec\rrlx.sif"}, "hydra.launcher.container: .* has a line break"),
 ])  # fmt: skip
 def test_what_no_cluster_would_take_is_refused(fields, told):
     with pytest.raises(ConfigError, match=told):

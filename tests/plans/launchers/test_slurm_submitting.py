@@ -1,8 +1,11 @@
 """What of a plan is submitted when, and what waits for what."""
 
+import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,9 +135,9 @@ def test_a_submission_that_is_refused_half_way_goes_on_from_there(pretended, cap
     Path("refused").write_text("2")
     with pytest.raises(RunError) as refused:
         carried(SlurmArrayConfig(), plan)
-    assert str(refused.value) == (
-        "sbatch refused: sbatch: error: Batch job submission failed: sbatch: error: no such partition"
-    )
+    told = "sbatch refused: sbatch: error: Batch job submission failed: sbatch: error: no such partition; "
+    assert str(refused.value) == f"{told}what it is told: rlx hydra/launcher=slurm_array --help"
+    assert capsys.readouterr().out == "job 1: level 0, 2 tasks; runs/plans/plan/submissions/001/level0.sbatch\n"
     pretended.queue(_1_0="RUNNING", _1_1="RUNNING")
     Path("refused").unlink()
     carried(SlurmArrayConfig(), plan)
@@ -166,6 +169,42 @@ def test_submitting_that_is_killed_goes_on_from_there(pretended, capfd):
     assert pretended.scripts() == ["level0", "level1", "level2"] and pretended.after() == [[], ["1"], ["2_0"]]
     told = capfd.readouterr()
     assert "in the queue already: 2 runs, job 1, 2" in told.out and "breaking the lease" in told.err
+
+
+SLOW = """#!/bin/sh
+sleep 0.3
+cd "$PRETENDED"
+n=$(($(cat jobs) + 1))
+echo "$n" > jobs
+for script; do :; done
+echo "$n|0|PENDING|None|$PRETENDED/$script" >> queue
+echo "$*" >> calls
+echo "$n"
+"""
+
+
+def test_plans_that_share_a_run_submit_it_once(pretended, tmp_path):
+    """Also at the same time."""
+    (tmp_path / "bin" / "sbatch").write_text(SLOW)
+    plans = [plan_of(planned(0), name=name) for name in ("one", "other")]
+    with ThreadPoolExecutor() as pool:
+        assert not any(outcome.ended for outcome in pool.map(partial(carried, SlurmArrayConfig()), plans))
+    assert len(pretended.calls()) == 1
+    assert not Path("runs/plans/lease.json").exists()
+
+
+def test_a_run_that_another_user_has_in_the_queue_is_awaited(pretended, tmp_path, monkeypatch):
+    """In a group's folder, where `squeue --me` shows only half of it."""
+    (tmp_path / "bin" / "squeue").write_text('#!/bin/sh\ncase $* in *--me*) ;; *) cat "$PRETENDED/queue" ;; esac\n')
+    first = plan_of(planned(0), name="of_a_colleague")
+    carried(SlurmArrayConfig(), first)
+    pretended.queue(_1_0="PENDING")
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    plan = plan_of(planned(0), planned(1, 0))
+    carried(SlurmArrayConfig(), plan)
+    assert in_tasks(plan) == [[["lr=1"]]] and pretended.after()[-1] == ["1_0"]
+    assert [found.state for found in standings(first)] == ["queued"]  # `retry` leaves it
 
 
 def test_a_script_that_was_submitted_by_hand_is_known(pretended, capsys):
@@ -260,3 +299,26 @@ def test_a_job_that_submits_hands_nothing_of_itself_on(pretended, monkeypatch):
     monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     assert {key for key in slurm._environment() if key.startswith(("SLURM_", "SBATCH_"))} == {"SLURM_CONF"}
+
+
+@pytest.mark.parametrize("launcher, kept", [
+    (SlurmArrayConfig(), {"ACCOUNT", "PARTITION", "QOS", "RESERVATION"}),
+    (SlurmArrayConfig(account="chem", qos="high"), {"PARTITION", "RESERVATION"}),
+    (SlurmArrayConfig(extra=["--reservation=r", "-p short", "--account=a"]), {"QOS"}),
+])  # fmt: skip
+def test_what_a_site_has_its_users_export(pretended, tmp_path, monkeypatch, launcher, kept):
+    """Where the launcher says otherwise it would beat that."""
+    (tmp_path / "bin" / "sbatch").write_text('#!/bin/sh\nenv | grep ^SBATCH_ > "$PRETENDED/seen"\necho 1\n')
+    for name in ("ACCOUNT", "PARTITION", "QOS", "RESERVATION", "TIMELIMIT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "site")
+    carried(launcher, plan_of(planned(0)))
+    assert set(Path("seen").read_text().split()) == {f"SBATCH_{name}=site" for name in kept}
+
+
+def test_a_submission_that_is_refused_at_once_leaves_nothing(pretended):
+    plan = plan_of(planned(0))
+    Path("refused").write_text("1")
+    for _ in range(2):
+        with pytest.raises(RunError, match="no such partition"):
+            carried(SlurmArrayConfig(), plan)
+    assert not list(plan.folder.glob("submissions/*"))

@@ -1,5 +1,6 @@
 """logger.artifacts: which checkpoints go to W&B as models, when, and how often."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import rlx.runs.loggers.models as models
 from rlx.errors import RunError, Stopped
 from rlx.runs.checkpoints import new_checkpoint, save_trainer_state, write_best
 from rlx.runs.files import remove_directory
-from rlx.runs.loggers.models import Artifacts, artifact_name
+from rlx.runs.loggers.models import Artifacts, Models, artifact_name
 from rlx.runs.loggers.wandb import Mode
 from rlx.runs.model_directory import is_model_directory, save_model_directory
 from tests.runs.loggers.uploads import append, opened, unsynced, wait_for
@@ -26,6 +27,23 @@ def checkpoint(run: Any, *steps: int, best: int | None = None) -> None:
         append(run, step)
     if best is not None:
         write_best(run.path, {"step": best, "metric": "val/loss", "value": 1.0})
+
+
+class Account:
+    """A W&B run that takes down the models that are logged to it."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[list[str], str]] = []
+        """Aliases and digest of each."""
+
+    def log_artifact(self, artifact: Any, aliases: list[str]) -> None:
+        self.taken.append((sorted(aliases), artifact.digest))
+
+
+def write_checkpoint(run: Path, step: int, value: float = 0.0, *, replace: bool = False) -> Path:
+    with new_checkpoint(run, step, replace=replace) as folder:
+        save_model_directory(folder, {"weight": torch.full((3,), value)}, {"width": 3}, "{}")
+    return run / f"checkpoints/step-{step:06d}"
 
 
 def prune(run: Any, step: int) -> None:
@@ -101,6 +119,61 @@ def test_a_checkpoint_that_was_made_anew_is_another(tmp_path, server):
                 save_model_directory(folder, {"weight": torch.ones(width)}, {}, "{}")
             append(run, 1)
     assert server.models() == 2 * [["last", "latest", "step-000001"]]
+
+
+def test_a_checkpoint_waits_for_the_next_look_so_that_the_best_is_known(tmp_path):
+    """A run writes a checkpoint first, and then that it is the best."""
+    account, sent = Account(), Models(tmp_path, tmp_path / "wandb", Artifacts.all, online=False)
+    write_checkpoint(tmp_path, 1)
+    sent.send(account, last=False, ended=False)
+    assert linked(tmp_path) and not account.taken
+    write_best(tmp_path, {"step": 1, "metric": "val/loss", "value": 1.0})
+    for _ in range(2):
+        sent.send(account, last=False, ended=False)
+    assert [aliases for aliases, _ in account.taken] == [["best", "last", "step-000001"]]
+    write_checkpoint(tmp_path, 2)
+    sent.send(account, last=True, ended=True)
+    assert [aliases for aliases, _ in account.taken[1:]] == [["last", "step-000002"]]
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["one attempt", "another attempt"])
+def test_a_checkpoint_made_anew_of_equal_size_is_sent_again(tmp_path, anew):
+    account, sent = Account(), Models(tmp_path, tmp_path / "wandb", Artifacts.all, online=False)
+    for value in (1.0, 2.0):
+        made = write_checkpoint(tmp_path, 1, value, replace=True)
+        sent.send(account, last=True, ended=False)
+        (link,) = (tmp_path / "wandb/models").glob("step-*")
+        assert (link / "model.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
+        if anew:
+            sent = Models(tmp_path, tmp_path / "wandb", Artifacts.all, online=False)
+    (_, first), (_, second) = account.taken
+    assert first != second
+
+
+def test_what_the_server_refused_is_kept_and_sent_by_the_next_attempt(tmp_path, monkeypatch):
+    """Nothing says that it was uploaded; what was taken beside it is noted all the same."""
+
+    def answer(artifact: Any) -> None:
+        if artifact.metadata["step"] == 1:
+            raise ValueError("no room")
+
+    monkeypatch.setattr("wandb.Artifact.wait", answer)
+    account, sent = Account(), Models(tmp_path, tmp_path / "wandb", Artifacts.all, online=True)
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step, float(step))
+    sent.send(account, last=True, ended=False)
+    with pytest.raises(ValueError, match="no room"):
+        sent.settle(10)
+    uploaded = tmp_path / "wandb/models/uploaded.json"
+    assert [key.split()[0] for key in json.loads(uploaded.read_text())] == ["step-000002"]
+    assert linked(tmp_path) == ["step-000001"]
+
+    monkeypatch.setattr("wandb.Artifact.wait", lambda artifact: None)
+    again = Models(tmp_path, tmp_path / "wandb", Artifacts.all, online=True)
+    again.send(account, last=True, ended=False)
+    again.settle(10)
+    assert [aliases for aliases, _ in account.taken[2:]] == [["step-000001"]]
+    assert len(json.loads(uploaded.read_text())) == 2 and not linked(tmp_path)
 
 
 def test_a_checkpoint_pruned_meanwhile_is_passed_over(tmp_path, monkeypatch, capfd):

@@ -340,7 +340,7 @@ def test_a_mirror_that_fails_is_replaced_offline(tmp_path, server, monkeypatch, 
             service().kill()
         else:
             failing = iter([RuntimeError("no such call"), None])
-            monkeypatch.setattr(mirror, "_numbers", lambda row: _raise_or(next(failing, None), row))
+            monkeypatch.setattr(mirror, "with_numbers", lambda row: _raise_or(next(failing, None), row))
         append(run, 2, 3)
     _, line = capfd.readouterr().out.splitlines()
     assert "going on offline" in line
