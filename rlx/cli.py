@@ -6,6 +6,7 @@ with 75, one that failed with 1.
 
 import math
 import os
+import select
 import shlex
 import sys
 import traceback
@@ -333,7 +334,7 @@ def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
         return 130
-    if isinstance(error, BrokenPipeError):  # who read what is printed wants no more, as in `| head`
+    if isinstance(error, BrokenPipeError) and _nobody_reads():  # who read it wants no more, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if isinstance(error, RlxError):
@@ -345,6 +346,16 @@ def _report(error: BaseException) -> int:
         return 2
     traceback.print_exception(error)
     return 1
+
+
+def _nobody_reads() -> bool:
+    """True when the pipe that broke is our own output, and not one of a library."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(found & select.POLLERR for _, found in poll.poll(0))
+    except (OSError, AttributeError):  # no file behind it, or a system without poll
+        return False
 
 
 def _one_line(text: str) -> str:

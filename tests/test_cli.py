@@ -1,12 +1,13 @@
 """The door: every wrong input is one line, exit code 2, and nothing on the disk."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import COUNTDOWN, environment, only
+from tests.conftest import COUNTDOWN, command, environment, only
 
 WRONG = {
     "no stage": ([], "no stage", "pretrain"),
@@ -260,3 +261,18 @@ NESTED = {"eval.evry=2": "every", "init.stat=all": "state", "checkpoint.evry=2":
 def test_misspelt_fields_inside_a_group_get_the_nearest_name(rlx, wrong, right):
     done = rlx("stage=rl", "task=countdown", "algorithm=grpo", "init_from=random", wrong)
     assert done.code == 2 and f"did you mean {right}?" in done.err
+
+
+def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command(*COUNTDOWN, "stage=pretrain", "plan.dry=true"), stdout=write, stderr=subprocess.PIPE,
+                          text=True, cwd=tmp_path, env=environment())  # fmt: skip
+    os.close(write)
+    assert done.returncode == 1 and not done.stderr
+
+
+def test_a_pipe_of_a_library_that_breaks_is_told(capsys):
+    from rlx.cli import _report
+
+    assert _report(BrokenPipeError("of a library")) == 1 and "of a library" in capsys.readouterr().err

@@ -193,7 +193,8 @@ def standings(plan: Plan, before: Mapping[str, Standing] | None = None) -> list[
         if key in others and known is not None and not (task is not None and task.live):
             task = known[others[key]]
             place = lent_place(others[key], task)
-            lent = place.script.parents[2].name if place.script.parents[2] != plan.folder.absolute() else ""
+            owner = place.script.parents[2]
+            lent = owner.name if owner.resolve() != plan.folder.resolve() else ""
         log = log_of(run, plan.folder)
         found.append(Standing(run, place, task, log, key in coming, known is not None, lent))
     return found

@@ -1,10 +1,12 @@
 """Which tasks in the queue are a plan's."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from rlx.errors import ConfigError
 from rlx.plans import slurm
 from rlx.plans.plan import PlannedRun
 from rlx.plans.slurm import QueuedTask
@@ -16,6 +18,7 @@ from rlx.plans.submissions import (
     live_tasks,
     new_submission,
     queue_of,
+    read_tasks,
     submissions,
     write_tasks,
 )
@@ -65,3 +68,32 @@ def test_the_queue_of_all_is_read_where_another_user_submitted(owner: int, monke
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     queue_of(plan)
     assert asked == [bool(owner)]
+
+
+WHOLE = {"arrays": [{"job": "7", "level": 0, "script": "level0.sbatch", "tasks": 1}], "cancelled": [], "conclusion": ""}
+DAMAGED = {
+    "no JSON": "{", "nothing": "{}", "deep": "[" * 100_000,
+    "a job that is a number": json.dumps(WHOLE).replace('"7"', "7"),
+    "an array without tasks": json.dumps({**WHOLE, "arrays": [{"job": "7"}]}),
+    "a conclusion that is a list": json.dumps({**WHOLE, "conclusion": ["--me"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_jobs_file_is_one_line(text: str) -> None:
+    folder = new_submission(Path("runs/plans/made")).folder
+    (folder / "jobs.json").write_text(text)
+    with pytest.raises(ConfigError, match="is damaged; restore it"):
+        submissions(Path("runs/plans/made"))
+
+
+@pytest.mark.parametrize("line", ["{", "3", '[{"run": "x"}]', "[" * 100_000, '[], "a": ['])
+def test_a_damaged_list_of_tasks_names_its_line(line: str) -> None:
+    write_tasks(Path("level0.jsonl"), [[planned(0)]])
+    assert len(read_tasks(Path("level0.jsonl"))) == 1
+    with open("level0.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ConfigError, match=r"level0.jsonl:2 .*restore the file"):
+        read_tasks(Path("level0.jsonl"))
+    with pytest.raises(ConfigError, match="cannot read nowhere"):
+        read_tasks(Path("nowhere.jsonl"))
