@@ -289,7 +289,7 @@ class _Waiting:
         padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self.device)  # [P, W]
         self.cache = self.model.new_cache(len(prompts), width, dtype=_dtype(self.device))
-        hidden, _ = self.model(tokens, cache=self.cache, slots=width)
+        hidden, _ = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths)
         last = hidden[torch.arange(len(prompts), device=self.device), self.lengths - 1]  # [P, D]
         self.logits = self.model.logits(last)  # [P, V]
         self.passed += int(self.lengths.sum())

@@ -1,14 +1,96 @@
-"""What a model's config promises: its layers, and the decoder they make."""
+"""What a model's config promises: its layers, and the decoder they make.
 
+`model.layers` is a list of layers that is repeated until there are `model.n_layers`, each written
+
+    token[.how][+channel][*count]        attention, gssm+experts, iha.local*4, attention.nope, experts
+
+A token mixer alone gets the channel mixer of the model's own layers, a channel mixer alone the token mixer of those,
+and `+none` leaves the channel mixer out. What there is to be named: `rlx/models/layers/`, found by folder.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cache
+from typing import ClassVar, TypeVar
 
-from rlx.errors import ConfigError
+from torch import nn
+
+from rlx.errors import ConfigError, nearest
 from rlx.nn.block import Block
 from rlx.nn.decoder import Decoder
 
 TIED = "head.weight"
 """Left out of a folder when the head is the embedding."""
+NO_CHANNEL = "none"
+"""In place of a channel mixer: the layer has a token mixer alone."""
+_ROOM = "rlx.models.layers"
+_LAYER = re.compile(r"(\w+)((?:\.\w+)*)(?:\+(\w+))?(?:\*([1-9]\d*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A mixer that layers are made of."""
+
+    name: str
+    channel: bool
+    """It mixes channels, not tokens."""
+    fields: type["ModelConfig"]
+    """The settings that it reads: models that can have it are of this class."""
+    hows: frozenset[str]
+    """What may stand after its name, behind a dot."""
+    routed: bool
+    """It sends each token to some of its parts (`Rows.routing`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a model, as `model.layers` says it."""
+
+    token: str
+    channel: str
+    hows: frozenset[str]
+    """Words behind the token mixer's name."""
+    number: int
+    """Its place in the model, from 0."""
+    routed: int
+    """How many layers before it are routed."""
+
+    @property
+    def name(self) -> str:
+        """As `model.layers` writes it."""
+        return ".".join([self.token, *sorted(self.hows)]) + f"+{self.channel}"
+
+
+C = TypeVar("C", bound=type["ModelConfig"])
+_kinds: dict[str, Kind] = {}
+
+
+def layer(
+    name: str, *, channel: bool = False, hows: frozenset[str] = frozenset(), routed: bool = False
+) -> Callable[[C], C]:
+    """Register the decorated settings as those of the mixer `name`.
+
+    They say with `check_<name>()` whether they fit (raising ConfigError) and make the mixer with
+    `build_<name>(layer)`.
+    """
+
+    def register(cls: C) -> C:
+        _kinds[name] = Kind(name, channel, cls, hows, routed)
+        return cls
+
+    return register
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """All mixers by name."""
+    room = importlib.import_module(_ROOM)
+    for module in pkgutil.iter_modules(room.__path__):
+        importlib.import_module(f"{_ROOM}.{module.name}")
+    return dict(sorted(_kinds.items()))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,11 +99,16 @@ class ModelConfig:
 
     tensor_free: ClassVar[frozenset[str]] = frozenset({"rope_theta", "norm_eps"})
     """Fields that may change with the weights kept."""
+    plain: ClassVar[str] = "attention+mlp"
+    """The layer that the model has where `layers` does not say otherwise."""
 
     d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 4
     """Number of blocks."""
+    layers: list[str] | None = None
+    """Which layers, repeated until there are n_layers, such as [attention,gssm] or [iha.local*4,attention]; null: the
+    model's own everywhere."""
     tie_embeddings: bool = True
     """The head is the embedding's transpose."""
     rope_theta: float = 10000.0
@@ -39,18 +126,82 @@ class ModelConfig:
                 f"model.norm_eps={self.norm_eps} and init_std={self.init_std} must be at least 0, "
                 f"rope_theta={self.rope_theta} above 0"
             )
+        pattern = self.pattern()
+        names = [each.name for each in pattern]
+        period = next(size for size in range(1, len(names) + 1) if names == (names[:size] * len(names))[: len(names)])
+        self.layers = None if names[:period] == [self.plain] else names[:period]  # one way to write equal models
+        used = {name for each in pattern for name in (each.token, each.channel)}
+        for name in sorted(used - {NO_CHANNEL}):
+            getattr(self, f"check_{name}")()
+
+    def pattern(self) -> list[Layer]:
+        """The layers from first to last.
+
+        Raises:
+            ConfigError: `layers` names what there is not, or more than n_layers.
+        """
+        token, _, channel = self.plain.partition("+")
+        written = [self.plain] if self.layers is None else self.layers
+        if not written:
+            raise ConfigError("model.layers is empty; name a layer, such as [attention], or leave it out")
+        parts: list[tuple[str, str, frozenset[str]]] = []
+        for text in written:
+            parts += self._parts(text, token, channel)
+        if len(parts) > self.n_layers:
+            raise ConfigError(
+                f"model.layers names {len(parts)} layers, model.n_layers={self.n_layers}; "
+                f"set model.n_layers={len(parts)} or a multiple of it"
+            )
+        found: list[Layer] = []
+        for number in range(self.n_layers):
+            one, other, hows = parts[number % len(parts)]
+            routed = sum(each.channel != NO_CHANNEL and kinds()[each.channel].routed for each in found)
+            found.append(Layer(one, other, hows, number, routed))
+        return found
+
+    def _parts(self, text: str, token: str, channel: str) -> list[tuple[str, str, frozenset[str]]]:
+        """The layers that one entry of `layers` means."""
+        match = _LAYER.fullmatch(text.replace(" ", ""))
+        if match is None:
+            raise ConfigError(
+                f"model.layers has {text!r}; expected <mixer>, <mixer>+<channel mixer> or <mixer>*<count>, as in "
+                "model.layers=[attention*3,gssm+experts]"
+            )
+        name, hows, other, count = match[1], frozenset(match[2].split(".")[1:]), match[3], int(match[4] or 1)
+        first = self._kind(name, channel=None if other is None and not hows else False)
+        if first.channel:
+            return [(token, name, frozenset())] * count
+        for how in sorted(hows - first.hows):
+            known = sorted(first.hows)
+            raise ConfigError(f"model.layers has {text!r}: {name} has no .{how}{nearest(how, known)}")
+        if other not in (None, NO_CHANNEL):
+            self._kind(other, channel=True)
+        return [(name, other or channel, hows)] * count
+
+    def _kind(self, name: str, *, channel: bool | None) -> Kind:
+        """The mixer of that name, which mixes channels or tokens as asked (None: either)."""
+        fitting = {key: kind for key, kind in kinds().items() if channel in (None, kind.channel)}
+        if name not in fitting:
+            what = {None: "mixer", False: "token mixer", True: "channel mixer"}[channel]
+            raise ConfigError(f"model.layers names {name}, which is no {what}{nearest(name, list(fitting))}")
+        kind = fitting[name]
+        if not isinstance(self, kind.fields):
+            raise ConfigError(f"model.layers names {name}, whose settings this model has not; take model=hybrid")
+        return kind
 
     def blocks(self) -> list[Block]:
         """The layers, with fresh weights."""
-        raise NotImplementedError
+        return [self._block(each) for each in self.pattern()]
 
-    def rotary_dim(self) -> int | None:
-        """Width of a rotated head, None without rotary positions."""
-        raise NotImplementedError
+    def _block(self, each: Layer) -> Block:
+        def made(name: str) -> nn.Module:
+            return getattr(self, f"build_{name}")(each)
+
+        mixer, channel = made(each.token), None if each.channel == NO_CHANNEL else made(each.channel)
+        return Block(mixer=mixer, channel=channel, d_model=self.d_model, norm_eps=self.norm_eps)
 
     def build(self, vocab_size: int) -> Decoder:
         """The decoder, with fresh weights from torch's global generator."""
-        head_dim = self.rotary_dim()
         return Decoder(
             self.blocks(),
             vocab_size=vocab_size,
@@ -58,8 +209,11 @@ class ModelConfig:
             norm_eps=self.norm_eps,
             tie_embeddings=self.tie_embeddings,
             init_std=self.init_std,
-            rotary=None if head_dim is None else (head_dim, self.rope_theta),
         )
+
+    def uses(self, *names: str) -> bool:
+        """True when a layer has one of these mixers."""
+        return any(name in (each.token, each.channel) for each in self.pattern() for name in names)
 
 
 def check_positive(name: str, value: int) -> None:

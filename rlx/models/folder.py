@@ -1,6 +1,6 @@
 """Models as folders: config.json says which option with which fields; weights are named as in the decoder.
 
-A folder saved by transformers is read too, where a layout of ours (`rlx/models/llama.py`) has its `model_type`: its
+A folder saved by transformers is read too, where a layout of ours (`rlx/models/layouts`) has its `model_type`: its
 config is translated first, and its tensors as they are read.
 """
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from rlx.errors import CheckpointError, ConfigError, RlxError
-from rlx.models import llama
 from rlx.models.base import TIED, ModelConfig, check_positive
-from rlx.models.dense import DenseConfig
+from rlx.models.layouts.base import Layout, Place, layout_of, layouts
 from rlx.nn.decoder import Decoder
 from rlx.options import discover, option_of, plain_value
 
@@ -48,10 +47,10 @@ def config_of(description: dict[str, Any], where: Path | str) -> tuple[ModelConf
     """
     told = "an rlx model of this version"
     try:
-        foreign = is_foreign(description)
+        theirs, foreign = description, is_foreign(description)
         if foreign:
             told = "a model that rlx can hold"
-            description = _translated(description)
+            description = _translated(theirs)
         name, values = description["model"], dict(description["fields"])
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']!r}, expected {FORMAT}")
@@ -59,21 +58,32 @@ def config_of(description: dict[str, Any], where: Path | str) -> tuple[ModelConf
         check_positive("vocab_size", vocab_size)
         kinds = get_type_hints(cls)
         config = cls(**{key: _field_value(key, value, kinds[key]) for key, value in values.items()})
-        return (llama.without_repetition(config) if foreign else config), vocab_size
+        return (_layout(theirs).shortened(config) if foreign else config), vocab_size
     except (AttributeError, KeyError, TypeError, ValueError, RlxError) as error:
         raise CheckpointError(f"{where}: config.json is not {told} ({error})") from error
 
 
+def _layout(theirs: dict[str, Any]) -> Layout:
+    """The layout of a config.json of theirs.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = layout_of(theirs["model_type"])
+    if found is None:
+        known = sorted(kind for layout in layouts() for kind in layout.classes)
+        raise CheckpointError(f"model_type={theirs['model_type']}; rlx reads {', '.join(known)}")
+    return found
+
+
 def _translated(theirs: dict[str, Any]) -> dict[str, Any]:
     """A config.json of ours from theirs."""
-    kind = theirs["model_type"]
-    if kind not in llama.CLASSES:
-        raise CheckpointError(f"model_type={kind}; rlx reads {', '.join(llama.CLASSES)}")
+    layout = _layout(theirs)
     return {
         "format": FORMAT,
-        "model": "dense",
+        "model": layout.option,
         "vocab_size": theirs.get("vocab_size"),
-        "fields": llama.fields_of(theirs),
+        "fields": layout.fields_of(theirs),
     }
 
 
@@ -87,19 +97,17 @@ def read_tensors(
     """
     if not is_foreign(description):
         return tensors
-    assert isinstance(config, DenseConfig)
     try:
-        return llama.from_llama(tensors, config)
+        return _layout(description).from_theirs(tensors, config)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def parts_of(description: dict[str, Any], config: ModelConfig, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Our tensors' names, each with the names in the folder whose tensors `llama.joined` makes it of."""
+def places_of(description: dict[str, Any], config: ModelConfig, names: Iterable[str]) -> dict[str, Place]:
+    """Our tensors' names, each with its place in the folder, whose own names are `names`."""
     if not is_foreign(description):
-        return {name: (name,) for name in names}
-    assert isinstance(config, DenseConfig)
-    return llama.places(config)
+        return {name: Place((name,)) for name in names}
+    return _layout(description).places(config)
 
 
 def exported(
@@ -111,10 +119,11 @@ def exported(
         ConfigError: no layout of transformers that rlx writes can express the model.
     """
     name = option_of(config).name
-    if name != "dense":
-        raise ConfigError(f"model={name} has no layout to be exported in; model=dense has Llama's and Qwen3's")
-    assert isinstance(config, DenseConfig)
-    return llama.to_config(config, vocab_size), llama.to_llama(tensors, config)
+    for layout in layouts():
+        if layout.option == name:
+            return layout.to_config(config, vocab_size), layout.to_theirs(tensors, config)
+    known = "; ".join(f"model={layout.option} has that of {layout.name}" for layout in layouts())
+    raise ConfigError(f"model={name} has no layout to be exported in; {known}")
 
 
 def weights_of(model: Decoder) -> dict[str, Tensor]:

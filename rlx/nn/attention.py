@@ -8,6 +8,7 @@ The core is one of three forms of softmax(q k / sqrt(K)) v:
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ from torch.nn import functional as F
 
 from rlx.nn.cache import KeyValueCache
 from rlx.nn.norm import RMSNorm
-from rlx.nn.rope import rotate
-from rlx.nn.rows import Rows
+from rlx.nn.rope import rotary_of, rotate
+from rlx.nn.rows import Need, Rows, seen_by
 
 BLOCK = 64
 """Queries whose scores are held at once in form 2; with 128 a training step took 6 to 8 % longer, with 32 as well."""
@@ -71,10 +72,22 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, *, d_model: int, n_heads: int, n_kv_heads: int, head_dim: int, qk_norm: bool, norm_eps: float
+        self,
+        *,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        qk_norm: bool,
+        norm_eps: float,
+        rope_theta: float | None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
+        self.window = window
+        self._seen, self._mask_need = seen_by(window)
+        self._rotary = None if rope_theta is None else rotary_of(head_dim, rope_theta)
         self.qkv = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * head_dim, bias=False)
         self.out = nn.Linear(n_heads * head_dim, d_model, bias=False)
         self.q_norm = RMSNorm(head_dim, eps=norm_eps) if qk_norm else None
@@ -82,21 +95,26 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, *, rows: Rows, cache: KeyValueCache | None = None) -> Tensor:
         q, k, v = self._project(x)
-        if rows.rotary is not None:
-            q, k = rotate(q, rows.rotary), rotate(k, rows.rotary)
+        if self._rotary is not None:
+            tables = rows.given[self._rotary[0]]
+            q, k = rotate(q, tables), rotate(k, tables)
+        mask: Tensor | None = rows.given[self._seen]
         if cache is not None:
-            assert rows.mask is not None, "a cached pass needs a mask over the slots"
+            assert mask is not None, "a cached pass needs a mask over the slots"
             cache.write(k, v, rows.positions)
-            keys, values = cache.read(rows.mask.shape[-1])
-            mixed = attend_cached(q, keys, values, rows.mask)
+            keys, values = cache.read(mask.shape[-1])
+            mixed = attend_cached(q, keys, values, mask)
         elif q.dtype is torch.bfloat16 and q.device.type == "cpu":
-            mixed = attend_blocks(q, k, v, rows.mask)
+            mixed = attend_blocks(q, k, v, mask)
         else:
             grouped = self.n_kv_heads != self.n_heads
             mixed = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=rows.mask, is_causal=rows.mask is None, enable_gqa=grouped
+                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
             )  # [B, H, T, K]
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def needs(self) -> Mapping[str, Need]:
+        return {self._seen: self._mask_need, **({} if self._rotary is None else dict([self._rotary]))}
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, H, T, K], keys and values [B, G, T, K], normalised where asked, not yet rotated."""
@@ -111,10 +129,10 @@ class Attention(nn.Module):
         shape = (batch, self.n_kv_heads, length, self.head_dim)
         return KeyValueCache.empty(shape, dtype=dtype, device=device)
 
-    @property
-    def flops_per_position(self) -> int:
-        """Operations for one token to attend one position: a multiply-add each for the score and the value."""
-        return 4 * self.n_heads * self.head_dim
+    def flops(self, attended: Tensor, *, cached: bool) -> Tensor:
+        """A multiply-add each for the score and the value of a position."""
+        seen = attended if self.window is None else attended.clamp(max=self.window)
+        return 4.0 * self.n_heads * self.head_dim * seen
 
     def state_numel(self, seq_len: int) -> int:
         """Numbers kept per sequence when decoding at `seq_len` tokens."""

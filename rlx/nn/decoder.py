@@ -2,17 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from rlx.nn.aux import Aux, together
 from rlx.nn.block import Block
 from rlx.nn.cache import Cache
-from rlx.nn.mlp import Aux
 from rlx.nn.norm import RMSNorm
-from rlx.nn.rope import rotary_tables
-from rlx.nn.rows import Rows, cache_mask, document_mask, one_document_a_row
+from rlx.nn.rows import Pass, Rows
+
+
+@runtime_checkable
+class OwnInit(Protocol):
+    """A module whose weights do not all begin as the decoder's do."""
+
+    def reset_own(self) -> None: ...
 
 
 class Decoder(nn.Module):
@@ -29,10 +35,9 @@ class Decoder(nn.Module):
         norm_eps: float,
         tie_embeddings: bool,
         init_std: float,
-        rotary: tuple[int, float] | None,
     ) -> None:
         super().__init__()
-        self.vocab_size, self.rotary, self.init_std, self.tied = vocab_size, rotary, init_std, tie_embeddings
+        self.vocab_size, self.init_std, self.tied = vocab_size, init_std, tie_embeddings
         self.embed = nn.Embedding(vocab_size, d_model)
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
         self.norm = RMSNorm(d_model, eps=norm_eps)
@@ -42,12 +47,18 @@ class Decoder(nn.Module):
             self.head.weight = self.embed.weight
 
     def reset_parameters(self) -> None:
-        """Normal weights; `out` and `down` projections are scaled down with depth (GPT-2's rule)."""
+        """Normal weights; `out` and `down` projections are scaled down with depth (GPT-2's rule).
+
+        After that a module with a `reset_own` sets what it wants otherwise.
+        """
         residual_std = self.init_std / math.sqrt(2 * max(len(self.blocks), 1))
         for name, parameter in self.named_parameters():
             if parameter.dim() >= 2:
-                into_residual = name.endswith(("mixer.out.weight", "channel.down.weight"))
+                into_residual = name.removesuffix(".weight").endswith(("mixer.out", "channel.down"))
                 nn.init.normal_(parameter, std=residual_std if into_residual else self.init_std)
+        for module in self.modules():
+            if isinstance(module, OwnInit):
+                module.reset_own()
 
     def forward(
         self,
@@ -57,8 +68,10 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         cache: Cache | None = None,
         slots: int | None = None,
+        lengths: Tensor | None = None,
+        routing: Tensor | None = None,
     ) -> tuple[Tensor, Aux]:
-        """Hidden states [B, T, D] after the last norm, and the blocks' auxiliary losses, summed by name.
+        """Hidden states [B, T, D] after the last norm, and what the blocks have to say besides.
 
         Args:
             tokens: [B, T] int64.
@@ -66,8 +79,12 @@ class Decoder(nn.Module):
             documents: [B, T] int64, tokens of unequal number do not see each other; None: one document a row.
             cache: state of the rows so far; it is written at `positions`. Not together with `documents`.
             slots: with a cache, how many of its positions are attended (at least the largest position + 1).
+            lengths: [B] int64, with a cache: how many of each row's tokens are real; the rest is padding on the right,
+                and leaves no trace in the state. None: all are.
+            routing: [L, B, T, K] int64, experts that the L routed layers take; None: they choose.
         """
-        rows = self.rows(tokens, positions=positions, documents=documents, cache=cache, slots=slots)
+        rows = self.rows(tokens, positions=positions, documents=documents, cache=cache, slots=slots, lengths=lengths)
+        rows.routing = routing
         return self.run(tokens, rows, cache)
 
     def run(self, tokens: Tensor, rows: Rows, cache: Cache | None = None) -> tuple[Tensor, Aux]:
@@ -75,12 +92,11 @@ class Decoder(nn.Module):
 
         A compiler that saw how tables and masks are made would make them again in every layer and head.
         """
-        x, total = self.embed(tokens), {}
+        x, parts = self.embed(tokens), []
         for number, block in enumerate(self.blocks):
             x, aux = block(x, rows=rows, cache=None if cache is None else cache.layers[number])
-            for name, value in aux.items():
-                total[name] = total.get(name, 0.0) + value
-        return self.norm(x), total
+            parts.append(aux)
+        return self.norm(x), together(parts)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., V] from hidden [..., D], in hidden's dtype (or autocast's)."""
@@ -94,23 +110,22 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         cache: Cache | None = None,
         slots: int | None = None,
+        lengths: Tensor | None = None,
     ) -> Rows:
         """What all layers need to know of a pass; arguments as `forward`."""
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # [1, T]: the same in every row
             if cache is not None:
                 positions = positions.expand(tokens.shape)
-        mask = None
         assert cache is None or documents is None, "a cache holds one document a row"
-        if cache is not None:
-            mask = cache_mask(positions, slots or cache.length)
-        elif documents is not None and not one_document_a_row(documents):
-            mask = document_mask(documents)
-        rotary = None
-        if self.rotary is not None:
-            head_dim, theta = self.rotary
-            rotary = rotary_tables(positions, head_dim=head_dim, theta=theta)
-        return Rows(positions=positions, mask=mask, rotary=rotary)
+        known = Pass(
+            positions=positions,
+            documents=documents,
+            slots=None if cache is None else slots or cache.length,
+            lengths=lengths,
+        )
+        needs = {name: make for block in self.blocks for name, make in block.needs().items()}
+        return Rows(positions=positions, given={name: make(known) for name, make in needs.items()})
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty cache of `length` positions for `batch` rows, where the weights are; their dtype if None."""

@@ -1,10 +1,12 @@
 """SwiGLU feed-forward (Shazeer, arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Aux = dict[str, Tensor]
-"""Named scalar losses that a channel mixer adds to the stage's own; {} when there are none."""
+from rlx.nn.aux import NONE, Aux
+from rlx.nn.rows import Need, Rows
 
 
 class SwiGLU(nn.Module):
@@ -15,6 +17,9 @@ class SwiGLU(nn.Module):
         self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, *, rows: Rows) -> tuple[Tensor, Aux]:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up), {}
+        return self.down(F.silu(gate) * up), NONE
+
+    def needs(self) -> Mapping[str, Need]:
+        return {}

@@ -3,6 +3,14 @@
 import torch
 from torch import Tensor
 
+from rlx.nn.rows import Need
+
+
+def rotary_of(head_dim: int, theta: float) -> tuple[str, Need]:
+    """Name and maker of what `rotate` takes for the tokens of a pass."""
+    name = f"rotary/{head_dim}/{theta}"
+    return name, lambda known: rotary_tables(known.positions, head_dim=head_dim, theta=theta)
+
 
 def rotary_tables(positions: Tensor, *, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and sin, each [B, 1, T, K] float32, for positions [B, T] int64.

@@ -330,7 +330,8 @@ def shape_of(model: "ModelConfig", vocab_size: int) -> tuple[int, float, float]:
     from rlx.models.size import forward_flops, parameter_count
 
     decoder = without_numbers(model, vocab_size)
-    return parameter_count(decoder), forward_flops(decoder, 1, 0), forward_flops(decoder, 0, 1)
+    alone, beside = forward_flops(decoder, 1, 0), forward_flops(decoder, 1, 1)
+    return parameter_count(decoder), alone, beside - alone
 
 
 def without_numbers(model: "ModelConfig", vocab_size: int) -> "Decoder":

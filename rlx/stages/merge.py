@@ -150,24 +150,21 @@ class ParentTensors:
     """A parent's tensors by our names, in float32, each read when it is asked for."""
 
     def __init__(self, folder: Path, stored: StoredTensors) -> None:
-        from rlx.models.folder import config_of, parts_of
+        from rlx.models.folder import config_of, places_of
 
         description = read_model_config(folder)
         model_config, _ = config_of(description, folder)
-        self.stored, self.parts = stored, parts_of(description, model_config, stored.names)
+        self.stored, self.places = stored, places_of(description, model_config, stored.names)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of parts that stand one above the other, the rows are added."""
-        shapes = {name: [self.stored.shape(part) for part in parts] for name, parts in self.parts.items()}
         return {
-            name: each[0] if len(each) == 1 else (sum(shape[0] for shape in each), *each[0][1:])
-            for name, each in shapes.items()
+            name: place.shape_of([self.stored.shape(part) for part in place.theirs])
+            for name, place in self.places.items()
         }
 
     def tensor(self, name: str) -> "Tensor":
-        from rlx.models.llama import joined
-
-        return joined([self.stored.tensor(part) for part in self.parts[name]])
+        place = self.places[name]
+        return place.ours([self.stored.tensor(part) for part in place.theirs])
 
 
 def merged(method: Any, folders: Sequence[Path], stop: StopFlag) -> "dict[str, Tensor]":

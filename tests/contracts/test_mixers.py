@@ -1,6 +1,10 @@
-"""What every model's mixers promise, run over all options of `model=`: causality, packing, caches, gradients."""
+"""What every model's mixers promise, run over all options of `model=`: causality, packing, caches, gradients.
+
+`VARIANTS` of an option's own test are settings worth testing besides its defaults.
+"""
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,10 +17,6 @@ from rlx.nn.decoder import Decoder
 from rlx.options import discover
 
 VOCAB = 23
-SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "dense": [{}, {"n_heads": 4, "n_kv_heads": 2}, {"qk_norm": True, "tie_embeddings": False}],
-}
-"""Settings worth testing besides the defaults of an option."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Variant:
 def variants() -> list[Any]:
     found = []
     for name, option in discover("model").items():
-        for settings in SETTINGS.get(name, [{}]):
+        for settings in [{}, *import_module(f"tests.models.test_{name}").VARIANTS]:
             label = "-".join([name, *(f"{key}={value}" for key, value in settings.items())])
             found.append(pytest.param(Variant(option.config, settings), id=label))
     return found
@@ -114,7 +114,7 @@ def test_cached_decoding_is_the_full_pass(model: Decoder) -> None:
     cache = model.new_cache(3, 30)
     padded = tokens[:, :9].clone()
     padded[torch.arange(9) >= given[:, None]] = 0
-    prompt = hidden_of(model, padded, cache=cache, slots=9)
+    prompt = hidden_of(model, padded, cache=cache, slots=9, lengths=given)
     for row, length in enumerate(given):
         torch.testing.assert_close(prompt[row, :length], whole[row, :length], atol=1e-5, rtol=1e-5)
     for step in range(12):

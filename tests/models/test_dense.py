@@ -9,9 +9,12 @@ import torch
 from rlx.errors import CheckpointError, ConfigError
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import load_weights, weights_of
-from rlx.models.llama import from_llama, to_llama
+from rlx.models.layouts.dense import LAYOUT
+from rlx.nn.aux import NONE
 from rlx.runs.model_directory import load_model_directory, save_model_directory
 
+VARIANTS: list[dict[str, Any]] = [{"n_heads": 4, "n_kv_heads": 2}, {"qk_norm": True, "tie_embeddings": False}]
+"""Settings that the contract of mixers is tested with."""
 VOCAB = 61
 SETTINGS = {
     "one head": {"n_heads": 1},
@@ -39,7 +42,7 @@ def theirs_of(config: DenseConfig) -> Any:
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
         "num_key_value_heads": config.n_kv_heads or config.n_heads,
-        "head_dim": config.rotary_dim(),
+        "head_dim": config.head_width(),
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "tie_word_embeddings": config.tie_embeddings,
@@ -80,9 +83,9 @@ def test_logits_are_those_of_transformers(setting: dict[str, Any], tied: bool, q
     expected = theirs(tokens).logits
 
     ours = config.build(VOCAB)
-    load_weights(ours, from_llama(their_weights(theirs, config), config), "llama")
+    load_weights(ours, LAYOUT.from_theirs(their_weights(theirs, config), config), "llama")
     hidden, aux = ours(tokens)
-    assert aux == {}
+    assert aux == NONE
     assert expected.std() > 0.5
     torch.testing.assert_close(ours.logits(hidden), expected, atol=1e-4, rtol=0)
 
@@ -93,7 +96,7 @@ def test_logits_are_those_of_transformers(setting: dict[str, Any], tied: bool, q
 def test_our_weights_in_their_model(tied: bool, qk_norm: bool) -> None:
     config = config_of(tie_embeddings=tied, qk_norm=qk_norm, n_heads=4, n_kv_heads=2)
     ours, theirs = randomised(config.build(VOCAB)), theirs_of(config)
-    missing, unexpected = theirs.load_state_dict(to_llama(weights_of(ours), config), strict=False)
+    missing, unexpected = theirs.load_state_dict(LAYOUT.to_theirs(weights_of(ours), config), strict=False)
     assert (missing, unexpected) == (["lm_head.weight"] if tied else [], [])
     tokens = torch.randint(VOCAB, (2, 20), generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(ours.logits(ours(tokens)[0]), theirs(tokens).logits, atol=1e-4, rtol=0)
@@ -104,9 +107,9 @@ def test_our_weights_in_their_model(tied: bool, qk_norm: bool) -> None:
 def test_round_trips_are_bit_equal(tied: bool, qk_norm: bool) -> None:
     config = config_of(tie_embeddings=tied, qk_norm=qk_norm, n_heads=4, n_kv_heads=2)
     ours = weights_of(randomised(config.build(VOCAB)))
-    same(from_llama(to_llama(ours, config), config), ours)
+    same(LAYOUT.from_theirs(LAYOUT.to_theirs(ours, config), config), ours)
     theirs = their_weights(theirs_of(config), config)
-    same(to_llama(from_llama(theirs, config), config), theirs)
+    same(LAYOUT.to_theirs(LAYOUT.from_theirs(theirs, config), config), theirs)
 
 
 def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -117,22 +120,24 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> N
 
 def test_llama_layout_can_be_saved(tmp_path: Path) -> None:
     config = config_of(n_heads=4)
-    tensors = to_llama(weights_of(config.build(VOCAB)), config)
+    tensors = LAYOUT.to_theirs(weights_of(config.build(VOCAB)), config)
     save_model_directory(tmp_path, tensors, {}, None)
     same(load_model_directory(tmp_path)[0], tensors)
 
 
 def test_left_over_and_missing_llama_tensors_are_named() -> None:
     config = config_of(n_heads=4)
-    tensors = to_llama(weights_of(config.build(VOCAB)), config)
+    tensors = LAYOUT.to_theirs(weights_of(config.build(VOCAB)), config)
     with pytest.raises(CheckpointError, match=r"model\.layers\.0\.self_attn\.q_proj\.bias"):
-        from_llama({**tensors, "model.layers.0.self_attn.q_proj.bias": torch.zeros(48)}, config)
+        LAYOUT.from_theirs({**tensors, "model.layers.0.self_attn.q_proj.bias": torch.zeros(48)}, config)
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\.input_layernorm\.weight"):
-        from_llama({name: t for name, t in tensors.items() if name != "model.layers.2.input_layernorm.weight"}, config)
+        LAYOUT.from_theirs(
+            {name: t for name, t in tensors.items() if name != "model.layers.2.input_layernorm.weight"}, config
+        )
     with pytest.raises(CheckpointError, match=r"model\.layers\.0\.self_attn\.q_norm\.weight"):
-        from_llama(tensors, config_of(n_heads=4, qk_norm=True))
+        LAYOUT.from_theirs(tensors, config_of(n_heads=4, qk_norm=True))
     with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
-        from_llama(tensors, config_of(n_heads=4, tie_embeddings=False))
+        LAYOUT.from_theirs(tensors, config_of(n_heads=4, tie_embeddings=False))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def _row_losses(model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor) -
     hidden, aux = model.run(tokens, rows)
     logprobs = token_logprobs(model.logits(hidden), tokens)
     loss = -(logprobs * loss_mask).sum()
-    for value in aux.values():
+    for value in aux.losses.values():
         loss = loss + value * loss_mask.sum()
     return loss
 

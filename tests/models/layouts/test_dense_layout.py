@@ -11,7 +11,7 @@ import torch
 from rlx.errors import CheckpointError, ConfigError
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import config_of, exported, weights_of
-from rlx.models.llama import from_llama, to_llama
+from rlx.models.layouts.dense import LAYOUT
 from rlx.runs.identity import content_hash
 from rlx.stages.start import load_start, read_model
 from tests.models.foreign import ROWS, SIZES, saved
@@ -136,7 +136,7 @@ def test_qwen3_needs_its_heads() -> None:
     with pytest.raises(CheckpointError, match="no head_dim"):
         config_of(theirs, "here")
     config, _ = config_of({**theirs, "head_dim": 32}, "here")
-    assert isinstance(config, DenseConfig) and config.qk_norm and config.rotary_dim() == 32
+    assert isinstance(config, DenseConfig) and config.qk_norm and config.head_width() == 32
 
 
 def test_a_window_in_the_config_that_no_layer_uses_is_fine() -> None:
@@ -164,13 +164,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def test_a_tied_model_may_repeat_its_embedding_but_not_have_a_head(tmp_path: Path) -> None:
     config = DenseConfig(d_model=16, n_layers=1, n_heads=2)
     ours = weights_of(config.build(ROWS))
-    theirs = to_llama(ours, config)
+    theirs = LAYOUT.to_theirs(ours, config)
     embedding = theirs["model.embed_tokens.weight"]
     rotary = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}  # in folders of early versions
-    found = from_llama({**theirs, **rotary, "lm_head.weight": embedding.clone()}, config)
+    found = LAYOUT.from_theirs({**theirs, **rotary, "lm_head.weight": embedding.clone()}, config)
     assert all(torch.equal(found[name], tensor) for name, tensor in ours.items())
     with pytest.raises(CheckpointError, match=r"tie_word_embeddings is true, but lm_head\.weight"):
-        from_llama({**theirs, "lm_head.weight": embedding + 1}, config)
+        LAYOUT.from_theirs({**theirs, "lm_head.weight": embedding + 1}, config)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""`model.layers`: which layers a model has, however they are written; `model=hybrid` has the settings of all."""
+
+from typing import Any
+
+import pytest
+
+from rlx.errors import ConfigError
+from rlx.models.base import kinds
+from rlx.models.dense import DenseConfig
+from rlx.models.hybrid import HybridConfig
+
+VARIANTS: list[dict[str, Any]] = [
+    {"layers": ["attention.local", "attention"], "window": 5},
+    {"layers": ["attention", "attention+none", "attention.nope"]},
+]
+"""Settings that the contract of mixers is tested with."""
+
+
+def names(**settings: Any) -> list[str]:
+    return [layer.name for layer in HybridConfig(**settings).pattern()]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (None, ["attention+mlp"] * 5),
+        (["attention+none"], ["attention+none"] * 5),
+        (["attention*2", "attention.nope"], [*["attention+mlp"] * 2, "attention.nope+mlp", *["attention+mlp"] * 2]),
+        (["mlp", " attention.local + none "], ["attention+mlp", "attention.local+none"] * 2 + ["attention+mlp"]),
+    ],
+    ids=["left out", "one", "counted", "channel mixer alone, spaces"],
+)  # fmt: skip
+def test_layers_are_repeated(layers: list[str] | None, expected: list[str]) -> None:
+    assert names(layers=layers, n_layers=5, window=8) == expected
+
+
+def test_equal_models_are_equal_configs() -> None:
+    """So that they are one run."""
+    assert DenseConfig(layers=["attention*3"]) == DenseConfig(layers=["attention+mlp"]) == DenseConfig()
+    long, short = ["attention.nope", "attention", "attention.nope", "mlp"], ["attention.nope", "attention"]
+    assert DenseConfig(layers=long) == DenseConfig(layers=short)
+    assert DenseConfig(layers=short).layers == ["attention.nope+mlp", "attention+mlp"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"layers": ["atention"]}, "names atention, which is no mixer; did you mean attention"),
+        ({"layers": ["attention+attention"]}, "names attention, which is no channel mixer"),
+        ({"layers": ["mlp+mlp"]}, "names mlp, which is no token mixer"),
+        ({"layers": ["attention.lokal"]}, "attention has no .lokal; did you mean local"),
+        ({"layers": ["[attention,mlp]*4"]}, "expected <mixer>"),
+        ({"layers": ["attention*0"]}, "expected <mixer>"),
+        ({"layers": []}, "is empty"),
+        ({"layers": ["attention*3", "attention.nope"], "n_layers": 2}, "names 4 layers, model.n_layers=2"),
+        ({"layers": ["attention.local"]}, "model.window=64"),
+        ({"layers": ["attention.local"], "window": 0}, "model.window=0 must be at least 1"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value,
+)
+def test_wrong_layers_are_one_line(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        HybridConfig(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_it_has_the_settings_of_all_mixers() -> None:
+    assert all(isinstance(HybridConfig(), kind.fields) for kind in kinds().values())
