@@ -14,6 +14,12 @@ _PLUGINS = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib",)}
 """Options of Hydra that packages of the extra `sweep` bring."""
 _EITHER = """expected a list of texts, as in 'plan.either=["stage=pretrain","stage=rl algorithm=grpo,ppo"]'"""
 
+_LAYERS = (
+    "expected a list of layers, which is repeated until there are model.n_layers, as in model.layers=[attention*3,gssm]"
+)
+_LISTS = {"plan.either": _EITHER, "model.layers": _LAYERS}
+"""What fields expect that are lists of more than plain values."""
+
 
 def explain(error: BaseException) -> str | None:
     """One line for an error that the user's input caused; None for a fault of ours."""
@@ -177,8 +183,7 @@ def _grammar(error: BaseException, chain: list[BaseException]) -> str | None:
         parts = [f'"{part}"' for part in value.strip("[]").split(",")]
         quoted = shlex.quote(f"{key}=[{','.join(parts)}]" if value[0] == "[" else f'{key}="{value}"')
         hint = f"a value with `=`, brackets, quotes or unusual letters needs quotes twice, as in {quoted}"
-    if key == "plan.either":
-        hint = _EITHER
+    hint = _LISTS.get(key, hint)
     return f"cannot read the argument {override!r}: {hint}"
 
 
@@ -215,8 +220,8 @@ def _expected(first: str, name: str, value: str) -> str:
         return "expected a number, such as 0.1 or 3e9"
     if "valid bool" in first:
         return "expected true or false"
-    if "not a ListConfig" in first and name == "plan.either":
-        return _EITHER
+    if "not a ListConfig" in first and name in _LISTS:
+        return _LISTS[name]
     if "not a ListConfig" in first:
         return f"expected a list, as in {name}=[{value},...]"
     if "Incompatible value 'None'" in first or "not Optional" in first:
