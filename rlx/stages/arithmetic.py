@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from rlx.kernels.base import notes_of_a_run
 from rlx.runs.provenance import available_cores
 from rlx.runs.run import Run
 from rlx.trainers.base import Precision, TrainerConfig
@@ -22,6 +23,7 @@ def prepare(config: "Config", run: Run) -> None:
     torch.set_num_threads(threads)
     if config.trainer.compile:
         torch.compiler.reset()  # of an earlier run in this process
+    run.record["kernels"] = notes_of_a_run()
     half_on_cpu = config.trainer.precision is Precision.bf16 and config.trainer.accelerator == "cpu"
     run.record["arithmetic"] = {
         "precision": config.trainer.precision.value,

@@ -1,0 +1,1 @@
+"""Numeric cores, each behind one function with an explicit `impl`; `reference` is the definition of what it computes."""
