@@ -1,4 +1,4 @@
-"""`model=iha`: interleaved-head attention and SwiGLU in every block ("Interleaved Head Attention", arXiv 2602.21371)."""
+"""`model=iha`: interleaved-head attention (arXiv 2602.21371) and SwiGLU in every block."""
 
 from dataclasses import dataclass
 from typing import ClassVar

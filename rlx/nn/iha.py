@@ -42,7 +42,9 @@ def seen_of(pseudo: int, *, flat: bool, window: int | None) -> tuple[str, Need]:
         mask = mask.repeat_interleave(pseudo, 2).repeat_interleave(pseudo, 3)
         if not flat:
             return mask
-        place = positions if known.slots is not None else torch.arange(positions.shape[1], device=positions.device)[None]
+        place = (
+            positions if known.slots is not None else torch.arange(positions.shape[1], device=positions.device)[None]
+        )
         slots = torch.arange(mask.shape[3], device=positions.device)
         return mask & (slots <= virtual_positions(place, pseudo)[:, None, :, None])
 

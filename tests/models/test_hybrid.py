@@ -12,6 +12,7 @@ from rlx.models.hybrid import HybridConfig
 VARIANTS: list[dict[str, Any]] = [
     {"layers": ["attention.local", "attention"], "window": 5},
     {"layers": ["attention", "attention+none", "attention.nope"]},
+    {"layers": ["iha.local", "attention", "iha+none"], "window": 5},
 ]
 """Settings that the contract of mixers is tested with."""
 

@@ -66,7 +66,9 @@ def test_pseudo_heads_come_apart() -> None:
             assert close is not apart, (name, noise)
 
 
-@pytest.mark.parametrize(("context", "pseudo", "window"), [(128, 2, 16), (1024, 4, 32), (100, 3, 5), (8, 4, 1), (7, 1, 3)])
+@pytest.mark.parametrize(
+    ("context", "pseudo", "window"), [(128, 2, 16), (1024, 4, 32), (100, 3, 5), (8, 4, 1), (7, 1, 3)]
+)
 def test_a_matched_context_is_a_window(context: int, pseudo: int, window: int) -> None:
     layers = ["iha.local*4", "attention"]
     sizes: dict[str, Any] = {"n_layers": 5, "pseudo_heads": pseudo, "layers": layers}

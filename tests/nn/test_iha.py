@@ -39,7 +39,12 @@ def test_masks_by_hand() -> None:
     assert mask(False, window=1) == [[1, 1, 0, 0, 0, 0]] * 2 + [[0, 0, 1, 1, 0, 0]] * 2 + [[0] * 4 + [1, 1]] * 2
     cached = {"slots": 3, "positions": torch.tensor([[1, 2]])}
     assert mask(True, **cached) == FLAT[2:] and mask(False, **cached) == TOKEN[2:]
-    assert mask(True, window=1, **cached) == [[0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0] * 4 + [1, 0], [0] * 4 + [1, 1]]
+    assert mask(True, window=1, **cached) == [
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0] * 4 + [1, 0],
+        [0] * 4 + [1, 1],
+    ]
 
 
 @pytest.mark.parametrize("window", [None, 2])
@@ -54,7 +59,9 @@ def test_masks_of_packed_rows_are_the_definition(flat: bool, window: int | None)
 def test_different_needs_have_different_names() -> None:
     needs = [(p, flat, window) for p in (1, 2) for flat in (True, False) for window in (None, 2, 3)]
     assert len({seen_of(p, flat=flat, window=window)[0] for p, flat, window in needs}) == len(needs)
-    turns = [(p, k, theta, shared) for p in (1, 2) for k in (4, 6) for theta in (10.0, 20.0) for shared in (True, False)]
+    turns = [
+        (p, k, theta, shared) for p in (1, 2) for k in (4, 6) for theta in (10.0, 20.0) for shared in (True, False)
+    ]
     assert len({rotary_of(p, k, t, shared=shared)[0] for p, k, t, shared in turns}) == len(turns)
 
 

@@ -69,8 +69,8 @@ def interleaved_attention(
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., K] with the pairs (i, i + K/2) turned by the angles of cos and sin [..., K]."""
+    """x [..., K] with the pairs (i, i + K/2) turned by the angles of cos and sin [..., K], in x's dtype."""
     half = x.shape[-1] // 2
-    cos, sin = cos.to(x.dtype)[..., :half], sin.to(x.dtype)[..., :half]
+    cos, sin = cos[..., :half], sin[..., :half]
     first, second = x[..., :half], x[..., half:]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)

@@ -42,7 +42,7 @@ def virtual(x: Tensor, mix: Tensor, norm: tuple[Tensor, float] | None, rotary: t
         scale, eps = norm
         wide = torch.promote_types(found.dtype, torch.float32)
         found = F.rms_norm(found.to(wide), (found.shape[-1],), scale.to(wide), eps).to(x.dtype)
-    return found if rotary is None else turned(found, *rotary).to(x.dtype)
+    return found if rotary is None else turned(found, *rotary)
 
 
 def interleaved_attention(
@@ -73,9 +73,7 @@ def interleaved_attention(
     return collapsed(found, collapse)
 
 
-def attend_blocks(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, window: int | None, pseudo: int
-) -> Tensor:
+def attend_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, window: int | None, pseudo: int) -> Tensor:
     """[B, H, S, K] from queries, keys and values [B, H, S, K] over S virtual positions."""
     length, parts = q.shape[2], []
     step = -(-BLOCK // pseudo) * pseudo  # whole tokens: under the token mask a query sees its token's later keys
@@ -128,5 +126,5 @@ def collapsed(found: Tensor, collapse: Tensor) -> Tensor:
     found = found.transpose(1, 2).reshape(batch, -1, pseudo * heads, width)  # [B, N, P H, K]
     if collapse.shape[1] == heads:
         return _product(collapse.permute(0, 2, 1).flatten(1), found)
-    weights = collapse[:, 0].t()[..., None].to(found.dtype)  # [P, H, 1]
-    return (found.view(batch, -1, pseudo, heads, width) * weights).sum(2)
+    weights = collapse[:, 0].t()[..., None]  # [P, H, 1]
+    return (found.view(batch, -1, pseudo, heads, width) * weights).sum(2).to(found.dtype)
