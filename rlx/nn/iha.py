@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rlx.kernels.iha import Impl, interleaved_attention
+from rlx.kernels.base import Impl, chose
+from rlx.kernels.iha import choose, interleaved_attention
 from rlx.kernels.iha.stock import attend_cached, collapsed, virtual
 from rlx.nn.cache import KeyValueCache
 from rlx.nn.norm import RMSNorm
@@ -95,7 +96,8 @@ class InterleavedAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.n_heads, self.head_dim, self.pseudo = n_heads, head_dim, pseudo
-        self.flat, self.noise, self.window, self.impl = flat, noise, window, impl
+        self.flat, self.noise, self.window = flat, noise, window
+        self.impl = choose(impl, pseudo=pseudo)
         self._seen, self._mask_need = seen_of(pseudo, flat=flat, window=window)
         self._rotary = None if rope_theta is None else rotary_of(pseudo, head_dim, rope_theta, shared=shared_rotary)
         self.qkv = nn.Linear(d_model, 3 * n_heads * head_dim, bias=False)
@@ -164,6 +166,7 @@ class InterleavedAttention(nn.Module):
         return (self.q_norm.weight, self.q_norm.eps), (self.k_norm.weight, self.k_norm.eps)
 
     def needs(self) -> Mapping[str, Need]:
+        chose("interleaved_attention", self.impl)
         return {self._seen: self._mask_need, **({} if self._rotary is None else dict([self._rotary]))}
 
     def new_cache(self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device) -> KeyValueCache:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlx.errors import ConfigError
-from rlx.kernels.iha import Impl, interleaved_attention, stock
+from rlx.kernels.base import Impl
+from rlx.kernels.iha import interleaved_attention, stock
 from rlx.kernels.iha.reference import seen
 
 BOTH = pytest.mark.parametrize("impl", [Impl.reference, Impl.torch], ids=lambda impl: impl.value)
@@ -322,7 +323,8 @@ def test_a_token_from_a_cache(compiling: bool, monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_an_implementation_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(ConfigError, match="no implementation triton; take torch or auto") as error:
-        interleaved_attention(**inputs(4, 2, 4, 3), impl=Impl.triton)
+@pytest.mark.parametrize("impl", [Impl.triton, Impl.fla], ids=lambda impl: impl.value)
+def test_an_implementation_that_is_not_there_is_one_line(impl: Impl) -> None:
+    with pytest.raises(ConfigError, match=f"3 pseudo-heads cannot be had as {impl.value}; take auto, torch") as error:
+        interleaved_attention(**inputs(4, 2, 4, 3), impl=impl)
     assert "\n" not in str(error.value)

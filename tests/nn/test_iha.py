@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from rlx.kernels.base import notes_of_a_run
 from rlx.kernels.iha import reference, stock
 from rlx.models.iha import IhaConfig
 from rlx.models.layers.iha import IhaCollapse, IhaMask
@@ -134,3 +135,10 @@ def test_a_compiled_step_is_the_eager_one(settings: dict[str, Any], monkeypatch:
             new = tokens.gather(1, place[:, None])
             found, _ = decoder(new, positions=place[:, None], cache=cache)
             torch.testing.assert_close(found[:, 0], whole[torch.arange(2), place], atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_is_told_which_implementation_it_has() -> None:
+    notes = notes_of_a_run()
+    model = IhaConfig(d_model=16, n_layers=1).build(11)
+    model(torch.zeros(1, 2, dtype=torch.int64))
+    assert notes == {"interleaved_attention": "torch"}

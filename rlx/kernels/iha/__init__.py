@@ -4,21 +4,11 @@ mixture of all heads, laid one after the other along the row and attended as one
 `reference.py` is the definition, `stock.py` the composition of torch's operations that training and decoding use.
 """
 
-from enum import Enum
-
 from torch import Tensor
 
 from rlx.errors import ConfigError
+from rlx.kernels.base import Impl
 from rlx.kernels.iha import reference, stock
-
-
-class Impl(Enum):
-    """Implementations of a kernel."""
-
-    auto = "auto"
-    reference = "reference"
-    torch = "torch"
-    triton = "triton"
 
 
 def interleaved_attention(
@@ -53,14 +43,13 @@ def interleaved_attention(
     Raises:
         ConfigError: an implementation that cannot do it.
     """
-    if impl is Impl.reference:
+    if choose(impl, pseudo=mix_q.shape[-1]) is Impl.reference:
         if mask is None:
             mask = reference.seen(q.shape[1], mix_q.shape[-1], flat=True, window=window, documents=None).to(q.device)
         core = reference.interleaved_attention
         return core(
             q, k, v, mix_q=mix_q, mix_k=mix_k, mix_v=mix_v, collapse=collapse, mask=mask, rotary=rotary, norms=norms
         )
-    check(impl, pseudo=mix_q.shape[-1])
     return stock.interleaved_attention(
         q,
         k,
@@ -76,12 +65,17 @@ def interleaved_attention(
     )
 
 
-def check(impl: Impl, *, pseudo: int) -> None:
-    """
+def choose(impl: Impl, *, pseudo: int) -> Impl:
+    """The implementation that `impl` is, with `pseudo` pseudo-heads a head.
+
     Raises:
-        ConfigError: `impl` cannot have `pseudo` pseudo-heads a head.
+        ConfigError: it cannot be had.
     """
-    if impl is Impl.triton:
+    if impl is Impl.auto:
+        return Impl.torch
+    if impl not in (Impl.reference, Impl.torch):
         raise ConfigError(
-            f"interleaved-head attention of {pseudo} pseudo-heads has no implementation triton; take torch or auto"
+            f"interleaved-head attention of {pseudo} pseudo-heads cannot be had as {impl.value}; take auto, torch or "
+            "reference"
         )
+    return impl
