@@ -183,7 +183,7 @@ class InterleavedAttention(nn.Module):
         seen = attended if self.window is None else attended.clamp(max=self.window)
         pairs = self.pseudo**2 * seen
         if self.flat:
-            pairs = pairs - self.pseudo * (self.pseudo - 1) / 2 * (seen > 0)
+            pairs = pairs - self.pseudo * (self.pseudo - 1) / 2
         products = 3 * self.mix_q.numel() + self.collapse.numel()
         return (4.0 * self.n_heads * pairs + 2.0 * products) * self.head_dim
 
