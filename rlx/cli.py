@@ -286,7 +286,7 @@ def _check(config: Any, context: Any) -> None:
     for key in map(group_of, context.overrides):
         if key not in read and context.choices.get(key) != "None":
             raise ConfigError(f"stage={name} does not use {key}; {_instead(key, stage, context.overrides)}")
-    for group in ("algorithm", "merge", "study"):
+    for group in ("adapter", "algorithm", "merge", "study"):
         if group not in stage.uses and getattr(config, group) is not None:
             raise ConfigError(f"stage={name} does not use {group}; leave it out, or set {group}=null")
     from rlx.runs.references import is_pasteable

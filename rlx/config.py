@@ -6,6 +6,7 @@ Past `rlx.cli` there is no Hydra: every stage is handed a `Config`.
 from dataclasses import dataclass, field
 from enum import Enum
 
+from rlx.adapters.base import AdapterConfig
 from rlx.algorithms.base import AlgorithmConfig
 from rlx.data.corpora.base import CorpusConfig
 from rlx.data.tokenizers.base import TokenizerConfig
@@ -102,6 +103,8 @@ class Config:
     """What pretrain and sft train on."""
     tokenizer: TokenizerConfig | None = None
     """Text to tokens, for fresh weights."""
+    adapter: AdapterConfig | None = None
+    """What is trained beside a frozen model, for pretrain, sft and rl; null: the model itself is trained."""
     algorithm: AlgorithmConfig | None = None
     """Rewards to loss, for rl."""
     merge: MergeConfig | None = None

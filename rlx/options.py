@@ -17,6 +17,7 @@ ROOMS: dict[str, str] = {
     "model": "rlx.models",
     "corpus": "rlx.data.corpora",
     "tokenizer": "rlx.data.tokenizers",
+    "adapter": "rlx.adapters",
     "algorithm": "rlx.algorithms",
     "merge": "rlx.merges",
     "decode": "rlx.decoding",

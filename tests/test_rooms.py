@@ -16,6 +16,7 @@ do those that only type checkers read. From the bottom up:
     environments                types, errors, options, tasks/base            numpy
     kernels                     GROUND                                        torch; triton in <name>/triton.py
     algorithms, merges          GROUND                                        torch
+    adapters                    GROUND, nn                                    torch
     optim, trainers             GROUND                                        torch
     runs                        GROUND, rows                                  torch, numpy, safetensors, yaml, wandb,
                                                                               wandb_workspaces (both late)
@@ -71,10 +72,10 @@ from tests.conftest import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = ("types", "errors", "options", "batches")
-ABOVE_RUNS = ("signals", "statistics", "config", "algorithms", "merges", "optim", "trainers", "runs", "nn", "kernels",
-              "models", "data", "decoding", "evaluation", "environments", "tasks", "rows")  # fmt: skip
-BASES = ("algorithms", "data.corpora", "data.tokenizers", "decoding", "environments", "merges", "models", "optim",
-         "optim.schedules", "plans", "runs.loggers", "studies", "tasks", "trainers")  # fmt: skip
+ABOVE_RUNS = ("signals", "statistics", "config", "adapters", "algorithms", "merges", "optim", "trainers", "runs", "nn",
+              "kernels", "models", "data", "decoding", "evaluation", "environments", "tasks", "rows")  # fmt: skip
+BASES = ("adapters", "algorithms", "data.corpora", "data.tokenizers", "decoding", "environments", "merges", "models",
+         "optim", "optim.schedules", "plans", "runs.loggers", "studies", "tasks", "trainers")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ ROOMS = {
     "tasks": Room(("types", "errors", "options", "rows"), ("numpy", *MATH), late=MATH),
     "environments": Room(("types", "errors", "options", "tasks.base"), ("numpy",)),
     "kernels": Room(GROUND, (*TORCH, "triton")),
+    "adapters": Room((*GROUND, "nn"), TORCH),
     "algorithms": Room(GROUND, TORCH),
     "merges": Room(GROUND, TORCH),
     "optim": Room(GROUND, TORCH),

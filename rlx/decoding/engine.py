@@ -9,12 +9,11 @@
 4. Every row draws from its own key (`uniforms`), so its sample does not depend on its neighbours (up to the last
    bits of the logits, which matrix products of another shape may round differently).
 5. Under autocast the linear layers' weights are cast once a call, into a copy, not at every token; the rest stays in
-   float32, as in the trainer's autocast. The cache is in autocast's dtype.
+   float32, as in the trainer's autocast. The cache is in autocast's dtype. Adapters are added to the weights of a copy.
 6. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
    where those are enough, and quarters of the cache's length, in multiples of what a vector register holds.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ from rlx.errors import DivergedError, Stopped
 from rlx.nn.cache import Cache
 from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
+from rlx.nn.lora import folded_tensors, is_adapted, without_adapters
 from rlx.nn.rows import Rows
 
 ALIVE_SHARE = 0.75
@@ -80,7 +80,7 @@ class Engine:
         self.model, self.end_id, self.pad_id, self.stop = model, end_id, pad_id, stop
         self._logits = compiled(_next_logits) if compile else _next_logits
         self._compile = compile
-        self._half: Decoder | None = None
+        self._copies: dict[torch.dtype | None, Decoder] = {}
 
     @torch.no_grad()
     def complete(
@@ -153,19 +153,21 @@ class Engine:
             state.keep((state.place < 0).long().argsort(stable=True)[:count])
 
     def _weights(self) -> Decoder:
-        """The decoder, or under autocast its copy whose linear layers are in autocast's dtype, brought up to date."""
+        """The decoder, or its copy brought up to date: without adapters, which are added to the weights, and under
+        autocast with linear layers in autocast's dtype."""
         dtype = _dtype(self.model.embed.weight.device)
-        if dtype is None:
+        if dtype is None and not is_adapted(self.model):
             return self.model
-        if self._half is None:
-            self._half = copy.deepcopy(self.model).requires_grad_(False)
-            for module in self._half.modules():
-                if isinstance(module, nn.Linear):  # not in place: the head's weight may be the embedding's
+        if dtype not in self._copies:
+            made = self._copies[dtype] = without_adapters(self.model).requires_grad_(False)
+            for module in made.modules():
+                if isinstance(module, nn.Linear) and dtype is not None:
+                    # not in place: the head's weight may be the embedding's
                     module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
-        for mine, theirs in zip(self._half.modules(), self.model.modules(), strict=True):
-            for name, parameter in theirs.named_parameters(recurse=False):
-                getattr(mine, name).copy_(parameter)
-        return self._half.eval()
+        made, weights = self._copies[dtype], folded_tensors(self.model)
+        for name, parameter in made.named_parameters():
+            parameter.copy_(weights[name])
+        return made.eval()
 
     def _refill(self, state: "_State", waiting: "_Waiting", out: Completions, decode: DecodeConfig) -> None:
         """Give idle rows the next samples, as many as one chunk of prefilled prompts still has."""

@@ -17,6 +17,7 @@ from rlx.errors import CheckpointError, ConfigError, RlxError
 from rlx.models.base import TIED, ModelConfig, check_positive
 from rlx.models.layouts.base import Layout, Place, layout_of, layouts
 from rlx.nn.decoder import Decoder
+from rlx.nn.lora import base_tensors
 from rlx.options import discover, option_of, plain_value
 
 FORMAT = 1
@@ -127,8 +128,8 @@ def exported(
 
 
 def weights_of(model: Decoder) -> dict[str, Tensor]:
-    """The decoder's tensors as a folder holds them."""
-    return {name: tensor for name, tensor in model.state_dict().items() if not (model.tied and name == TIED)}
+    """The decoder's tensors as a folder holds them, without those of adapters."""
+    return {name: tensor for name, tensor in base_tensors(model).items() if not (model.tied and name == TIED)}
 
 
 def load_weights(model: Decoder, tensors: dict[str, Tensor], where: Path | str) -> None:

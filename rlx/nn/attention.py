@@ -113,6 +113,11 @@ class Attention(nn.Module):
             )  # [B, H, T, K]
         return self.out(mixed.transpose(1, 2).flatten(2))
 
+    def parts(self) -> Mapping[str, Mapping[str, int]]:
+        """What `qkv` holds (`rlx.nn.lora.Fused`)."""
+        shared = self.n_kv_heads * self.head_dim
+        return {"qkv": {"q": self.n_heads * self.head_dim, "k": shared, "v": shared}}
+
     def needs(self) -> Mapping[str, Need]:
         return {self._seen: self._mask_need, **({} if self._rotary is None else dict([self._rotary]))}
 

@@ -21,5 +21,10 @@ class SwiGLU(nn.Module):
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up), NONE
 
+    def parts(self) -> Mapping[str, Mapping[str, int]]:
+        """What `gate_up` holds (`rlx.nn.lora.Fused`)."""
+        width = self.down.in_features
+        return {"gate_up": {"gate": width, "up": width}}
+
     def needs(self) -> Mapping[str, Need]:
         return {}

@@ -42,16 +42,22 @@ class MuonConfig(OptimConfig):
         matrices = [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
         chosen = {id(p) for p in matrices}
         rest = [p for _, p in named if id(p) not in chosen]
-        muon = torch.optim.Muon(
-            matrices,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
-            nesterov=True,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        adamw = torch.optim.AdamW(rest, lr=self.adamw_lr, betas=(self.beta1, self.beta2), weight_decay=0.0, fused=True)
-        return MuonWithAdamW([muon, adamw])
+        parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            parts.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=self.lr,
+                    weight_decay=self.weight_decay,
+                    momentum=self.momentum,
+                    nesterov=True,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        if rest:  # there is none where adapters of the blocks alone are trained
+            betas = (self.beta1, self.beta2)
+            parts.append(torch.optim.AdamW(rest, lr=self.adamw_lr, betas=betas, weight_decay=0.0, fused=True))
+        return MuonWithAdamW(parts)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

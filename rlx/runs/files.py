@@ -49,6 +49,8 @@ MODEL_TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 GENERATION_CONFIG = "generation_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TRAINER_STATE = "trainer/state.pt"
 CHECKSUMS = "SHA256SUMS"
 

@@ -1,5 +1,8 @@
 """Model directories: `config.json`, `model.safetensors` and perhaps `tokenizer.json`, ours or saved by others.
 
+Beside a base's files an adapter may lie, `adapter_config.json` and `adapter_model.safetensors` as PEFT names them: the
+model is then the base with the adapter.
+
 In folders that others saved the weights may be in several files with an index, and what the tokenizer's tokens are for
 is in files of its own. Only safetensors are read: nothing is ever loaded that could execute code.
 """
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlx.errors import CheckpointError, RunError
 from rlx.runs.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     GENERATION_CONFIG,
     MODEL_CONFIG,
     MODEL_INDEX,
@@ -58,9 +63,39 @@ def save_model_directory(
         (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if tokenizer_json is not None:
             (folder / MODEL_TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
-    _save_tensors(folder / MODEL_WEIGHTS, tensors)
-    # safetensors lets the owner alone read what it writes; a group shares its models as it shares other files
-    (folder / MODEL_WEIGHTS).chmod((folder / MODEL_CONFIG).stat().st_mode)
+    _save_tensors(folder / MODEL_WEIGHTS, tensors, like=folder / MODEL_CONFIG)
+
+
+def save_adapter(folder: StrPath, tensors: "dict[str, Tensor]", config: dict[str, Any]) -> None:
+    """Write an adapter beside its base's files.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    with explained(path):
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _save_tensors(path.with_name(ADAPTER_WEIGHTS), tensors, like=path)
+
+
+def load_adapter(folder: StrPath) -> "tuple[dict[str, Tensor], dict[str, Any]] | None":
+    """Tensors (on the CPU) and config of the adapter in a model directory; None without one.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or not what its name says.
+    """
+    folder = Path(folder)
+    if not adapter_files(folder):
+        return None
+    config, path = read_object(folder / ADAPTER_CONFIG), existing(folder / ADAPTER_WEIGHTS)
+    with ExitStack() as stack:
+        file = _opened(path, stack)
+        return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118 (no mapping)
+
+
+def adapter_files(folder: StrPath) -> list[Path]:
+    """The files of the adapter that are there."""
+    return [path for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if (path := Path(folder) / name).is_file()]
 
 
 def load_model_directory(folder: StrPath) -> "tuple[dict[str, Tensor], dict[str, Any], str | None]":
@@ -125,7 +160,8 @@ def model_files(folder: StrPath) -> list[Path]:
     folder, weights = Path(folder), weight_files(folder)
     several = [folder / MODEL_INDEX] if weights[0].name != MODEL_WEIGHTS else []
     settings = [folder / name for name in (MODEL_TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION_CONFIG)]
-    return [path for path in (folder / MODEL_CONFIG, *several, *weights, *settings) if path.is_file()]
+    found = [path for path in (folder / MODEL_CONFIG, *several, *weights, *settings) if path.is_file()]
+    return [*found, *adapter_files(folder)]
 
 
 class StoredTensors:
@@ -152,20 +188,25 @@ def open_tensors(folder: StrPath) -> Iterator[StoredTensors]:
     Raises:
         CheckpointError: a file is missing, truncated or not what its name says.
     """
-    from safetensors import SafetensorError, safe_open
-
     with ExitStack() as stack:
         holders: dict[str, Any] = {}
         for path in weight_files(folder):
-            try:
-                file = stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError, ValueError) as error:
-                raise unreadable(path, error) from error
+            file = _opened(path, stack)
             holders.update(dict.fromkeys(file.keys(), file))
         yield StoredTensors(holders)
 
 
-def _save_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+def _opened(path: Path, stack: ExitStack) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return stack.enter_context(safe_open(path, framework="pt"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def _save_tensors(path: Path, tensors: "dict[str, Tensor]", *, like: Path) -> None:
+    """Write tensors into a file that the same people may read as another one."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -178,6 +219,7 @@ def _save_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
             if number:
                 raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
             raise RunError(f"cannot write {path}: {_first_line(error)}") from error
+        path.chmod(like.stat().st_mode)  # safetensors lets the owner alone read what it writes
 
 
 def _refuse_shared(tensors: "dict[str, Tensor]") -> None:

@@ -121,6 +121,7 @@ class RunStageConfig(StageConfig):
             parents = parents_without(place, str(error))
         if parents:
             config.model, config.tokenizer = parent_model(config, context, own or Path(parents[0]["folder"])), None
+        check_adapter(config)
         name = RunName.of(place)
         assert name is not None
         record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
@@ -255,6 +256,14 @@ def check_device(config: "Config") -> None:
             )
 
 
+def check_adapter(config: "Config") -> None:
+    """Raise ConfigError when the adapter asks for what the model has not."""
+    if config.adapter is not None and config.model is not None:
+        from rlx.models.adapters import without_numbers
+
+        config.adapter.attach(without_numbers(config.model, vocab_size=1))
+
+
 def check_required(config: "Config", names: Iterable[str]) -> None:
     """Raise ConfigError for the first group that a stage needs and the command lacks."""
     from rlx.options import discover
@@ -269,6 +278,8 @@ def check_training(config: "Config") -> None:
     """Raise ConfigError for what no training stage can do: with its parent, its evaluations, its best checkpoint."""
     stage, every = config.stage, config.eval.every
     assert stage is not None
+    if config.init_from in (None, "random"):
+        check_adapter(config)
     if config.init.state is InitState.all and config.init_from in (None, "random"):
         raise ConfigError("init.state=all goes on from a parent; give init_from=<run>, or take init.state=weights")
     if every and config.decode is not None and config.decode.temperature == 0:

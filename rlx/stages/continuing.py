@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlx.errors import CheckpointError, ConfigError
-from rlx.options import option_of
+from rlx.options import option_of, plain_value
 from rlx.runs.checkpoints import load_trainer_state
 from rlx.runs.files import TRAINER_STATE
 
@@ -49,9 +49,26 @@ def checked_state(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     return state
 
 
+def adapter_of(config: "Config") -> dict[str, Any] | None:
+    """The adapter that is trained, as trainer/state.pt remembers it."""
+    if config.adapter is None:
+        return None
+    return {"adapter": option_of(config.adapter).name, **plain_value(config.adapter)}
+
+
 def check_continues(config: "Config", folder: Path) -> None:
     """Raise ConfigError unless this run can go on where the parent's checkpoint stands."""
     state = parent_state(folder)["run"]
+    asked, made = adapter_of(config), state.get("adapter")
+    if asked != made:
+        mine, theirs = asked or {"adapter": "null"}, made or {"adapter": "null"}
+        other = next(key for key in mine if mine[key] != theirs.get(key))
+        name = "adapter" if other == "adapter" else f"adapter.{other}"
+        now, then = (str(found[other]).replace("'", "").replace(" ", "") for found in (mine, theirs))
+        raise ConfigError(
+            f"{name}={now} but {folder} was made with {name}={then}, and init.state=all goes on with the same; give "
+            f"{name}={then}, or take init.state=weights"
+        )
     for name, asked in (
         ("stage", option_of(config.stage).name),
         ("optim", option_of(config.optim).name),

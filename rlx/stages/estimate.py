@@ -30,10 +30,10 @@ from rlx.types import Split
 if TYPE_CHECKING:
     import numpy as np
 
+    from rlx.adapters.base import AdapterConfig
     from rlx.config import Config
     from rlx.data.tokenizers.base import Tokenizer
     from rlx.models.base import ModelConfig
-    from rlx.nn.decoder import Decoder
 
 MOST_ROWS = 8
 """Rows that they have at most: more are filled alike."""
@@ -97,6 +97,7 @@ class Estimate:
 class Outset:
     """Where a run that was not started will start: the shape of its model, and what is known around it."""
 
+    model: "ModelConfig"
     parameters: int
     per_token: float
     """Operations of a forward pass for a token."""
@@ -238,6 +239,7 @@ class Estimator:
         try:
             outset = self._outset(config, stage)
             self._outsets[os.path.abspath(place)] = outset
+            outset = self._adapted(config, outset)
             cost = stage.cost(config, outset)
         except RlxError as error:
             return Estimate(why=str(error))
@@ -290,17 +292,25 @@ class Estimator:
         made = parse_reference(str(folder)).step or 0
         return self._start(model, self._tokenizers[name], trained=True, made=made)
 
-    def _start(self, model: "ModelConfig", tokenizer: "Tokenizer", *, trained: bool, made: int = 0) -> Outset:
+    def _adapted(self, config: "Config", outset: Outset) -> Outset:
+        """The outset of a run with its adapter, which its children know as part of the weights."""
+        if config.adapter is None:
+            return outset
+        return replace(outset, **self._shape(outset.model, outset.tokenizer.vocab_size, config.adapter))
+
+    def _shape(self, model: "ModelConfig", vocab_size: int, adapter: "AdapterConfig | None" = None) -> dict[str, Any]:
+        """Fields of an outset that its model's shape decides."""
         unread = model.tensor_free | NOT_OF_SIZE
         sizes = {f.name: getattr(model, f.name) for f in fields(model) if f.name not in unread}
-        key = f"{type(model).__name__} {sizes} {tokenizer.vocab_size}"
+        key = f"{type(model).__name__} {sizes} {vocab_size} {adapter}"
         if key not in self._shapes:
-            self._shapes[key] = shape_of(model, tokenizer.vocab_size)
-        parameters, per_token, per_position = self._shapes[key]
+            self._shapes[key] = shape_of(model, vocab_size, adapter)
+        return dict(zip(("parameters", "per_token", "per_position"), self._shapes[key], strict=True))
+
+    def _start(self, model: "ModelConfig", tokenizer: "Tokenizer", *, trained: bool, made: int = 0) -> Outset:
         return Outset(
-            parameters=parameters,
-            per_token=per_token,
-            per_position=per_position,
+            model=model,
+            **self._shape(model, tokenizer.vocab_size),
             tokenizer=tokenizer,
             trained=trained,
             made=made,
@@ -325,27 +335,13 @@ def _place(reference: Reference) -> str:
     return os.path.abspath(reference.run)
 
 
-def shape_of(model: "ModelConfig", vocab_size: int) -> tuple[int, float, float]:
+def shape_of(model: "ModelConfig", vocab_size: int, adapter: "AdapterConfig | None" = None) -> tuple[int, float, float]:
     """Parameters, and operations of a forward pass for a token and for a position attended."""
+    from rlx.models.adapters import without_numbers
     from rlx.models.size import forward_flops, parameter_count
 
     decoder = without_numbers(model, vocab_size)
+    if adapter is not None:
+        adapter.attach(decoder)
     alone, beside = forward_flops(decoder, 1, 0), forward_flops(decoder, 1, 1)
     return parameter_count(decoder), alone, beside - alone
-
-
-def without_numbers(model: "ModelConfig", vocab_size: int) -> "Decoder":
-    """The decoder on torch's meta device: nothing is allocated, and nothing drawn from a generator."""
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class Undrawn(TorchFunctionMode):
-        """Leaves `normal_` out: without numbers it does nothing, but imports torch._dynamo, which takes a second."""
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in (torch.nn.init.normal_, torch.Tensor.normal_):
-                return args[0] if args else kwargs["tensor"]
-            return func(*args, **(kwargs or {}))
-
-    with torch.device("meta"), Undrawn():
-        return model.build(vocab_size)

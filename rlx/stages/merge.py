@@ -21,7 +21,7 @@ from rlx.signals import StopFlag
 from rlx.stages.arithmetic import arithmetic, device_of, prepare
 from rlx.stages.base import Context, RunStageConfig
 from rlx.stages.estimate import Cost, Outset
-from rlx.stages.start import Start, load_start, read_model
+from rlx.stages.start import Start, load_start, read_adapter, read_model
 from rlx.types import Split
 
 if TYPE_CHECKING:
@@ -147,14 +147,15 @@ def check_alike(folders: Sequence[Path]) -> None:
 
 
 class ParentTensors:
-    """A parent's tensors by our names, in float32, each read when it is asked for."""
+    """A parent's tensors by our names, in float32, its adapter added, each read when it is asked for."""
 
     def __init__(self, folder: Path, stored: StoredTensors) -> None:
         from rlx.models.folder import config_of, places_of
 
         description = read_model_config(folder)
-        model_config, _ = config_of(description, folder)
+        model_config, vocab_size = config_of(description, folder)
         self.stored, self.places = stored, places_of(description, model_config, stored.names)
+        self.products = read_adapter(folder, model_config, vocab_size)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {
@@ -163,8 +164,12 @@ class ParentTensors:
         }
 
     def tensor(self, name: str) -> "Tensor":
+        from rlx.models.adapters import fold
+
         place = self.places[name]
-        return place.ours([self.stored.tensor(part) for part in place.theirs])
+        tensor = place.ours([self.stored.tensor(part) for part in place.theirs])
+        fold({name: tensor}, [product for product in self.products if product.tensor == name])
+        return tensor
 
 
 def merged(method: Any, folders: Sequence[Path], stop: StopFlag) -> "dict[str, Tensor]":

@@ -34,7 +34,7 @@ class RlConfig(RunStageConfig):
 
     uses: ClassVar[frozenset[str]] = frozenset(
         {
-            "task", "model", "tokenizer", "algorithm", "decode", "optim", "schedule", "trainer", "logger"
+            "task", "model", "tokenizer", "adapter", "algorithm", "decode", "optim", "schedule", "trainer", "logger"
         }
     )  # fmt: skip
     requires: ClassVar[frozenset[str]] = frozenset({"task", "algorithm"})
@@ -112,7 +112,6 @@ class RlConfig(RunStageConfig):
         )
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
-        from rlx.models.size import parameter_count
         from rlx.stages.modules.loop import LoopConfig, fit
         from rlx.stages.modules.policy import PolicyModule, RolloutSource, Sampler
 
@@ -120,7 +119,7 @@ class RlConfig(RunStageConfig):
         context.heed_stop()
         start = start_of(config, run)
         run.remember(
-            parameters={"total": parameter_count(start.model)},
+            parameters=start.parameters(),
             depth=start.depth + 1,
             origin=start.origin and os.path.abspath(start.origin),
             steps_before=start.made,

@@ -22,7 +22,9 @@ from rlx.tasks.base import stable_hash
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rlx.adapters.base import AdapterConfig
     from rlx.config import Config
+    from rlx.models.adapters import Product
     from rlx.models.base import ModelConfig
     from rlx.nn.decoder import Decoder
     from rlx.runs.run import Run
@@ -133,6 +135,8 @@ class Start:
     """The weights that this training began from: `folder`, or what the parent began from where its steps count on."""
     lost: str = ""
     """Why they cannot be read any more: the weights are then the run's own, which can go on and not begin again."""
+    adapter: "AdapterConfig | None" = None
+    """What is trained in the model's place."""
 
     def description(self) -> dict[str, Any]:
         """What config.json says of the model."""
@@ -140,15 +144,43 @@ class Start:
 
         return describe(self.model_config, self.model.vocab_size, self.tokenizer.tokens)
 
+    def parameters(self) -> dict[str, int]:
+        """How many numbers the model has, adapters included, and how many of them are trained."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
+        return {"total": sum(size for size, _ in sizes), "trained": sum(size for size, trained in sizes if trained)}
+
 
 def start_of(config: "Config", run: "Run") -> Start:
-    """Fresh weights of a run without parents, else the first parent's, with its tokenizer.
+    """Fresh weights of a run without parents, else the first parent's, with its tokenizer; and adapter= beside them.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
+        ConfigError: the adapter is none for this model.
     """
     import torch
 
+    start = _whole_start(config, run)
+    if config.adapter is None:
+        return start
+    torch.manual_seed(seed_for(config.seed, "adapter"))
+    config.adapter.attach(start.model)
+    if config.init.state is InitState.all and not start.lost:
+        from rlx.models.adapters import load_adapter_weights
+
+        assert start.folder is not None
+        products = read_adapter(start.folder, start.model_config, start.model.vocab_size)
+        load_adapter_weights(start.model, products, start.folder)
+    start = replace(start, adapter=config.adapter)
+    counts = start.parameters()
+    run.say(f"  adapter: {counts['trained']:,} of {counts['total']:,} parameters are trained")
+    return start
+
+
+def _whole_start(config: "Config", run: "Run") -> Start:
+    """`start_of` without the run's own adapter: that of a parent is part of the weights, unless it is to go on."""
+    import torch
+
+    goes_on = config.adapter is not None and config.init.state is InitState.all
     parents = run.record["parents"]
     if not parents:
         assert config.model is not None and config.tokenizer is not None
@@ -161,12 +193,12 @@ def start_of(config: "Config", run: "Run") -> Start:
         own = own_checkpoint(run.path)
         if own is None:
             raise CheckpointError(lost)
-        start, known = load_start(own, model_config=config.model), run.record
+        start, known = load_start(own, model_config=config.model, fold=config.adapter is None), run.record
         return replace(
             start, depth=known["depth"] - 1, made=known["steps_before"], origin=_path(known["origin"]), lost=lost
         )
     folder = Path(parents[0]["folder"])
-    start = load_start(folder, model_config=config.model)
+    start = load_start(folder, model_config=config.model, fold=not goes_on)
     if config.init.state is InitState.all:
         return replace(
             start,
@@ -181,15 +213,17 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def load_start(folder: Path, *, model_config: "ModelConfig | None" = None) -> Start:
+def load_start(folder: Path, *, model_config: "ModelConfig | None" = None, fold: bool = True) -> Start:
     """The model of a folder, built by its own config or by `model_config`, whose tensors are the same.
+
+    An adapter in the folder is added to the weights (`fold`), or left out.
 
     Raises:
         CheckpointError: a file is missing, damaged, or not an rlx model's.
     """
     from rlx.models.folder import load_weights
 
-    tensors, own, tokenizer = read_model(folder)
+    tensors, own, tokenizer = read_model(folder, fold=fold)
     model_config = model_config or own
     model = model_config.build(tokenizer.vocab_size)
     load_weights(model, tensors, folder)
@@ -198,12 +232,13 @@ def load_start(folder: Path, *, model_config: "ModelConfig | None" = None) -> St
     return Start(model=model, model_config=model_config, tokenizer=tokenizer, depth=depth, folder=folder, origin=folder)
 
 
-def read_model(folder: Path) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer]":
-    """Tensors, model config and tokenizer of a folder.
+def read_model(folder: Path, *, fold: bool = True) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer]":
+    """Tensors, model config and tokenizer of a folder; an adapter in it is added to the tensors (`fold`), or left out.
 
     Raises:
         CheckpointError: as `load_start`.
     """
+    from rlx.models.adapters import fold as add_adapter
     from rlx.models.folder import config_of, is_foreign, read_tensors
     from rlx.runs.model_directory import load_model_directory, read_token_settings
 
@@ -216,7 +251,23 @@ def read_model(folder: Path) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer
         tokenizer = Tokenizer.load_foreign(path, read_token_settings(folder), vocab_size)
     else:
         tokenizer = Tokenizer.load(path, description.get("tokens"), vocab_size)
-    return read_tensors(description, model_config, tensors, folder), model_config, tokenizer
+    tensors = read_tensors(description, model_config, tensors, folder)
+    if fold:
+        add_adapter(tensors, read_adapter(folder, model_config, vocab_size))
+    return tensors, model_config, tokenizer
+
+
+def read_adapter(folder: Path, model_config: "ModelConfig", vocab_size: int) -> "list[Product]":
+    """What the adapter in a model's folder adds to its tensors; nothing where there is none.
+
+    Raises:
+        CheckpointError: it cannot be read, or is none for this model.
+    """
+    from rlx.models.adapters import from_peft
+    from rlx.runs.model_directory import load_adapter
+
+    found = load_adapter(folder)
+    return [] if found is None else from_peft(found[1], found[0], model_config, vocab_size, folder)
 
 
 def seed_for(seed: int, *purpose: object) -> int:

@@ -32,7 +32,7 @@ class TrainingConfig(RunStageConfig):
     """Fields of the stages that train on documents."""
 
     uses: ClassVar[frozenset[str]] = frozenset(
-        {"task", "model", "corpus", "tokenizer", "optim", "schedule", "trainer", "logger"}
+        {"task", "model", "corpus", "tokenizer", "adapter", "optim", "schedule", "trainer", "logger"}
     )
     requires: ClassVar[frozenset[str]] = frozenset({"task"})
     measures: ClassVar[frozenset[str]] = frozenset({"decode"})
@@ -81,7 +81,6 @@ class TrainingConfig(RunStageConfig):
             )
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
-        from rlx.models.size import parameter_count
         from rlx.stages.modules.loop import LoopConfig, fit
         from rlx.stages.modules.supervised import PackedSource, SupervisedModule
 
@@ -90,7 +89,7 @@ class TrainingConfig(RunStageConfig):
         start = start_of(config, run)
         total = self.total_steps(config, start)
         run.remember(
-            parameters={"total": parameter_count(start.model)},
+            parameters=start.parameters(),
             depth=start.depth + 1,
             origin=start.origin and os.path.abspath(start.origin),
             steps_before=start.made,

@@ -17,14 +17,14 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from rlx.errors import CheckpointError
+from rlx.models.adapters import load_adapter_weights, to_peft
 from rlx.models.folder import load_weights, weights_of
-from rlx.nn.decoder import Decoder
 from rlx.runs.checkpoints import list_checkpoints, load_trainer_state, new_checkpoint, save_trainer_state, set_aside
 from rlx.runs.checksums import check_whole
-from rlx.runs.model_directory import load_model_directory, save_model_directory
+from rlx.runs.model_directory import load_model_directory, save_adapter, save_model_directory
 from rlx.runs.run import Run
 from rlx.stages.continuing import FORMAT, checked_state
-from rlx.stages.start import Start
+from rlx.stages.start import Start, read_adapter
 
 PREFIX = "model."
 """How Lightning names the decoder's tensors in a module that holds it as `model`."""
@@ -51,19 +51,20 @@ class ModelDirectoryIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         self.run.lease.ensure_held()
-        tensors = checkpoint.pop("state_dict")
-        kept = weights_of(self.start.model).keys()
-        named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        checkpoint.pop("state_dict")
         own = checkpoint["callbacks"].pop(self.key)
         rest = {name: value for name, value in checkpoint.items() if name not in COUNTERS}
         step = int(Path(path).name.removeprefix("step-"))
         with new_checkpoint(self.run.path, step, replace=True) as folder:
             save_model_directory(
                 folder,
-                {name: tensor for name, tensor in named.items() if name in kept},
+                weights_of(self.start.model),
                 self.start.description(),
                 self.start.tokenizer.to_json(),
             )
+            if self.start.adapter is not None:
+                described, adapters = to_peft(self.start.model, self.start.model_config)
+                save_adapter(folder, adapters, described)
             save_trainer_state(folder, {"format": FORMAT, "run": own, "trainer": rest})
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict:
@@ -76,12 +77,12 @@ class ModelDirectoryIO(CheckpointIO):
         raise NotImplementedError("checkpoints are pruned by rlx.runs")
 
 
-def last_good(run: Run, model: Decoder) -> TakenUp | None:
-    """The newest checkpoint that can be used, its weights in `model`, and the rows younger than it moved away.
+def last_good(run: Run, start: Start) -> TakenUp | None:
+    """The newest checkpoint that can be used, its weights in the start's model, and the rows younger moved away.
 
     None in a new run, and where no checkpoint can be used: all rows are then moved away.
     """
-    taken, offsets = None, {"metrics": 0, "samples": 0}
+    model, taken, offsets = start.model, None, {"metrics": 0, "samples": 0}
     for step, folder in reversed(list_checkpoints(run.path, partial=True)):
         try:
             check_whole(folder)
@@ -89,7 +90,10 @@ def last_good(run: Run, model: Decoder) -> TakenUp | None:
             tensors, _, _ = load_model_directory(folder)
             run.metrics.check_row_ends(state["run"]["offsets"]["metrics"])
             run.samples.check_row_ends(state["run"]["offsets"]["samples"])
+            products = [] if start.adapter is None else read_adapter(folder, start.model_config, model.vocab_size)
             load_weights(model, tensors, folder)  # last: the model is untouched where no checkpoint can be used
+            if start.adapter is not None:
+                load_adapter_weights(model, products, folder)
         except CheckpointError as error:
             kept = set_aside(run.path, step, run.attempt)
             run.say(f"  {error}: the checkpoint of step {step} is moved to {kept.relative_to(run.path)}")

@@ -33,7 +33,7 @@ from rlx.runs.progress import Progress
 from rlx.signals import StopFlag
 from rlx.stages.arithmetic import compiles
 from rlx.stages.base import Context
-from rlx.stages.continuing import parent_state
+from rlx.stages.continuing import adapter_of, parent_state
 from rlx.stages.modules.checkpointing import (
     ModelDirectoryIO,
     TakenUp,
@@ -91,6 +91,7 @@ class RunCallback(pl.Callback):
             "stage": option_of(self.config.stage).name,
             "optim": option_of(self.config.optim).name,
             "seed": self.config.seed,
+            "adapter": adapter_of(self.config),
             "step": self.step,
             "tokens": self.tokens,
             "spent_up": self.spent_up,
@@ -286,7 +287,7 @@ def fit(module: StepModule, source: Source, loop: LoopConfig, context: Context) 
     """
     run, config = module.run, module.config
     assert config.trainer is not None
-    taken = last_good(run, module.start.model)
+    taken = last_good(run, module.start)
     if taken is None and module.start.lost:
         raise CheckpointError(f"{module.start.lost}, and the run has no usable checkpoint of its own")
     if taken is None and module.start.made:

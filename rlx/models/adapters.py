@@ -1,0 +1,240 @@
+"""Adapters as PEFT's folders hold them: adapter_config.json, and A and B by the names of the modules that they adapt.
+
+1. Where a model has a layout of transformers the modules' names are that layout's, so that
+   `PeftModel.from_pretrained(<the exported base>, <the checkpoint's folder>)` opens a checkpoint. Other models have
+   names of ours, a part of a fused layer behind the layer's own (blocks.0.mixer.qkv.q).
+2. What is read may be any LoRA of PEFT whose sum with the base is W + scale B A: other kinds (DoRA, biases, whole
+   modules saved) are refused. Its rank is that of its tensors, so adapters of several ranks are read too.
+3. Of a stack of experts PEFT holds the A's above each other and the B's side by side, expert by expert in each rank.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from rlx.errors import CheckpointError, ConfigError
+from rlx.models.base import ModelConfig
+from rlx.models.layouts.base import Layout, layouts
+from rlx.nn.decoder import Decoder
+from rlx.nn.lora import Site, StackedLora, add_product, attached, sites
+from rlx.options import option_of
+
+PREFIX = "base_model.model."
+"""What PEFT puts before a module's name."""
+_ONLY = {
+    "bias": "none",
+    "use_dora": False,
+    "lora_bias": False,
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "layer_replication": None,
+    "trainable_token_indices": None,
+    "alpha_pattern": {},
+    "use_qalora": False,
+    "alora_invocation_tokens": None,
+}
+"""Fields of adapter_config.json that may have one value, or be null, empty or left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where PEFT keeps the adapter of a part of one of our tensors."""
+
+    module: str
+    rows: slice
+    shape: tuple[int, ...]
+    """Of the adapted part: [O, I], or [E, O, I] of a stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What an adapter adds to one of our tensors: scale B A, to some of its rows."""
+
+    tensor: str
+    rows: slice
+    a: Tensor
+    """[R, I], or [E, R, I]."""
+    b: Tensor
+    """[O, R], or [E, O, R]."""
+    scale: float
+
+
+def without_numbers(model: ModelConfig, vocab_size: int) -> Decoder:
+    """The decoder on torch's meta device: nothing is allocated, and nothing drawn from a generator."""
+
+    class Undrawn(TorchFunctionMode):
+        """Leaves `normal_` out: without numbers it does nothing, but imports torch._dynamo, which takes a second."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.nn.init.normal_, torch.Tensor.normal_):
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Undrawn():
+        return model.build(vocab_size)
+
+
+def to_peft(model: Decoder, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """adapter_config.json and the tensors of a model's adapters."""
+    homes = _homes(config, model.vocab_size, layout_for(config, model.vocab_size))
+    tensors, modules, strength = {}, [], None
+    for each in attached(model):
+        module = homes[each.tensor, each.part].module
+        strength = each.adapter.strength
+        modules.append(module)
+        a, b = each.adapter.factors()
+        if isinstance(each.adapter, StackedLora):
+            a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)  # [E*R, I], [O, R*E]
+        tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = a, b
+    assert strength is not None, "a model without adapters has none to be saved"
+    alpha = strength.alpha
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": strength.rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "use_rslora": strength.rslora,
+        "target_modules": _shortest(modules, [home.module for home in homes.values()]),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }, tensors
+
+
+def from_peft(
+    described: Mapping[str, Any], tensors: Mapping[str, Tensor], config: ModelConfig, vocab_size: int, where: object
+) -> list[Product]:
+    """What an adapter adds to the tensors of a model.
+
+    Raises:
+        CheckpointError: it is no LoRA that is a sum, or has tensors that the model has no place for; named.
+    """
+    try:
+        _check(described)
+        homes = _homes(config, vocab_size, layout_for(config, vocab_size))
+        left, found = {name: tensor.float() for name, tensor in tensors.items()}, []
+        for (tensor, _), home in homes.items():
+            a, b = (left.pop(f"{PREFIX}{home.module}.lora_{which}.weight", None) for which in "AB")
+            if a is not None and b is not None:
+                found.append(_product(tensor, home, a, b, described))
+            elif a is not None or b is not None:
+                raise CheckpointError(f"of {home.module} only one of lora_A and lora_B is there")
+        left = [name for name in left if not name.endswith(".base_layer.weight")]  # PEFT keeps a copy of some heads
+        if left:
+            raise CheckpointError(f"{left[0]} has no place in this model")
+        return found
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: the adapter cannot be read: {error}") from error
+
+
+def fold(tensors: dict[str, Tensor], products: Iterable[Product]) -> None:
+    """Add an adapter to its base's tensors, in place."""
+    for each in products:
+        add_product(tensors[each.tensor], each.rows, each.a, each.b, each.scale)
+
+
+@torch.no_grad()
+def load_adapter_weights(model: nn.Module, products: Iterable[Product], where: object) -> None:
+    """Put an adapter into a model that has adapters.
+
+    Raises:
+        CheckpointError: it adapts other parts, or in another strength; the model is as it was.
+    """
+    given = {(each.tensor, each.rows.start): each for each in products}
+    own = {(each.tensor, each.rows.start): each for each in attached(model)}
+    if given.keys() != own.keys():
+        (name, _), *_ = sorted(given.keys() ^ own.keys(), key=str)
+        raise CheckpointError(f"{where}: its adapter and adapter.targets differ at {name}")
+    for key, each in own.items():
+        theirs, strength = given[key], each.adapter.strength
+        if theirs.a.shape != each.adapter.factors()[0].shape or not math.isclose(theirs.scale, strength.scale):
+            raise CheckpointError(
+                f"{where}: its adapter has rank {theirs.a.shape[-2]} and scale {theirs.scale:g}, expected "
+                f"{strength.rank} and {strength.scale:g}"
+            )
+    for key, each in own.items():
+        for mine, read in zip(each.adapter.factors(), (given[key].a, given[key].b), strict=True):
+            mine.copy_(read)
+
+
+def layout_for(config: ModelConfig, vocab_size: int) -> Layout | None:
+    """The layout of transformers that a model can be exported in; None without one."""
+    for layout in layouts():
+        if layout.option == option_of(config).name:
+            try:
+                layout.to_config(config, vocab_size)
+            except ConfigError:
+                continue
+            return layout
+    return None
+
+
+def _homes(config: ModelConfig, vocab_size: int, layout: Layout | None) -> dict[tuple[str, str], Home]:
+    """Where each part of each tensor that can be adapted has its adapter."""
+    model = without_numbers(config, vocab_size)
+    places = {} if layout is None else layout.places(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {}
+    for site in sites(model):
+        shape, place, first = shapes[site.tensor], places.get(site.tensor), 0
+        theirs = _own_names(site) if place is None else [name.removesuffix(".weight") for name in place.theirs]
+        for (part, rows), module in zip(site.parts.items(), theirs, strict=True):
+            where = slice(first, first + rows) if len(theirs) > 1 else slice(None)
+            found[site.tensor, part] = Home(module, where, (*shape[:-2], rows, shape[-1]))
+            first += rows
+    return found
+
+
+def _own_names(site: Site) -> list[str]:
+    if len(site.parts) == 1:
+        return [site.path]
+    return [f"{site.path}.{part}" for part in site.parts]
+
+
+def _shortest(modules: list[str], known: list[str]) -> list[str]:
+    """The modules as `target_modules` names them: by their last word where that means no other, else in full."""
+    chosen, found = set(modules), []
+    for module in modules:
+        last = module.rpartition(".")[2]
+        plain = all(other in chosen for other in known if other.rpartition(".")[2] == last)
+        found.append(last if plain else module)
+    return list(dict.fromkeys(found))
+
+
+def _check(described: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the adapter is a LoRA that is a sum."""
+    kind = described.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"peft_type={kind}; rlx reads LORA")
+    for name, only in _ONLY.items():
+        if described.get(name) and described[name] != only:
+            raise CheckpointError(f"{name}={described[name]!r}; rlx has {name}={only!r} only")
+    for name in ("r", "lora_alpha"):
+        if not isinstance(described.get(name), int | float):
+            raise CheckpointError(f"it has no {name}")
+
+
+def _product(tensor: str, home: Home, a: Tensor, b: Tensor, described: Mapping[str, Any]) -> Product:
+    """
+    Raises:
+        CheckpointError: the shapes are not those of the module.
+    """
+    *experts, outputs, inputs = home.shape
+    stack = math.prod(experts)
+    rank = a.shape[0] // stack
+    if a.shape != (stack * rank, inputs) or b.shape != (outputs, stack * rank) or not rank:
+        raise CheckpointError(
+            f"{home.module} has A {tuple(a.shape)} and B {tuple(b.shape)}, which fit no {tuple(home.shape)}"
+        )
+    if experts:
+        a, b = a.view(stack, rank, inputs), b.view(outputs, rank, stack).permute(2, 0, 1)
+    by = math.sqrt(rank) if described.get("use_rslora") else rank
+    return Product(tensor, home.rows, a, b, described["lora_alpha"] / by)
