@@ -43,9 +43,12 @@ def place(out: str) -> Path:
 
 
 def digest(run: Path) -> dict[str, str]:
-    """sha256 of the weights of every checkpoint that stayed."""
-    files = sorted(run.glob("checkpoints/step-*/model.safetensors"))
-    return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    """sha256 of the weights of every checkpoint that stayed, an adapter's included."""
+    found = {}
+    for folder in sorted(run.glob("checkpoints/step-*")):
+        files = sorted(folder.glob("*.safetensors"))
+        found[folder.name] = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return found
 
 
 def rows(run: Path) -> list[dict]:

@@ -7,7 +7,7 @@ import pytest
 
 from rlx.runs.metrics import MetricsLog
 from rlx.signals import stop
-from tests.stages.runs import PRETRAIN, digest, place, rl, rows
+from tests.stages.runs import PRETRAIN, digest, place, rl, rows, sft
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,6 +62,17 @@ def test_a_resume_that_rounds_otherwise_says_that_it_is_not_exact(rlx, monkeypat
     done = rlx(*arguments, other)
     said = {COMPILED: "resumed with trainer.compile=true", "trainer.threads=2": "resumed with 2 threads"}
     assert done.code == 0 and said[other] in done.out
+
+
+def test_compiled_adapters_are_the_same_and_resume_to_the_same_bits(rlx, monkeypatch):
+    start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
+    arguments = sft(start, "adapter=lora", "adapter.targets=[q,v,up,down]", "stage.steps=4", "stage.val_every=0")
+    plain = rows(place(rlx(*arguments, "runs_dir=plain").out))
+    whole = place(rlx(*arguments, COMPILED, "runs_dir=whole").out)
+    assert [row["train/loss"] for row in rows(whole)] == pytest.approx([row["train/loss"] for row in plain], rel=1e-5)
+    broken = stopped_and_taken_up(rlx, monkeypatch, [*arguments, COMPILED], 2)
+    assert rows(broken) == rows(whole)
+    assert digest(broken)["step-000004"] == digest(whole)["step-000004"]
 
 
 def test_compiled_rl_samples_as_it_trains_and_resumes_to_the_same_bits(rlx, monkeypatch):
