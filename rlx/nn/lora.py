@@ -139,8 +139,9 @@ def sites(model: nn.Module) -> list[Site]:
     """What of a model without adapters can be adapted, in its order."""
     found = []
     for owner, module in model.named_modules():
+        children = dict(module.named_children())
         fused = module.parts() if isinstance(module, Fused) else {}
-        for name, child in module.named_children():
+        for name, child in children.items():
             if isinstance(child, nn.Linear):
                 found.append(Site(owner, name, fused.get(name, {name: child.out_features})))
         for name in getattr(module, "stacked", ()):

@@ -70,7 +70,8 @@ def main() -> None:
         width, rank = map(int, arguments.one.split(","))
         print(json.dumps(measure(width, rank, arguments.rows)))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
+    whole: dict[str, Any] = {}
     for width in map(int, arguments.widths.split(",")):
         for rank in (BASELINE, *map(int, arguments.ranks.split(","))):
             command = [sys.executable, __file__, "--one", f"{width},{rank}", "--rows", str(arguments.rows)]

@@ -116,7 +116,9 @@ def test_gradients_are_those_of_the_products():
     logits(plain).logsumexp(-1).sum().backward()
     whole = dict(plain.named_parameters())
     for each in attached(model):
-        (a, b), slope = each.adapter.factors(), whole[each.tensor].grad[each.rows]
+        (a, b), slope = each.adapter.factors(), whole[each.tensor].grad
+        assert slope is not None and a.grad is not None and b.grad is not None
+        slope = slope[each.rows]
         assert torch.allclose(b.grad, 5 / 3 * slope @ a.T, atol=1e-10)
         assert torch.allclose(a.grad, 5 / 3 * b.T @ slope, atol=1e-10)
 

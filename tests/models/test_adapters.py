@@ -59,6 +59,11 @@ def added(theirs, tensors, scale):
     return factors
 
 
+def gradients(model):
+    """Of what is trained, by its tensors' ids."""
+    return {id(parameter): parameter.grad for parameter in model.parameters() if parameter.requires_grad}
+
+
 @both
 @subsets
 def test_logits_and_gradients_are_those_of_products_added_in_transformers(kind, targets):
@@ -69,11 +74,11 @@ def test_logits_and_gradients_are_those_of_products_added_in_transformers(kind, 
     assert (found - expected).abs().max() < 1e-4 and found.std() > 0.5
     for logits in (found, expected):
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), TOKENS.flatten()).backward()
-    slopes = {id(parameter): parameter.grad for parameter in ours.parameters() if parameter.requires_grad}
+    slopes = gradients(ours)
     mine = {name: slopes[id(tensor)] for name, tensor in tensors.items()}
     assert len(mine) == len(slopes)
     for name, slope in mine.items():
-        assert torch.allclose(slope, factors[name].grad, atol=1e-5, rtol=1e-3), name
+        torch.testing.assert_close(slope, factors[name].grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
 @both
@@ -190,11 +195,11 @@ def test_peft_loads_ours(kind, targets, tmp_path):
     assert (found - expected).abs().max() < 1e-4
     for logits in (found, expected):
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), TOKENS.flatten()).backward()
-    slopes = {id(parameter): parameter.grad for parameter in ours.parameters() if parameter.requires_grad}
+    slopes = gradients(ours)
     theirs_by_name = {name.replace(".default.", "."): p for name, p in model.named_parameters() if p.requires_grad}
     assert theirs_by_name.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert torch.allclose(slopes[id(tensor)], theirs_by_name[name].grad, atol=1e-5, rtol=1e-3), name
+        torch.testing.assert_close(slopes[id(tensor)], theirs_by_name[name].grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
 @both
