@@ -5,7 +5,8 @@
    names of ours, a part of a fused layer behind the layer's own (blocks.0.mixer.qkv.q).
 2. What is read may be any LoRA of PEFT whose sum with the base is W + scale B A: other kinds (DoRA, biases, whole
    modules saved) are refused. Its rank is that of its tensors, so adapters of several ranks are read too.
-3. Of a stack of experts PEFT holds the A's above each other and the B's side by side, expert by expert in each rank.
+3. Of a stack of experts the A's stand above each other and the B's side by side, expert by expert in each rank, as in
+   PEFT's `target_parameters`; their names are ours, so that PEFT opens no adapter of experts.
 """
 
 import math
@@ -185,7 +186,10 @@ def _homes(config: ModelConfig, vocab_size: int, layout: Layout | None) -> dict[
     found = {}
     for site in sites(model):
         shape, place, first = shapes[site.tensor], places.get(site.tensor), 0
-        theirs = _own_names(site) if place is None else [name.removesuffix(".weight") for name in place.theirs]
+        if place is None or site.stacked or len(place.theirs) != len(site.parts):
+            theirs = _own_names(site)
+        else:
+            theirs = [name.removesuffix(".weight") for name in place.theirs]
         for (part, rows), module in zip(site.parts.items(), theirs, strict=True):
             where = slice(first, first + rows) if len(theirs) > 1 else slice(None)
             found[site.tensor, part] = Home(module, where, (*shape[:-2], rows, shape[-1]))
