@@ -165,8 +165,8 @@ class Engine:
                     # not in place: the head's weight may be the embedding's
                     module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
         made, weights = self._copies[dtype], folded_tensors(self.model)
-        for name, parameter in made.named_parameters():
-            parameter.copy_(weights[name])
+        for name, tensor in made.state_dict().items():
+            tensor.copy_(weights[name])
         return made.eval()
 
     def _refill(self, state: "_State", waiting: "_Waiting", out: Completions, decode: DecodeConfig) -> None:

@@ -4,7 +4,7 @@
    first step begins with the base's outputs.
 2. A linear layer that holds several projections one above the other says so with `parts()`, and gets an adapter for
    each: what queries learn is then no business of keys, as in models that keep them apart.
-3. A stack of matrices, one an expert (`stacked`), is adapted as a whole: an A and a B for each expert, and W + scale
+3. A stack of matrices, one an expert (`stacks`), is adapted as a whole: an A and a B for each expert, and W + scale
    B A is worked out anew where the module reads its parameter (as PEFT's `target_parameters` does).
 4. The names of a model's own tensors stay what they are; `base_tensors` has those alone.
 """
@@ -144,7 +144,7 @@ def sites(model: nn.Module) -> list[Site]:
         for name, child in children.items():
             if isinstance(child, nn.Linear):
                 found.append(Site(owner, name, fused.get(name, {name: child.out_features})))
-        for name in getattr(module, "stacked", ()):
+        for name in getattr(module, "stacks", ()):
             found.append(Site(owner, name, {name: getattr(module, name).shape[1]}, stacked=True))
     return found
 

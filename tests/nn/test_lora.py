@@ -12,7 +12,7 @@ from rlx.nn.lora import Strength, attach, attached, base_tensors, folded_tensors
 class Stack(nn.Module):
     """Every expert on every token: [T, I] to [E, T, O]."""
 
-    stacked: ClassVar[tuple[str, ...]] = ("up",)
+    stacks: ClassVar[tuple[str, ...]] = ("up",)
 
     def __init__(self):
         super().__init__()
