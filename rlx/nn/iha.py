@@ -165,6 +165,10 @@ class InterleavedAttention(nn.Module):
             return None, None
         return (self.q_norm.weight, self.q_norm.eps), (self.k_norm.weight, self.k_norm.eps)
 
+    def parts(self) -> Mapping[str, Mapping[str, int]]:
+        """What `qkv` holds (`rlx.nn.lora.Fused`)."""
+        return {"qkv": dict.fromkeys("qkv", self.out.in_features)}
+
     def needs(self) -> Mapping[str, Need]:
         chose("interleaved_attention", self.impl)
         return {self._seen: self._mask_need, **({} if self._rotary is None else dict([self._rotary]))}

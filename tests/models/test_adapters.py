@@ -104,7 +104,7 @@ def test_written_and_read_again(kind, targets):
 
 
 def test_a_model_without_a_layout_has_names_of_its_own():
-    config = HybridConfig(d_model=24, n_layers=2, n_heads=4, layers=["attention.local", "attention"], window=4)
+    config = HybridConfig(d_model=24, n_layers=2, n_heads=4, layers=["attention.local", "iha"], window=4)
     model = config.build(ROWS)
     LoraConfig(targets=["q", "v", "out"], rank=2).attach(model)
     for each in attached(model):
