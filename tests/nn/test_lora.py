@@ -1,7 +1,7 @@
 """Adapters of stacks: a product for each expert, where a module holds its matrices as one parameter [E, O, I]."""
 
 import copy
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ class Stack(nn.Module):
         return torch.einsum("eoi,ti->eto", self.up, x)
 
 
-def pair():
+def pair() -> tuple[Any, nn.Module]:
     torch.manual_seed(0)
     model = nn.Sequential(Stack())
     base = copy.deepcopy(model)
