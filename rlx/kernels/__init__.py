@@ -1,1 +1,1 @@
-"""Numeric cores, each behind one function with an explicit `impl`; `reference` is the definition of what it computes."""
+"""Operations in several implementations: a plain one that defines it, and others that are compared with it."""
