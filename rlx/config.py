@@ -12,7 +12,7 @@ from rlx.data.tokenizers.base import TokenizerConfig
 from rlx.decoding.base import DecodeConfig
 from rlx.errors import ConfigError
 from rlx.merges.base import MergeConfig
-from rlx.models.base import ModelConfig
+from rlx.models.base import Grow, ModelConfig
 from rlx.optim.base import OptimConfig
 from rlx.optim.schedules.base import ScheduleConfig
 from rlx.options import recorded
@@ -58,6 +58,15 @@ class InitConfig:
 
     state: InitState = InitState.weights
     """weights, or all: the run goes on where the parent stands, and stage.steps counts the parent's steps too."""
+    grow: Grow | None = None
+    """How the parent gets as many layers as model.n_layers says: stack, interleave, zero, random; null: it does not."""
+
+    def __post_init__(self) -> None:
+        if self.grow is not None and self.state is InitState.all:
+            raise ConfigError(
+                f"init.grow={self.grow.name} takes the weights alone, since the parent's optimizer state fits no other "
+                "depth; leave init.state=all out"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
