@@ -60,5 +60,5 @@ class OptimConfig:
 
 def rate_scales(model: nn.Module) -> dict[str, float]:
     """Shares of the learning rate by parameter that a model asks for (`Decoder.rate_scales`)."""
-    told = getattr(model, "rate_scales", None)
-    return told() if callable(told) else {}
+    told: Any = getattr(model, "rate_scales", None)
+    return {} if told is None else told()

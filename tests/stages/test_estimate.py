@@ -32,22 +32,6 @@ CUT = "decode.max_tokens=6"
 
 
 @pytest.fixture
-def asked(rlx, monkeypatch) -> Callable[..., tuple[str, Any]]:
-    """The directory and typed config of a command that is not carried out."""
-
-    def ask(*arguments: str) -> tuple[str, Any]:
-        seen = []
-        with monkeypatch.context() as patch:
-            patch.setattr(RunStageConfig, "carry_out", lambda _, *given: seen.append(given))
-            done = rlx(*arguments)
-        assert seen, done.err
-        ((config, context),) = seen
-        return str(place_of(config, context)), config
-
-    return ask
-
-
-@pytest.fixture
 def told(rlx, monkeypatch) -> Callable[..., tuple[Estimate, dict]]:
     """Make a run; what was expected of it, and its run.json. All runs of a test are one plan."""
     estimator, whole = Estimator("runs"), RunStageConfig.carry_out
