@@ -13,6 +13,9 @@ from rlx.nn.cache import Cache
 from rlx.nn.norm import RMSNorm
 from rlx.nn.rows import Pass, Rows
 
+KERNEL = 8
+"""Tokens that a kernel spans at most."""
+
 
 @runtime_checkable
 class OwnInit(Protocol):
@@ -73,14 +76,17 @@ class Decoder(nn.Module):
                 module.reset_own()
 
     def rate_scales(self) -> dict[str, float]:
-        """Shares of the learning rate by parameter, where they are not 1: weights of linear layers and matrices of
-        modules that hold them otherwise (`active_numel`), whose inputs are taken to grow with the width."""
+        """Shares of the learning rate by parameter, where they are not 1: of matrices whose inputs grow with the width.
+
+        These are weights of linear layers, and of modules that hold matrices otherwise (`active_numel`) those whose
+        last side, as in a linear layer the inputs, is no kernel over a few tokens.
+        """
         if self.rate_scale == 1.0:
             return {}
         found: dict[str, float] = {}
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) or hasattr(module, "active_numel"):
-                own = [f"{name}.{key}" for key, part in module.named_parameters(recurse=False) if part.dim() >= 2]
+                own = [f"{name}.{key}" for key, part in module.named_parameters(recurse=False) if _grows(part)]
                 found.update(dict.fromkeys(own, self.rate_scale))
         return found
 
@@ -158,6 +164,10 @@ class Decoder(nn.Module):
         dtype = dtype or weight.dtype
         layers = [b.mixer.new_cache(batch, length, dtype=dtype, device=weight.device) for b in self.blocks]
         return Cache(layers, length)
+
+
+def _grows(weight: Tensor) -> bool:
+    return weight.dim() >= 2 and weight.shape[-1] > KERNEL
 
 
 def into_residual(name: str) -> bool:

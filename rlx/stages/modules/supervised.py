@@ -48,7 +48,10 @@ class PackedSource:
 
 
 class SupervisedModule(StepModule):
-    """Mean cross-entropy (nats) over the tokens that count, the mean taken over the whole step."""
+    """Mean cross-entropy (nats) over the tokens that count, the mean taken over the whole step.
+
+    The penalty of `model.z_loss` is added for the gradient, and is no part of `train/loss`.
+    """
 
     held_out: list[Batch]
 
@@ -62,8 +65,8 @@ class SupervisedModule(StepModule):
         counted = sum(batch.loss_mask.sum() for batch in batches)
         total, drift = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for batch in batches:
-            loss, log_z = _losses(self.model, batch, self.likelihood, self.z_loss)
-            self.manual_backward(loss / counted)
+            loss, penalty, log_z = _losses(self.model, batch, self.likelihood, self.z_loss)
+            self.manual_backward((loss + penalty) / counted)
             total += loss.detach() / counted
             drift += log_z / counted
         norm = self.update(optimizer)
@@ -92,24 +95,28 @@ class SupervisedModule(StepModule):
         return f"loss {float(self.row['train/loss']):.3f}"
 
 
-def _row_losses(model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+def _row_losses(
+    model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor | float, Tensor | float]:
     """The part of `_losses` that is worth compiling."""
     hidden, aux = model.run(tokens, rows)
     logits = model.logits(hidden)
     logprobs = token_logprobs(logits, tokens)
-    loss, log_z = -(logprobs * loss_mask).sum(), torch.zeros((), device=tokens.device)
+    loss, penalty, log_z = -(logprobs * loss_mask).sum(), 0.0, 0.0
     if z_loss:
         picked = logits[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1).float()
         each = torch.nn.functional.pad(picked, (1, 0)) - logprobs  # [B, T], log Z: a logit less its log-probability
-        loss = loss + z_loss * (each.square() * loss_mask).sum()
+        penalty = z_loss * (each.square() * loss_mask).sum()
         log_z = (each.detach() * loss_mask).sum()
     for value in aux.losses.values():
         loss = loss + value * loss_mask.sum()
-    return loss, log_z
+    return loss, penalty, log_z
 
 
-def _losses(model: Decoder, batch: Batch, core: Callable[..., Any], z_loss: float) -> tuple[Tensor, Tensor]:
-    """What training minimises, and log Z (with z_loss), each [] a sum over the tokens whose loss mask is 1."""
+def _losses(
+    model: Decoder, batch: Batch, core: Callable[..., Any], z_loss: float
+) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    """`negative_log_likelihood`; and with z_loss its penalty and log Z, sums over the same tokens."""
     rows = model.rows(batch.tokens, positions=batch.positions, documents=batch.documents)
     return core(model, batch.tokens, rows, batch.loss_mask, z_loss)
 
