@@ -5,11 +5,63 @@ log-probability of `tokens[:, t]` given the tokens before it, and a loss mask of
 counts.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor
+
+
+def _nothing() -> Tensor:
+    return torch.zeros(0, dtype=torch.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extent:
+    """What goes through a model: how many tokens attend how many positions, of which their costs depend."""
+
+    counts: Tensor = field(default_factory=_nothing)
+    """[S] float64 on the CPU: entry n is how many tokens attend n + 1 positions, themselves included."""
+
+    @classmethod
+    def of(cls, attended: Tensor) -> "Extent":
+        """Of tokens that attend so many positions, [N] int64, each at least 1."""
+        return cls(torch.bincount(attended.flatten() - 1).double().cpu())
+
+    @classmethod
+    def spans(cls, first: Tensor, last: Tensor) -> "Extent":
+        """Of N runs of tokens: the n-th has one that attends each number of positions from first[n] to last[n] ([N]
+        int64, first at least 1), and none where last is below first."""
+        some = last >= first
+        first, last = first[some], last[some]
+        size = int(last.max()) + 1 if len(last) else 0
+        steps = torch.bincount(first - 1, minlength=size) - torch.bincount(last, minlength=size)
+        return cls(steps.cumsum(0)[: max(size - 1, 0)].double().cpu())
+
+    @classmethod
+    def read(cls, counts: Sequence[float]) -> "Extent":
+        """From what `plain` gave."""
+        return cls(torch.tensor(counts, dtype=torch.float64))
+
+    def plain(self) -> list[int]:
+        """Whole counts, as JSON holds them."""
+        return [int(count) for count in self.counts.tolist()]
+
+    def __add__(self, other: "Extent") -> "Extent":
+        short, long = sorted((self.counts, other.counts), key=len)
+        return Extent(long + torch.nn.functional.pad(short, (0, len(long) - len(short))))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Extent) and torch.equal(self.counts, other.counts)
+
+    def __mul__(self, share: float) -> "Extent":
+        return Extent(self.counts * share)
+
+    @property
+    def tokens(self) -> float:
+        """How many tokens there are."""
+        return float(self.counts.sum())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +84,10 @@ class Batch:
         """The batch in parts of `rows` rows, the last perhaps fewer."""
         parts = {f.name: getattr(self, f.name).split(rows) for f in fields(self)}
         return [replace(self, **dict(zip(parts, values, strict=True))) for values in zip(*parts.values(), strict=True)]
+
+    def extent(self) -> Extent:
+        """Of the tokens that are not padding."""
+        return Extent.of(self.positions[self.documents >= 0] + 1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +116,12 @@ class RolloutBatch:
     def returns(self) -> Tensor:
         """[B] float32: the sum of each row's rewards."""
         return self.rewards.sum(-1)
+
+    def extent(self) -> Extent:
+        """Of the tokens that are not padding: up to each row's last sampled one."""
+        width = self.tokens.shape[1]
+        lengths = (self.loss_mask * torch.arange(1, width + 1, device=self.tokens.device)).amax(-1).long()
+        return Extent.spans(torch.ones_like(lengths), lengths)
 
     def rows(self, index: Tensor) -> Self:
         """The batch with only the rows in `index` ([N] int64), all tensors indexed alike."""

@@ -188,6 +188,7 @@ def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tupl
     """
     from rlx.stages.base import Context
 
+    _check_depth(composed, overrides)
     config = _typed(composed)
     context = Context(
         overrides=overrides,
@@ -199,6 +200,17 @@ def _enter(composed: Any, overrides: list[str], choices: dict[str, str]) -> tupl
     )
     _check(config, context)
     return config, context
+
+
+def _check_depth(composed: Any, overrides: Sequence[str]) -> None:
+    """Raise ConfigError where a field is typed that `model.depth` sets."""
+    from rlx.models.base import of_depth
+
+    depth = composed.model.get("depth") if composed.get("model") else None
+    for text in overrides if depth is not None else ():
+        key = text.lstrip("+").partition("=")[0]
+        if key in {f"model.{name}" for name in of_depth(1)}:
+            raise ConfigError(f"model.depth={depth} says {key} too; leave {text} out, or set all three and no depth")
 
 
 def _compose(overrides: Sequence[str]) -> tuple[Any, Any]:

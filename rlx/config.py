@@ -13,7 +13,7 @@ from rlx.data.tokenizers.base import TokenizerConfig
 from rlx.decoding.base import DecodeConfig
 from rlx.errors import ConfigError
 from rlx.merges.base import MergeConfig
-from rlx.models.base import ModelConfig
+from rlx.models.base import Grow, ModelConfig
 from rlx.optim.base import OptimConfig
 from rlx.optim.schedules.base import ScheduleConfig
 from rlx.options import recorded
@@ -59,6 +59,15 @@ class InitConfig:
 
     state: InitState = InitState.weights
     """weights, or all: the run goes on where the parent stands, and stage.steps counts the parent's steps too."""
+    grow: Grow | None = None
+    """How the parent gets as many layers as model.n_layers says: stack, interleave, zero, random; null: it does not."""
+
+    def __post_init__(self) -> None:
+        if self.grow is not None and self.state is InitState.all:
+            raise ConfigError(
+                f"init.grow={self.grow.name} takes the weights alone, since the parent's optimizer state fits no other "
+                "depth; leave init.state=all out"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -94,7 +103,7 @@ class Config:
     init_from: str | None = None
     """Where weights come from: a run, a checkpoint, <run>@<step>|@last|@best, hf:<folder>, random."""
     stage: StageConfig | None = None
-    """What is done: pretrain, sft, rl, merge, eval, export, report, study."""
+    """What is done: pretrain, sft, rl, merge, eval, export, report, size, study."""
     task: TaskConfig | None = None
     """What the model is evaluated on, and by default trained on."""
     model: ModelConfig | None = None

@@ -12,6 +12,7 @@ rlx stage=<stage> task=<task> [group=option ...] [group.field=value ...]
   rlx stage=pretrain task=countdown                  one run
   rlx stage=sft task=countdown init_from=<run>       go on from any run, at any checkpoint: <run>@<step>
   rlx -m stage=pretrain task=countdown seed=0,1,2    a sweep: every combination
+  rlx stage=size model=dense model.depth=12          parameters, FLOPs and state of a model; no run is made
 """
 DOCS = {
     "scale": "One dial over widths, steps and intervals; every number can be overridden.",

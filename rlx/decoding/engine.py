@@ -15,11 +15,12 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from rlx.batches import Extent
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.logprobs import log_softmax
 from rlx.decoding.uniforms import sample_keys, uniforms
@@ -52,10 +53,10 @@ class Completions:
     """[N] int64, tokens drawn, the end mark included."""
     finished: Tensor
     """[N] bool, True when the end mark was drawn."""
-    passed: int = 0
-    """Tokens that went through the model, prompts included (once per group)."""
-    context: int = 0
-    """Sum over those tokens of how many positions each attended."""
+    prefilled: Extent = field(default_factory=Extent)
+    """Of the prompts' tokens, which go through the model once per group."""
+    decoded: Extent = field(default_factory=Extent)
+    """Of the tokens drawn that went through it, one a step: all but the last of each completion."""
 
 
 def never() -> bool:
@@ -139,8 +140,10 @@ class Engine:
             if not waiting and alive < ALIVE_SHARE * rows:
                 self._compact(state, alive)
             self._step(model, state, out, decode)
-        out.passed += waiting.passed
-        out.context += waiting.context
+        given = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        out.prefilled = Extent.spans(torch.ones_like(given), given)
+        given = given.repeat_interleave(samples)
+        out.decoded = Extent.spans(given + 1, given + out.lengths - 1)
 
     def _enough(self, rows: int, needed: int) -> int:
         """How many of `rows` rows to decode side by side for `needed` samples."""
@@ -183,8 +186,6 @@ class Engine:
         """Pass the last token of every row, and draw the next one of those that are alive."""
         alive = (state.place >= 0).nonzero().squeeze(1)
         seen = state.positions[alive] + 1
-        out.passed += len(alive)
-        out.context += int(seen.sum())
         slots = int(seen.max())
         if self._compile:
             slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
@@ -267,7 +268,7 @@ class _Waiting:
         self.model, self.prompts, self.samples, self.pad_id, self.chunk = model, prompts, samples, pad_id, chunk
         self.device = model.embed.weight.device
         self.keys = sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=self.device), samples)
-        self.next = self.passed = self.context = 0
+        self.next = 0
 
     def __bool__(self) -> bool:
         return self.next < len(self.keys)
@@ -294,8 +295,6 @@ class _Waiting:
         hidden, _ = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths)
         last = hidden[torch.arange(len(prompts), device=self.device), self.lengths - 1]  # [P, D]
         self.logits = self.model.logits(last)  # [P, V]
-        self.passed += int(self.lengths.sum())
-        self.context += int((self.lengths * (self.lengths + 1) // 2).sum())
 
 
 def draw(logits: Tensor, uniform: Tensor, decode: DecodeConfig) -> tuple[Tensor, Tensor]:

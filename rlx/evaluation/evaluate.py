@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx.batches import Extent
 from rlx.data.documents import prompt_ids
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
@@ -39,10 +40,10 @@ class Evaluation:
     """Tokens of every sample."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """First completions, to be read."""
-    passed: int = 0
-    """Tokens that went through the model."""
-    context: int = 0
-    """Positions that they attended in sum."""
+    prefilled: Extent = field(default_factory=Extent)
+    """Of the prompts' tokens that went through the model."""
+    decoded: Extent = field(default_factory=Extent)
+    """Of the completions' tokens that did, one a step."""
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Take in what was found of a chunk: a value for each field, as JSON holds it."""
@@ -50,8 +51,8 @@ class Evaluation:
         self.outcomes.update(chunk["outcomes"])
         self.lengths.extend(chunk["lengths"])
         self.samples.extend(chunk["samples"])
-        self.passed += chunk["passed"]
-        self.context += chunk["context"]
+        self.prefilled += Extent.read(chunk["prefilled"])
+        self.decoded += Extent.read(chunk["decoded"])
 
 
 def chunks(examples: Sequence[Example]) -> list[Sequence[Example]]:
@@ -151,8 +152,8 @@ class Evaluator:
             "outcomes": dict(Counter(verdict.outcome.value for verdict in verdicts)),
             "lengths": lengths,
             "samples": read,
-            "passed": best.passed + drawn.passed,
-            "context": best.context + drawn.context,
+            "prefilled": (best.prefilled + drawn.prefilled).plain(),
+            "decoded": (best.decoded + drawn.decoded).plain(),
         }
 
 

@@ -13,6 +13,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from typing import ClassVar, TypeVar
 
@@ -93,15 +94,47 @@ def kinds() -> dict[str, Kind]:
     return dict(sorted(_kinds.items()))
 
 
+class Mup(Enum):
+    """How learning rates and first weights go with the width (Yang et al., arXiv 2203.03466, in the two forms of
+    Wortsman et al., arXiv 2309.14322, section 3.2.5)."""
+
+    none = "none"
+    """Not at all."""
+    simple = "simple"
+    """A matrix moves by mup_base / d_model of the rate, and begins with the root of that of init_std."""
+    full = "full"
+    """And the head begins with mup_base / d_model of init_std, attention divides scores by the heads' width in place
+    of its root, and queries begin at 0."""
+
+
+class Grow(Enum):
+    """How a deeper model begins from one with fewer layers (`rlx/models/growth.py`)."""
+
+    stack = "stack"
+    """All layers again, above themselves."""
+    interleave = "interleave"
+    """Each layer again, right above itself."""
+    zero = "zero"
+    """Fresh layers on top that add nothing at first: the function stays."""
+    random = "random"
+    """Fresh layers on top."""
+
+
+WIDTH_A_LAYER = 64
+"""d_model over n_layers where `depth` says both, which is the width of a head too (nanochat's aspect ratio)."""
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """Fields that every model has."""
 
-    tensor_free: ClassVar[frozenset[str]] = frozenset({"rope_theta", "norm_eps"})
+    tensor_free: ClassVar[frozenset[str]] = frozenset({"rope_theta", "norm_eps", "z_loss", "logit_cap"})
     """Fields that may change with the weights kept."""
     plain: ClassVar[str] = "attention+mlp"
     """The layer that the model has where `layers` does not say otherwise."""
 
+    depth: int | None = None
+    """One dial in place of three: n_layers = depth, d_model = 64 depth, and heads 64 wide, so n_heads = depth."""
     d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 4
@@ -117,8 +150,24 @@ class ModelConfig:
     """Added to the mean square in norms."""
     init_std: float = 0.02
     """Standard deviation of fresh weights; projections into the residual stream get it over sqrt(2 n_layers)."""
+    logit_cap: float | None = None
+    """Bound of the logits, cap * tanh(logits / cap); null: none."""
+    z_loss: float = 0.0
+    """Weight in pretrain and sft of the mean of (log Z)^2 over the tokens that count, Z being the softmax's sum; 1e-4
+    is usual."""
+    mup: Mup = Mup.none
+    """How rates and first weights go with the width: none, simple, full. Then a rate that is best at d_model = mup_base
+    is about the best at any."""
+    mup_base: int = 256
+    """The width at which mup=simple changes nothing."""
 
     def __post_init__(self) -> None:
+        if self.depth is not None:
+            check_positive("model.depth", self.depth)
+            for name, value in of_depth(self.depth).items():
+                if hasattr(self, name):
+                    setattr(self, name, value)
+            self.depth = None  # one way to write equal models
         check_positive("model.d_model", self.d_model)
         check_positive("model.n_layers", self.n_layers)
         if self.norm_eps < 0 or self.init_std < 0 or self.rope_theta <= 0:
@@ -126,6 +175,7 @@ class ModelConfig:
                 f"model.norm_eps={self.norm_eps} and init_std={self.init_std} must be at least 0, "
                 f"rope_theta={self.rope_theta} above 0"
             )
+        self._check_scales()
         pattern = self.pattern()
         names = [each.name for each in pattern]
         period = next(size for size in range(1, len(names) + 1) if names == (names[:size] * len(names))[: len(names)])
@@ -133,6 +183,22 @@ class ModelConfig:
         used = {name for each in pattern for name in (each.token, each.channel)}
         for name in sorted(used - {NO_CHANNEL}):
             getattr(self, f"check_{name}")()
+
+    def _check_scales(self) -> None:
+        check_positive("model.mup_base", self.mup_base)
+        if self.z_loss < 0:
+            raise ConfigError(f"model.z_loss={self.z_loss} must be at least 0; 1e-4 is usual")
+        if self.logit_cap is not None and not self.logit_cap > 0:
+            raise ConfigError(f"model.logit_cap={self.logit_cap} must be above 0, such as 30; null: no cap")
+        if self.mup is not Mup.none and self.tie_embeddings:
+            raise ConfigError(
+                f"model.mup={self.mup.name} gives embedding and head different rates; set model.tie_embeddings=false"
+            )
+        others = {each.token for each in self.pattern()} - {"attention"}
+        if self.mup is Mup.full and others:
+            raise ConfigError(
+                f"model.mup=full is known for attention, and model.layers has {min(others)}; take model.mup=simple"
+            )
 
     def pattern(self) -> list[Layer]:
         """The layers from first to last.
@@ -209,11 +275,19 @@ class ModelConfig:
             norm_eps=self.norm_eps,
             tie_embeddings=self.tie_embeddings,
             init_std=self.init_std,
+            logit_cap=self.logit_cap,
+            rate_scale=1.0 if self.mup is Mup.none else self.mup_base / self.d_model,
+            small_head=self.mup is Mup.full,
         )
 
     def uses(self, *names: str) -> bool:
         """True when a layer has one of these mixers."""
         return any(name in (each.token, each.channel) for each in self.pattern() for name in names)
+
+
+def of_depth(depth: int) -> dict[str, int]:
+    """The fields that `depth` stands for."""
+    return {"n_layers": depth, "d_model": WIDTH_A_LAYER * depth, "n_heads": depth}
 
 
 def check_positive(name: str, value: int) -> None:

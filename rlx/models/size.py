@@ -1,16 +1,21 @@
-"""What a model costs: parameters, and floating point operations of a pass.
+"""What a model costs: parameters, floating point operations of a pass, and what it keeps of a sequence.
 
-A multiply-add is two operations. Counted are matrix products and what token mixers compute between them; norms,
-activations and the embedding look-up are not (under 2 % at the widths used here). Training costs three forward passes.
+1. A multiply-add is two operations. Counted are matrix products and what token mixers compute between them; norms,
+   activations and the embedding look-up are not (under 2 % at the widths used here).
+2. A token mixer is counted by what its definition asks for: a causal row half of the square that a masked product
+   computes, a window what is inside it.
+3. Training is a forward pass, gradients of what goes into every matrix (as much again), and of the matrices that are
+   trained: three forward passes where all are. Of what mixers compute without matrices both sides get gradients.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from rlx.batches import Extent
 from rlx.nn.decoder import Decoder
-
-TRAINING_PASSES = 3
-"""A backward pass costs two forward passes."""
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -18,22 +23,75 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def matrix_numel(model: nn.Module) -> int:
+def parameter_counts(model: Decoder) -> dict[str, int]:
+    """All parameters; of these active: all but those of parts that a token is not sent to; and embedding: the
+    vocabulary's matrices, which are the embedding and the head (one where they are tied)."""
+    total = parameter_count(model)
+    idle = sum(max(0, _held(module) - module.active_numel) for module in _holders(model))
+    vocabulary = {id(weight): weight.numel() for weight in (model.embed.weight, model.head.weight)}
+    return {"total": total, "active": total - idle, "embedding": sum(vocabulary.values())}
+
+
+def matrix_numel(model: nn.Module, *, trained: bool = False) -> int:
     """Weights that every token is multiplied with: all linear layers, the head included, and of modules that hold
-    matrices otherwise (`active_numel`) those that a token meets."""
-    linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
-    return linear + sum(getattr(module, "active_numel", 0) for module in model.modules())
+    matrices otherwise (`active_numel`) those that a token meets; or only the trained ones of these."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    found = sum(module.weight.numel() for module in linear if not trained or module.weight.requires_grad)
+    return found + sum(
+        module.active_numel
+        for module in _holders(model)
+        if not trained or any(parameter.requires_grad for parameter in _matrices(module))
+    )
 
 
-def forward_flops(model: Decoder, tokens: int, context: int, *, cached: bool = False) -> float:
-    """Operations of a forward pass over `tokens` tokens that attend `context` positions in sum."""
-    if not tokens:
-        return 0.0
-    mean = torch.tensor([context / tokens], dtype=torch.float64)
-    mixers = sum(float(block.mixer.flops(mean, cached=cached)) for block in model.blocks)
-    return (2.0 * matrix_numel(model) + mixers) * tokens
+def _holders(model: nn.Module) -> list[Any]:
+    """Modules that hold matrices which are no linear layer's."""
+    return [module for module in model.modules() if hasattr(module, "active_numel")]
 
 
-def training_flops(model: Decoder, tokens: int, context: int) -> float:
-    """Operations of a forward and a backward pass."""
-    return TRAINING_PASSES * forward_flops(model, tokens, context)
+def _matrices(module: nn.Module) -> Iterable[nn.Parameter]:
+    """A module's own matrices, besides a linear layer's weight."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.dim() >= 2 and not (isinstance(module, nn.Linear) and name == "weight"):
+            yield parameter
+
+
+def _held(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in _matrices(module))
+
+
+class Operations:
+    """Counts a decoder's floating point operations; it is looked at once, with what of it is trained then."""
+
+    def __init__(self, model: Decoder) -> None:
+        self.matrices, self.trained = matrix_numel(model), matrix_numel(model, trained=True)
+        self._mixers = [block.mixer for block in model.blocks]
+        self._tables: dict[bool, Tensor] = {}
+
+    def forward(self, extent: Extent, *, cached: bool = False) -> float:
+        """Of a forward pass over whole rows (or prompts), or (cached) of steps of decoding."""
+        return 2.0 * self.matrices * extent.tokens + self._mixed(extent, cached)
+
+    def training(self, extent: Extent) -> float:
+        """Of a forward and a backward pass."""
+        matrices = 2.0 * (2 * self.matrices + self.trained) * extent.tokens
+        return matrices + 3 * self._mixed(extent, cached=False)
+
+    def _mixed(self, extent: Extent, cached: bool) -> float:
+        """What the token mixers compute between matrices."""
+        size, table = len(extent.counts), self._tables.get(cached)
+        if table is None or len(table) < size:  # grown in doubles: decoding asks for a few more each time
+            attended = torch.arange(1, max(256, 2 * size) + 1, dtype=torch.float64)
+            table = sum((mixer.flops(attended, cached=cached) for mixer in self._mixers), torch.zeros_like(attended))
+            self._tables[cached] = table
+        return float(table[:size] @ extent.counts)
+
+
+def state_bytes(model: Decoder, length: int, dtype: torch.dtype) -> int:
+    """Bytes kept per sequence when decoding at `length` tokens, with keys, values and their like in `dtype`.
+
+    A cache is made to see; of a decoder on the meta device it has no numbers.
+    """
+    layers = model.new_cache(1, length, dtype).layers
+    kept = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
+    return sum(value.numel() * value.element_size() for value in kept)

@@ -68,7 +68,8 @@ def _weigh(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Token mixer: [B, T, D] to [B, T, D], causal within a document.
 
-    `qkv` holds the three projections one above the other, in the order queries, keys, values.
+    `qkv` holds the three projections one above the other, in the order queries, keys, values. With `mup` scores are
+    divided by the heads' width, not its root, and queries begin at 0 (`rlx.models.base.Mup.full`).
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Attention(nn.Module):
         norm_eps: float,
         rope_theta: float | None,
         window: int | None = None,
+        mup: bool = False,
     ) -> None:
         super().__init__()
+        self.mup = mup
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
         self.window = window
         self._seen, self._mask_need = seen_by(window)
@@ -98,6 +101,8 @@ class Attention(nn.Module):
         if self._rotary is not None:
             tables = rows.given[self._rotary[0]]
             q, k = rotate(q, tables), rotate(k, tables)
+        if self.mup:
+            q = q / math.sqrt(self.head_dim)
         mask: Tensor | None = rows.given[self._seen]
         if cache is not None:
             assert mask is not None, "a cached pass needs a mask over the slots"
@@ -117,6 +122,11 @@ class Attention(nn.Module):
         """What `qkv` holds (`rlx.nn.lora.Fused`)."""
         shared = self.n_kv_heads * self.head_dim
         return {"qkv": {"q": self.n_heads * self.head_dim, "k": shared, "v": shared}}
+
+    def reset_own(self) -> None:
+        if self.mup:
+            with torch.no_grad():
+                self.qkv.weight[: self.n_heads * self.head_dim].zero_()
 
     def needs(self) -> Mapping[str, Need]:
         return {self._seen: self._mask_need, **({} if self._rotary is None else dict([self._rotary]))}

@@ -13,6 +13,9 @@ from rlx.nn.cache import Cache
 from rlx.nn.norm import RMSNorm
 from rlx.nn.rows import Pass, Rows
 
+KERNEL = 8
+"""Tokens that a kernel spans at most."""
+
 
 @runtime_checkable
 class OwnInit(Protocol):
@@ -35,9 +38,19 @@ class Decoder(nn.Module):
         norm_eps: float,
         tie_embeddings: bool,
         init_std: float,
+        logit_cap: float | None = None,
+        rate_scale: float = 1.0,
+        small_head: bool = False,
     ) -> None:
+        """
+        Args:
+            rate_scale: share of the learning rate that matrices move by whose inputs are as wide as the model; they
+                begin with its root of the standard deviation.
+            small_head: the head begins with `rate_scale` of it.
+        """
         super().__init__()
         self.vocab_size, self.init_std, self.tied = vocab_size, init_std, tie_embeddings
+        self.logit_cap, self.rate_scale, self.small_head = logit_cap, rate_scale, small_head
         self.embed = nn.Embedding(vocab_size, d_model)
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
         self.norm = RMSNorm(d_model, eps=norm_eps)
@@ -52,13 +65,30 @@ class Decoder(nn.Module):
         After that a module with a `reset_own` sets what it wants otherwise.
         """
         residual_std = self.init_std / math.sqrt(2 * max(len(self.blocks), 1))
+        scales = self.rate_scales()
         for name, parameter in self.named_parameters():
             if parameter.dim() >= 2:
-                into_residual = name.removesuffix(".weight").endswith(("mixer.out", "channel.down"))
-                nn.init.normal_(parameter, std=residual_std if into_residual else self.init_std)
+                std, scale = residual_std if into_residual(name) else self.init_std, scales.get(name, 1.0)
+                std *= scale if self.small_head and name == "head.weight" else math.sqrt(scale)
+                nn.init.normal_(parameter, std=std)
         for module in self.modules():
             if isinstance(module, OwnInit):
                 module.reset_own()
+
+    def rate_scales(self) -> dict[str, float]:
+        """Shares of the learning rate by parameter, where they are not 1: of matrices whose inputs grow with the width.
+
+        These are weights of linear layers, and of modules that hold matrices otherwise (`active_numel`) those whose
+        last side, as in a linear layer the inputs, is no kernel over a few tokens.
+        """
+        if self.rate_scale == 1.0:
+            return {}
+        found: dict[str, float] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) or hasattr(module, "active_numel"):
+                own = [f"{name}.{key}" for key, part in module.named_parameters(recurse=False) if _grows(part)]
+                found.update(dict.fromkeys(own, self.rate_scale))
+        return found
 
     def forward(
         self,
@@ -100,7 +130,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., V] from hidden [..., D], in hidden's dtype (or autocast's)."""
-        return self.head(hidden)
+        logits = self.head(hidden)
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def rows(
         self,
@@ -133,3 +164,12 @@ class Decoder(nn.Module):
         dtype = dtype or weight.dtype
         layers = [b.mixer.new_cache(batch, length, dtype=dtype, device=weight.device) for b in self.blocks]
         return Cache(layers, length)
+
+
+def _grows(weight: Tensor) -> bool:
+    return weight.dim() >= 2 and weight.shape[-1] > KERNEL
+
+
+def into_residual(name: str) -> bool:
+    """True for the parameters that write into the residual stream."""
+    return name.removesuffix(".weight").endswith(("mixer.out", "channel.down"))

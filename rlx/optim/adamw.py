@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rlx.errors import ConfigError
-from rlx.optim.base import OptimConfig, decay_groups
+from rlx.optim.base import OptimConfig
 from rlx.options import option
 
 
@@ -29,5 +29,5 @@ class AdamWConfig(OptimConfig):
             raise ConfigError(f"optim.eps={self.eps} must be at least 0")
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
-        groups = decay_groups(model.parameters(), self.weight_decay)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(self.groups(model), lr=self.lr, betas=betas, eps=self.eps, fused=True)

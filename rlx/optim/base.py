@@ -1,7 +1,7 @@
 """Fields that every optimizer has."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,13 +16,33 @@ class OptimConfig:
     lr: float = 1e-3
     """Peak learning rate; the schedule multiplies it."""
     weight_decay: float = 0.1
-    """Decoupled decay, on matrices only (norms and biases get none)."""
+    """Decoupled decay, on matrices only (norms and biases get none); a step takes off weight_decay times the rate."""
+    independent_decay: bool = False
+    """A step takes off weight_decay times the schedule's factor, whatever the rate (arXiv 2309.14322)."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ConfigError(f"optim.lr={self.lr} must be above 0")
         if self.weight_decay < 0:
             raise ConfigError(f"optim.weight_decay={self.weight_decay} must be at least 0")
+
+    def group(self, parameters: list[nn.Parameter], lr: float, *, decays: bool) -> dict[str, Any]:
+        """A parameter group with a peak rate; optimizers multiply a decay by the rate, so an independent one is divided
+        by it."""
+        decay = self.weight_decay / lr if self.independent_decay else self.weight_decay
+        return {"params": parameters, "lr": lr, "weight_decay": decay if decays else 0.0}
+
+    def groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups: matrices with decay, everything else without, then matrices with a rate of their own."""
+        scales, trained = rate_scales(model), [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        matrices = [(scales.get(name, 1.0), p) for name, p in trained if p.dim() >= 2]
+        groups = [
+            self.group([p for scale, p in matrices if scale == 1.0], self.lr, decays=True),
+            self.group([p for _, p in trained if p.dim() < 2], self.lr, decays=False),
+        ]
+        for own in sorted({scale for scale, _ in matrices} - {1.0}):
+            groups.append(self.group([p for scale, p in matrices if scale == own], self.lr * own, decays=True))
+        return [group for group in groups if group["params"]]
 
     def check_shares(self, *names: str) -> None:
         """Fields that are the decay of a running mean.
@@ -38,11 +58,7 @@ class OptimConfig:
         raise NotImplementedError
 
 
-def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """Parameter groups: matrices with decay, everything else without."""
-    trained = [p for p in parameters if p.requires_grad]
-    groups = (
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    )
-    return [group for group in groups if group["params"]]
+def rate_scales(model: nn.Module) -> dict[str, float]:
+    """Shares of the learning rate by parameter that a model asks for (`Decoder.rate_scales`)."""
+    told: Any = getattr(model, "rate_scales", None)
+    return {} if told is None else told()

@@ -3,9 +3,13 @@
 Matrices of the blocks move by the orthogonalised momentum of their gradient, scaled so that an update has AdamW's
 root-mean-square (Liu et al., arXiv 2502.16982, section 2.2): `lr` means the same as for AdamW. Embedding, head, norms
 and biases are left to AdamW, with its own rate. Weight decay acts on the blocks' matrices alone.
+
+An orthogonal update is scale-free, but the root-mean-square that it is given makes its spectral norm grow with the root
+of the width. So with `model.mup` the blocks' matrices move by the root of the share that AdamW's would.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +17,7 @@ import torch
 from torch import nn
 
 from rlx.errors import ConfigError
-from rlx.optim.base import OptimConfig
+from rlx.optim.base import OptimConfig, rate_scales
 from rlx.options import option
 
 
@@ -39,25 +43,36 @@ class MuonConfig(OptimConfig):
 
     def build(self, model: nn.Module) -> "MuonWithAdamW":
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
-        chosen = {id(p) for p in matrices}
-        rest = [p for _, p in named if id(p) not in chosen]
+        scales = rate_scales(model)
+        blocks = {name: p for name, p in named if p.dim() == 2 and name.startswith("blocks.")}
+        rest = {name: p for name, p in named if name not in blocks}
         parts: list[torch.optim.Optimizer] = []
-        if matrices:
+        if blocks:
+            groups = [
+                self.group([blocks[name] for name in names], self.lr * math.sqrt(scale), decays=True)
+                for scale, names in _by_scale(blocks, scales)
+            ]
             parts.append(
                 torch.optim.Muon(
-                    matrices,
-                    lr=self.lr,
-                    weight_decay=self.weight_decay,
-                    momentum=self.momentum,
-                    nesterov=True,
-                    adjust_lr_fn="match_rms_adamw",
+                    groups, lr=self.lr, momentum=self.momentum, nesterov=True, adjust_lr_fn="match_rms_adamw"
                 )
             )
         if rest:  # there is none where adapters of the blocks alone are trained
+            groups = [
+                self.group([rest[name] for name in names], self.adamw_lr * scale, decays=False)
+                for scale, names in _by_scale(rest, scales)
+            ]
             betas = (self.beta1, self.beta2)
-            parts.append(torch.optim.AdamW(rest, lr=self.adamw_lr, betas=betas, weight_decay=0.0, fused=True))
+            parts.append(torch.optim.AdamW(groups, lr=self.adamw_lr, betas=betas, fused=True))
         return MuonWithAdamW(parts)
+
+
+def _by_scale(names: Iterable[str], scales: Mapping[str, float]) -> list[tuple[float, list[str]]]:
+    """The names by their share of the rate, largest first."""
+    found: dict[float, list[str]] = {}
+    for name in names:
+        found.setdefault(scales.get(name, 1.0), []).append(name)
+    return sorted(found.items(), reverse=True)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

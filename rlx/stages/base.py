@@ -18,7 +18,7 @@ from rlx.runs.status import State, state_of
 from rlx.signals import StopFlag
 from rlx.stages.config import TRAINING_KEYS, StageConfig
 from rlx.stages.continuing import check_continues
-from rlx.stages.start import own_checkpoint, parent_model, parent_record, parents_without
+from rlx.stages.start import own_checkpoint, parent_model, parent_record, parents_without, typed_fields
 
 if TYPE_CHECKING:
     from rlx.config import Config
@@ -120,7 +120,8 @@ class RunStageConfig(StageConfig):
                 raise
             parents = parents_without(place, str(error))
         if parents:
-            config.model, config.tokenizer = parent_model(config, context, own or Path(parents[0]["folder"])), None
+            folder = own or Path(parents[0]["folder"])
+            config.model, config.tokenizer = parent_model(config, context, folder, begun=own is not None), None
         check_adapter(config)
         name = RunName.of(place)
         assert name is not None
@@ -191,11 +192,13 @@ def place_of(config: "Config", context: Context) -> Path:
     for name, reference in stage.also_from().items():
         parts[name] = parent_identity(reference, config.seed)
     # model= itself can only name what the parent is; of its fields the parent's values are not known here.
-    changed = [key.split(".")[1] for key in context.typed("model") if key.startswith("model.")]
+    changed = typed_fields(context)
     if parents and changed:
         parts["changes"] = {name: plain_value(getattr(config.model, name)) for name in changed}
     if config.init.state is InitState.all:
         parts["init"] = {"state": config.init.state.name}
+    if config.init.grow is not None and stage.trains:
+        parts["init"] = {"grow": config.init.grow.name}
     if stage.trains and (best := best_identity(config)):
         parts["best"] = best
     if config.rerun is not None:
@@ -282,6 +285,8 @@ def check_training(config: "Config") -> None:
         check_adapter(config)
     if config.init.state is InitState.all and config.init_from in (None, "random"):
         raise ConfigError("init.state=all goes on from a parent; give init_from=<run>, or take init.state=weights")
+    if config.init.grow is not None and config.init_from in (None, "random"):
+        raise ConfigError(f"init.grow={config.init.grow.name} adds layers to a parent; give init_from=<run>")
     if every and config.decode is not None and config.decode.temperature == 0:
         raise ConfigError("decode.temperature=0: eval.every draws samples and adds the greedy completion itself")
     known = [stage.measure] if getattr(stage, "val_every", 0) else []

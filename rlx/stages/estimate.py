@@ -15,15 +15,16 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from rlx.batches import Extent
 from rlx.config import InitState
 from rlx.errors import RlxError
 from rlx.options import option_of
 from rlx.runs.files import MODEL_TOKENIZER
 from rlx.runs.references import Reference, parse_reference, resolve
 from rlx.stages.base import RunStageConfig
-from rlx.stages.lengths import Lengths, Size
+from rlx.stages.lengths import Lengths
 from rlx.stages.pace import GUESS, Pace
 from rlx.types import Split
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rlx.config import Config
     from rlx.data.tokenizers.base import Tokenizer
     from rlx.models.base import ModelConfig
+    from rlx.models.size import Operations
 
 MOST_ROWS = 8
 """Rows that they have at most: more are filled alike."""
@@ -46,10 +48,12 @@ NOT_OF_SIZE = frozenset({"init_std"})
 class Completions(NamedTuple):
     """Completions of some problems."""
 
-    decoding: Size
-    """What the engine passes for them."""
-    rows: Size
-    """What a pass over all prompts and completions takes."""
+    prefilled: Extent
+    """What the engine passes of prompts."""
+    decoded: Extent
+    """What it passes one token a step."""
+    rows: Extent
+    """Of a pass over all prompts and completions."""
     tokens: float
     """Tokens drawn."""
 
@@ -98,11 +102,7 @@ class Outset:
     """Where a run that was not started will start: the shape of its model, and what is known around it."""
 
     model: "ModelConfig"
-    parameters: int
-    per_token: float
-    """Operations of a forward pass for a token."""
-    per_position: float
-    """Operations of a forward pass for a position that a token attends."""
+    shape: "Shape"
     tokenizer: "Tokenizer"
     trained: bool
     """The weights are not fresh."""
@@ -112,31 +112,33 @@ class Outset:
     planned: Mapping[str, Cost] = field(default_factory=dict)
     """Runs of the plan that come before, by directory."""
 
-    def forward(self, size: Size) -> float:
-        """Operations of a forward pass."""
-        return self.per_token * size.tokens + self.per_position * size.context
+    def forward(self, extent: Extent) -> float:
+        """Operations of a forward pass over whole rows."""
+        return self.shape.operations.forward(extent)
 
-    def training(self, size: Size) -> float:
+    def training(self, extent: Extent) -> float:
         """Operations of a forward and a backward pass."""
-        from rlx.models.size import TRAINING_PASSES
+        return self.shape.operations.training(extent)
 
-        return TRAINING_PASSES * self.forward(size)
+    def decoding(self, drawn: Completions) -> float:
+        """Operations of the engine."""
+        operations = self.shape.operations
+        return operations.forward(drawn.prefilled) + operations.forward(drawn.decoded, cached=True)
 
     def charged(self, reference: str) -> float | None:
         """What a planned run is charged with; None for one that is not of the plan."""
         cost = self.planned.get(_place(parse_reference(reference)))
         return None if cost is None else cost.charged
 
-    def batch(self, config: "Config", split: Split, *, tokens: int, length: int) -> Size:
-        """Tokens that are not padding, and what they attend, of a batch of `tokens` in rows of `length`.
+    def batch(self, config: "Config", split: Split, *, tokens: int, length: int) -> Extent:
+        """Of the tokens that are not padding of a batch of `tokens` in rows of `length`.
 
         Raises:
             ConfigError: a document is longer than a row.
         """
         rows = max(1, tokens // length)
         found = self.lengths.packed(config, self.tokenizer, split, rows=min(rows, MOST_ROWS), length=length)
-        share = rows / min(rows, MOST_ROWS)
-        return Size(found.tokens * share, found.context * share)
+        return found * (rows / min(rows, MOST_ROWS))
 
     def completions(
         self,
@@ -163,20 +165,19 @@ class Outset:
             drawn = prompt * 0 + limit
         else:
             drawn = (solution if self.trained else _evenly(len(prompt), self.tokenizer.vocab_size)).clip(max=limit)
-        passed, whole = drawn - 1, prompt + drawn  # the last token drawn is not passed any more
-        context = prompt * (prompt + 1) / 2 + samples * (passed * prompt + passed * (passed + 1) / 2)
-        rows = problems * samples
+        whole, rows, share = prompt + drawn, problems * samples, 1 / len(prompt)
         return Completions(
-            decoding=Size(problems * _mean(prompt + samples * passed), problems * _mean(context)),
-            rows=Size(rows * _mean(whole), rows * _mean(whole * (whole + 1) / 2)),
-            tokens=rows * _mean(drawn),
+            prefilled=_spans(1, prompt) * (problems * share),
+            decoded=_spans(prompt + 1, whole - 1) * (rows * share),  # the last token drawn is not passed any more
+            rows=_spans(1, whole) * (rows * share),
+            tokens=rows * float(drawn.mean()),
         )
 
     def evaluation(self, config: "Config", split: Split, *, problems: int, samples: int) -> tuple[float, float]:
         """Operations of an evaluation: a greedy completion and `samples` drawn ones a problem; and tokens drawn."""
         best = self.completions(config, split, problems=problems, samples=1, greedy=True)
         drawn = self.completions(config, split, problems=problems, samples=samples)
-        return self.forward(best.decoding) + self.forward(drawn.decoding), drawn.tokens
+        return self.decoding(best) + self.decoding(drawn), drawn.tokens
 
     def evaluations(self, config: "Config", steps: int) -> float:
         """Operations of the evaluations on the way (eval.every) of a run that makes `steps` steps."""
@@ -212,8 +213,11 @@ def _evenly(count: int, vocab_size: int) -> "np.ndarray":
     return np.ceil(np.log1p(-share) / np.log1p(-1 / vocab_size))
 
 
-def _mean(values: "np.ndarray") -> float:
-    return float(values.mean())
+def _spans(first: "np.ndarray | int", last: "np.ndarray") -> Extent:
+    import torch
+
+    ends = torch.from_numpy(last).long()
+    return Extent.spans(torch.ones_like(ends) if isinstance(first, int) else torch.from_numpy(first).long(), ends)
 
 
 class Estimator:
@@ -224,7 +228,7 @@ class Estimator:
         self.lengths = Lengths()
         self._costs: dict[str, Cost] = {}
         self._outsets: dict[str, Outset] = {}
-        self._shapes: dict[str, tuple[int, float, float]] = {}
+        self._shapes: dict[str, Shape] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._folders: dict[str, Outset] = {}
 
@@ -246,7 +250,8 @@ class Estimator:
         if cost is None:
             return Estimate(why=f"stage={option_of(stage).name} has no estimate")
         self._costs[os.path.abspath(place)] = cost
-        seconds, alike = self.pace.seconds(config, place, outset.parameters, flops=cost.flops, decoding=cost.decoding)
+        size = outset.shape.parameters
+        seconds, alike = self.pace.seconds(config, place, size, flops=cost.flops, decoding=cost.decoding)
         return Estimate(cost=cost, seconds=seconds, alike=alike)
 
     def _outset(self, config: "Config", stage: RunStageConfig) -> Outset:
@@ -262,6 +267,12 @@ class Estimator:
                 self._tokenizers[name] = config.tokenizer.build()
             return self._start(config.model, self._tokenizers[name], trained=False)
         start = self._of(parents[0])
+        if config.init.grow is not None:
+            from rlx.models.growth import grown_config
+
+            assert config.model is not None
+            grown = grown_config(start.model, config.model.n_layers, config.init.grow)
+            start = self._start(grown, start.tokenizer, trained=True)
         return start if config.init.state is InitState.all else replace(start, made=0)
 
     def _of(self, parent: Reference) -> Outset:
@@ -296,21 +307,21 @@ class Estimator:
         """The outset of a run with its adapter, which its children know as part of the weights."""
         if config.adapter is None:
             return outset
-        return replace(outset, **self._shape(outset.model, outset.tokenizer.vocab_size, config.adapter))
+        return replace(outset, shape=self._shape(outset.model, outset.tokenizer.vocab_size, config.adapter))
 
-    def _shape(self, model: "ModelConfig", vocab_size: int, adapter: "AdapterConfig | None" = None) -> dict[str, Any]:
-        """Fields of an outset that its model's shape decides."""
+    def _shape(self, model: "ModelConfig", vocab_size: int, adapter: "AdapterConfig | None" = None) -> "Shape":
+        """What is read of the model, once a shape."""
         unread = model.tensor_free | NOT_OF_SIZE
         sizes = {f.name: getattr(model, f.name) for f in fields(model) if f.name not in unread}
         key = f"{type(model).__name__} {sizes} {vocab_size} {adapter}"
         if key not in self._shapes:
             self._shapes[key] = shape_of(model, vocab_size, adapter)
-        return dict(zip(("parameters", "per_token", "per_position"), self._shapes[key], strict=True))
+        return self._shapes[key]
 
     def _start(self, model: "ModelConfig", tokenizer: "Tokenizer", *, trained: bool, made: int = 0) -> Outset:
         return Outset(
             model=model,
-            **self._shape(model, tokenizer.vocab_size),
+            shape=self._shape(model, tokenizer.vocab_size),
             tokenizer=tokenizer,
             trained=trained,
             made=made,
@@ -335,13 +346,20 @@ def _place(reference: Reference) -> str:
     return os.path.abspath(reference.run)
 
 
-def shape_of(model: "ModelConfig", vocab_size: int, adapter: "AdapterConfig | None" = None) -> tuple[int, float, float]:
-    """Parameters, and operations of a forward pass for a token and for a position attended."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is read of a model of some size."""
+
+    parameters: int
+    operations: "Operations"
+
+
+def shape_of(model: "ModelConfig", vocab_size: int, adapter: "AdapterConfig | None" = None) -> Shape:
+    """Parameters, and what counts operations."""
     from rlx.models.adapters import without_numbers
-    from rlx.models.size import forward_flops, parameter_count
+    from rlx.models.size import Operations, parameter_count
 
     decoder = without_numbers(model, vocab_size)
     if adapter is not None:
         adapter.attach(decoder)
-    alone, beside = forward_flops(decoder, 1, 0), forward_flops(decoder, 1, 1)
-    return parameter_count(decoder), alone, beside - alone
+    return Shape(parameter_count(decoder), Operations(decoder))

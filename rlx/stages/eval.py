@@ -56,7 +56,7 @@ class EvalConfig(RunStageConfig):
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
-        from rlx.models.size import forward_flops, parameter_count
+        from rlx.models.size import Operations, parameter_counts
         from rlx.runs.progress import Progress
 
         assert config.task is not None and config.decode is not None
@@ -87,7 +87,8 @@ class EvalConfig(RunStageConfig):
                 )
             progress.close()
         name = option_of(config.task).name
-        run.ledger.eval += forward_flops(start.model, found.passed, found.context)
+        operations = Operations(start.model)
+        run.ledger.eval += operations.forward(found.prefilled) + operations.forward(found.decoded, cached=True)
         result: dict[str, Any] = {
             "task": name,
             "split": self.split.value,
@@ -106,9 +107,7 @@ class EvalConfig(RunStageConfig):
         row = {"step": 0, "tokens": sum(found.lengths), **metrics, **run.ledger.row(), "wall": round(run.wall, 3)}
         run.metrics.append(row)
         write_json(run.path / EVAL, result)
-        run.save_record(
-            parameters={"total": parameter_count(start.model)}, steps=0, tokens=sum(found.lengths), depth=start.depth
-        )
+        run.save_record(parameters=parameter_counts(start.model), steps=0, tokens=sum(found.lengths), depth=start.depth)
         (run.path / EVAL_PARTIAL).unlink()
         run.say(f"  {len(examples)} problems: " + summary(metrics, name, task.baseline))
 
@@ -164,7 +163,9 @@ class PartialEvaluation:
             return []
         expected = [[example.id for example in chunk] for chunk in chunks(examples)]
         found = [[problem["id"] for problem in row["problems"]] for row in rows]
-        if found != expected[: len(found)] or any(row["weights"] != self.origin["weights"] for row in rows):
+        if found != expected[: len(found)] or any(
+            row["weights"] != self.origin["weights"] or "decoded" not in row for row in rows
+        ):
             self.run.say("  the model or the problems changed since the evaluation began: it starts over")
             self.log.rewind(0, self.run.attempt - 1)
             return []

@@ -1,15 +1,14 @@
 """How long examples and documents of a setting are; each setting is looked at once."""
 
-import statistics
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from rlx.batches import Extent
 from rlx.types import Split
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from rlx.batches import Batch
     from rlx.config import Config
     from rlx.data.documents import Document
     from rlx.data.tokenizers.base import Tokenizer
@@ -21,13 +20,6 @@ BATCHES = 8
 """Batches packed of them."""
 
 
-class Size(NamedTuple):
-    """What goes through a model: tokens, and the positions that they attend in sum."""
-
-    tokens: float
-    context: float
-
-
 class Lengths:
     """Lengths of examples and documents; each setting is looked at once."""
 
@@ -35,7 +27,7 @@ class Lengths:
         self._tasks: dict[str, Task] = {}
         self._problems: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = {}
         self._documents: dict[tuple[Any, ...], list[Document]] = {}
-        self._packed: dict[tuple[Any, ...], Size] = {}
+        self._packed: dict[tuple[Any, ...], Extent] = {}
 
     def problems(
         self, config: "TaskConfig", tokenizer: "Tokenizer", split: Split
@@ -55,7 +47,7 @@ class Lengths:
             self._problems[key] = np.array(prompts), np.array(solutions)
         return task, *self._problems[key]
 
-    def packed(self, config: "Config", tokenizer: "Tokenizer", split: Split, *, rows: int, length: int) -> Size:
+    def packed(self, config: "Config", tokenizer: "Tokenizer", split: Split, *, rows: int, length: int) -> Extent:
         """The mean of batches of `rows` rows of `length` tokens."""
         from rlx.data.packing import Packer
 
@@ -65,9 +57,8 @@ class Lengths:
             packer = Packer(
                 lambda place: documents[place % len(documents)], rows=rows, length=length, pad_id=tokenizer.pad_id
             )
-            sizes = [_size(packer.next()) for _ in range(BATCHES)]
-            tokens, context = (statistics.fmean(column) for column in zip(*sizes, strict=True))
-            self._packed[key] = Size(tokens, context)
+            whole = sum((packer.next().extent() for _ in range(BATCHES)), Extent())
+            self._packed[key] = whole * (1 / BATCHES)
         return self._packed[key]
 
     def _of_corpus(self, config: "Config", tokenizer: "Tokenizer", split: Split) -> "list[Document]":
@@ -91,9 +82,3 @@ class Lengths:
 def _sampled(split: Split) -> Split:
     """The split that is looked at for a split's lengths."""
     return Split.train if split is Split.val else split
-
-
-def _size(batch: "Batch") -> Size:
-    """As `rlx.stages.modules.supervised.batch_size`, which would load Lightning."""
-    real = batch.documents >= 0
-    return Size(int(real.sum()), int(((batch.positions + 1) * real).sum()))

@@ -59,7 +59,7 @@ class MergeStageConfig(RunStageConfig):
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.folder import describe
-        from rlx.models.size import parameter_count
+        from rlx.models.size import parameter_counts
 
         assert config.merge is not None
         prepare(config, run)
@@ -77,8 +77,8 @@ class MergeStageConfig(RunStageConfig):
         run.metrics.rewind(0, run.attempt - 1)
         run.metrics.append({"step": 0, "tokens": 0, **row, **run.ledger.row(), "wall": round(run.wall, 3)})
         depth = 1 + max(load_start(folder).depth for folder in folders)
-        numel = parameter_count(load_start(folders[0]).model)
-        run.save_record(parameters={"total": numel}, steps=0, tokens=0, depth=depth, barrier=row["merge/barrier"])
+        counts = parameter_counts(load_start(folders[0]).model)
+        run.save_record(parameters=counts, steps=0, tokens=0, depth=depth, barrier=row["merge/barrier"])
         run.say(f"  held-out loss {row['val/loss']:.4f}, barrier {row['merge/barrier']:+.4f} nats")
 
     def measured(self, config: "Config", context: Context, run: Run, folders: Sequence[Path]) -> dict[str, float]:
@@ -112,10 +112,11 @@ def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "t
     """
     import torch
 
-    from rlx.models.size import forward_flops
-    from rlx.stages.modules.supervised import batch_size, negative_log_likelihood
+    from rlx.models.size import Operations
+    from rlx.stages.modules.supervised import negative_log_likelihood
 
     total = counted = 0.0
+    operations = Operations(start.model)
     start.model.to(device).eval()
     with torch.no_grad():
         for batch in batches:
@@ -123,7 +124,7 @@ def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "t
                 raise Stopped
             total += negative_log_likelihood(start.model, batch).item()
             counted += batch.loss_mask.sum().item()
-            run.ledger.eval += forward_flops(start.model, *batch_size(batch))
+            run.ledger.eval += operations.forward(batch.extent())
     return total / max(counted, 1.0)
 
 

@@ -76,6 +76,10 @@ class RlConfig(RunStageConfig):
             raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights")
         if config.init_from == "random" and "reference" in config.algorithm.build().needs:
             raise ConfigError("algorithm.kl_coefficient needs a starting policy to stay near; give init_from=<run>")
+        if config.init.grow is not None:
+            raise ConfigError(
+                f"init.grow={config.init.grow.name} is for pretrain and sft, which mend what new layers break"
+            )
         if config.decode.truncates:
             raise ConfigError(
                 f"decode.top_p={config.decode.top_p}, top_k={config.decode.top_k}: rl trains on the whole "
@@ -90,7 +94,7 @@ class RlConfig(RunStageConfig):
         assert algorithm is not None
         group, built = algorithm.group_size, algorithm.build()
         drawn = outset.completions(config, Split.train, problems=self.prompts, samples=group, again=True)
-        rollout = outset.forward(drawn.decoding)
+        rollout = outset.decoding(drawn)
         heard = SIGNAL if built.silent_at_zero else 1.0
         again = "old_logprobs" in built.needs and algorithm.epochs * algorithm.minibatches > 1
         train = algorithm.epochs * outset.training(drawn.rows) + again * outset.forward(drawn.rows)
@@ -99,9 +103,9 @@ class RlConfig(RunStageConfig):
         validations = outset.validations(steps, self.val_every)
         val = outset.completions(config, Split.val, problems=self.val_problems, samples=group)
         first = outset.completions(config, Split.train, problems=self.preflight_problems, samples=group)
-        evaluated = outset.evaluations(config, steps) + validations * outset.forward(val.decoding)
+        evaluated = outset.evaluations(config, steps) + validations * outset.decoding(val)
         if not outset.made:
-            evaluated += outset.forward(first.decoding)
+            evaluated += outset.decoding(first)
         return Cost(
             train=steps * train,
             rollout=steps * rollout,

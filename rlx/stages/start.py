@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlx.adapters.base import AdapterConfig
     from rlx.config import Config
     from rlx.models.adapters import Product
-    from rlx.models.base import ModelConfig
+    from rlx.models.base import Grow, ModelConfig
     from rlx.nn.decoder import Decoder
     from rlx.runs.run import Run
     from rlx.stages.base import Context
@@ -82,35 +82,52 @@ def spent_by(record: dict[str, Any] | None, run: Path, step: int | None) -> dict
     return {**record, "lineage": lineage}
 
 
-def parent_model(config: "Config", context: "Context", folder: Path) -> "ModelConfig":
-    """The model of a run with parents: the first parent's, with what the command line may change.
+def parent_model(config: "Config", context: "Context", folder: Path, *, begun: bool = False) -> "ModelConfig":
+    """The model of a run with parents: the first parent's, with what the command line may change, grown if asked.
+
+    Args:
+        begun: the folder is a checkpoint of the run itself, which has grown.
 
     Raises:
         ConfigError: the command line asks for another one.
     """
+    from rlx.models.growth import grown_config
+
     _, own, _ = read_model(folder)
-    return replace(own, **changes_of(config, context, folder, own))
+    changes, grow = changes_of(config, context, folder, own), config.init.grow
+    asked = changes.pop("n_layers", own.n_layers)
+    own = replace(own, **changes)
+    return own if grow is None or begun else grown_config(own, asked, grow)
+
+
+def typed_fields(context: "Context") -> list[str]:
+    """Fields of the model that were typed; in place of `depth` those that it stands for."""
+    from rlx.models.base import of_depth
+
+    found = [key.split(".")[1] for key in context.typed("model") if key.startswith("model.")]
+    return list(dict.fromkeys(part for name in found for part in (of_depth(1) if name == "depth" else [name])))
 
 
 def changes_of(config: "Config", context: "Context", folder: Path, own: "ModelConfig") -> dict[str, Any]:
     """Model fields typed on the command line that differ from the checkpoint's own, where that touches no tensor."""
     changes = {}
-    for key in context.typed("model"):
-        if key == "model":
-            if option_of(config.model).name != option_of(own).name:
-                raise ConfigError(
-                    f"model={option_of(config.model).name} but {folder} is {option_of(own).name}; leave model= out, "
-                    "or start from fresh weights with init_from=random"
-                )
-            continue
-        name = key.split(".")[1]
+    if "model" in context.typed("model") and option_of(config.model).name != option_of(own).name:
+        raise ConfigError(
+            f"model={option_of(config.model).name} but {folder} is {option_of(own).name}; leave model= out, "
+            "or start from fresh weights with init_from=random"
+        )
+    for name in typed_fields(context):
         asked, found = getattr(config.model, name), getattr(own, name, None)
         if asked == found:
             continue
-        if name not in own.tensor_free:
+        grows = name == "n_layers" and config.init.grow is not None
+        if name not in own.tensor_free and not grows:
+            deeper = name == "n_layers" and config.stage is not None and config.stage.trains and asked > own.n_layers
+            key = f"model.{name}"
             raise ConfigError(
                 f"{key}={asked} but {folder} has {found}, and its weights fit no other; leave {key}= out, "
-                "or start from fresh weights with init_from=random"
+                + ("add layers by init.grow=stack, " if deeper else "")
+                + "or start from fresh weights with init_from=random"
             )
         changes[name] = asked
     if typed := context.typed("tokenizer"):
@@ -145,9 +162,11 @@ class Start:
         return describe(self.model_config, self.model.vocab_size, self.tokenizer.tokens)
 
     def parameters(self) -> dict[str, int]:
-        """How many numbers the model has, adapters included, and how many of them are trained."""
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
-        return {"total": sum(size for size, _ in sizes), "trained": sum(size for size, trained in sizes if trained)}
+        """How many numbers the model has, adapters included: all, what a token meets, the vocabulary's, the trained."""
+        from rlx.models.size import parameter_counts
+
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        return {**parameter_counts(self.model), "trained": trained}
 
 
 def start_of(config: "Config", run: "Run") -> Start:
@@ -198,7 +217,9 @@ def _whole_start(config: "Config", run: "Run") -> Start:
             start, depth=known["depth"] - 1, made=known["steps_before"], origin=_path(known["origin"]), lost=lost
         )
     folder = Path(parents[0]["folder"])
-    start = load_start(folder, model_config=config.model, fold=not goes_on)
+    if config.init.grow is not None:
+        torch.manual_seed(seed_for(config.seed, "growth"))
+    start = load_start(folder, model_config=config.model, grow=config.init.grow, fold=not goes_on)
     if config.init.state is InitState.all:
         return replace(
             start,
@@ -213,19 +234,29 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def load_start(folder: Path, *, model_config: "ModelConfig | None" = None, fold: bool = True) -> Start:
-    """The model of a folder, built by its own config or by `model_config`, whose tensors are the same.
+def load_start(
+    folder: Path,
+    *,
+    model_config: "ModelConfig | None" = None,
+    grow: "Grow | None" = None,
+    fold: bool = True,
+) -> Start:
+    """The model of a folder, built by its own config or by `model_config`, whose tensors are the same or, with `grow`,
+    made of the folder's and of fresh ones from torch's global generator.
 
     An adapter in the folder is added to the weights (`fold`), or left out.
 
     Raises:
         CheckpointError: a file is missing, damaged, or not an rlx model's.
     """
-    from rlx.models.folder import load_weights
+    from rlx.models.folder import load_weights, weights_of
+    from rlx.models.growth import grown_tensors
 
     tensors, own, tokenizer = read_model(folder, fold=fold)
     model_config = model_config or own
     model = model_config.build(tokenizer.vocab_size)
+    if grow is not None:
+        tensors = grown_tensors(tensors, weights_of(model), grow, own.n_layers, model_config.n_layers)
     load_weights(model, tensors, folder)
     record = read_record(folder.parent.parent if step_of(folder.name) is not None else folder) or {}
     depth = int(record.get("depth", 1))

@@ -95,6 +95,8 @@ class TrainingConfig(RunStageConfig):
             steps_before=start.made,
             planned_steps=total,
         )
+        if config.init.grow is not None:
+            self._tell_growth(config, run, total)
         module = SupervisedModule(start, config, run, total=total, clip_norm=self.clip_norm)
         module.held_out = self.held_out(config, start) if self.val_every else []
         most = total if self.budget() is None else self.steps or AMPLE * total
@@ -102,6 +104,17 @@ class TrainingConfig(RunStageConfig):
         metric = config.checkpoint.best or self.measure
         loop = LoopConfig(val_every=self.val_every, max_flops=self.budget(), metric=metric)
         fit(module, source, loop, context)
+
+    def _tell_growth(self, config: "Config", run: Run, total: int) -> None:
+        """Say how many layers there are now, and what is known about when to add them."""
+        from rlx.models.growth import advice
+
+        assert config.init.grow is not None and config.model is not None
+        parent = run.record["parents"][0].get("record") or {}
+        spent, count = parent.get("tokens", 0), run.record["parameters"]["total"]
+        run.say(f"  grown to {config.model.n_layers} layers (init.grow={config.init.grow.name})")
+        if spent and "steps" in parent:
+            run.say(f"  {advice(count, spent + total * self.batch_tokens, spent)}")
 
     def packer(self, config: "Config", start: Start, split: str) -> "Packer":
         """Batches of the corpus; each training stage of a lineage walks in an order of its own."""
@@ -170,10 +183,10 @@ class TrainingConfig(RunStageConfig):
         if budget is None:
             assert self.steps is not None
             return self.steps
-        from rlx.models.size import training_flops
-        from rlx.stages.modules.supervised import batch_size
+        from rlx.models.size import Operations
 
         packer = self.packer(config, start, "train")
-        costs = [training_flops(start.model, *batch_size(packer.next())) for _ in range(8)]
+        operations = Operations(start.model)
+        costs = [operations.training(packer.next().extent()) for _ in range(8)]
         paid = start.made + max(1, math.ceil(budget / (sum(costs) / len(costs))))
         return paid if self.steps is None else min(paid, self.steps)

@@ -1,5 +1,6 @@
 """The rollout engine against full passes of the same model, brute force, and the distribution it should draw from."""
 
+from collections import Counter
 from shutil import which
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_samples_do_not_depend_on_refill(
     monkeypatch.setattr(engine_module, "REFILL_SHARE", share)
     found = complete(model, prompts, rows=6)
     same(found, expected)
-    assert (found.passed, found.context) == (expected.passed, expected.context)
+    assert (found.prefilled, found.decoded) == (expected.prefilled, expected.decoded)
 
 
 def test_rows_that_ended_take_the_next_samples(model: Decoder, prompts: list[list[int]], monkeypatch: Any) -> None:
@@ -161,7 +162,7 @@ def test_samples_do_not_depend_on_compaction(
     monkeypatch.setattr(engine_module, "ALIVE_SHARE", share)
     found = complete(model, prompts)
     same(found, expected)
-    assert (found.passed, found.context) == (expected.passed, expected.context)
+    assert (found.prefilled, found.decoded) == (expected.prefilled, expected.decoded)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(model: Decoder, prompts: list[list[int]]) -> None:
@@ -187,23 +188,22 @@ def test_keys_make_the_samples(model: Decoder, prompts: list[list[int]]) -> None
     assert not torch.equal(twice.tokens[:4], twice.tokens[4:]), "so do two groups of one prompt"
 
 
-def test_passed_and_context_are_counted(model: Decoder, prompts: list[list[int]]) -> None:
+def test_what_is_passed_is_counted(model: Decoder, prompts: list[list[int]]) -> None:
     """A prompt passes once a group; every sampled token passes, save a row's last."""
     done = complete(model, prompts, rows=9)
-    passed, context = 0, 0
+    given, drawn = Counter[int](), Counter[int]()
     for number, prompt in enumerate(prompts):
-        passed += len(prompt)
-        context += sum(place + 1 for place in range(len(prompt)))
+        given.update(place + 1 for place in range(len(prompt)))
         for length in done.lengths[4 * number : 4 * number + 4].tolist():
-            passed += length - 1
-            context += sum(len(prompt) + place + 1 for place in range(length - 1))
-    assert (done.passed, done.context) == (passed, context)
+            drawn.update(len(prompt) + place + 1 for place in range(length - 1))
+    for extent, expected in ((done.prefilled, given), (done.decoded, drawn)):
+        assert {n + 1: count for n, count in enumerate(extent.plain()) if count} == expected
 
 
 def test_no_prompts_give_no_rows(model: Decoder) -> None:
     done = complete(model, [])
     assert done.tokens.shape == done.logprobs.shape == (0, 16)
-    assert (len(done.lengths), len(done.finished), done.passed, done.context) == (0, 0, 0, 0)
+    assert (len(done.lengths), len(done.finished), done.prefilled.tokens, done.decoded.tokens) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -272,7 +272,7 @@ def test_a_compiled_step_draws_the_same(model: Decoder, prompts: list[list[int]]
         expected = complete(model, prompts, rows=16)
         engine = Engine(model, end_id=END, pad_id=PAD, compile=True)
         found = engine.complete(prompts, keys=KEYS, samples=4, decode=SampleConfig(max_tokens=16, rows=16))
-    assert (found.passed, found.context) == (expected.passed, expected.context) or half
+    assert (found.prefilled, found.decoded) == (expected.prefilled, expected.decoded) or half
     if half:
         first = found.logprobs[:, 0] - expected.logprobs[:, 0]
         assert first.abs().max() < 0.05

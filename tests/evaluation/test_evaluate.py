@@ -40,7 +40,8 @@ def test_chunks_add_up(evaluator, monkeypatch):
     monkeypatch.setattr(evaluate, "CHUNK", 4)
     parts, kept = evaluated(evaluator, [])
     assert parts == whole and len(kept) == 3
-    assert whole.passed == one["passed"] > 0 and whole.outcomes.total() == len(whole.lengths) == 30
+    assert whole.decoded.plain() == one["decoded"] and whole.decoded.tokens > 0
+    assert whole.outcomes.total() == len(whole.lengths) == 30
     assert [len(chunk) for chunk in chunks(first_problems(evaluator.task, Split.val, PROBLEMS))] == [4, 4, 2]
 
 

@@ -189,6 +189,7 @@ def test_an_adapter_goes_into_its_equal_alone(other):
 @subsets
 def test_peft_loads_ours(kind, targets, tmp_path):
     import peft
+
     theirs, config, ours = pair(kind, targets)
     described, tensors = to_peft(ours, config)
     save_model_directory(tmp_path, weights_of(ours), {}, None)  # the base that a checkpoint has beside its adapter
@@ -211,6 +212,7 @@ def test_peft_loads_ours(kind, targets, tmp_path):
 @subsets
 def test_ours_reads_pefts(kind, targets, tmp_path):
     import peft
+
     theirs, config, ours = pair(kind)
     wanted = list(MODULES) if targets == ["all"] else targets
     modules = [MODULES[part].split(".")[1] for part in wanted]

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 
+from rlx.batches import Extent
 from rlx.errors import ConfigError
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import config_of, describe, load_weights, weights_of
 from rlx.models.hybrid import HybridConfig
 from rlx.models.iha import IhaConfig
 from rlx.models.layers.iha import IhaCollapse, IhaMask, IhaRotary
-from rlx.models.size import forward_flops, matrix_numel, parameter_count
+from rlx.models.size import Operations, matrix_numel, parameter_count
 
 VARIANTS: list[dict[str, Any]] = [
     {"iha_mask": IhaMask.token, "iha_rotary": IhaRotary.token, "pseudo_heads": 3},
@@ -97,8 +98,8 @@ def test_what_the_schedule_costs(context: int, pseudo: int) -> None:
 
 def test_operations_grow_with_the_square_of_pseudo_heads() -> None:
     def core(config: Any) -> float:
-        model = config.build(VOCAB)
-        return forward_flops(model, 1, 1000) - forward_flops(model, 1, 500)
+        operations = Operations(config.build(VOCAB))
+        return operations.forward(Extent.of(torch.tensor([1000]))) - operations.forward(Extent.of(torch.tensor([500])))
 
     plain = core(DenseConfig())
     assert [core(IhaConfig(pseudo_heads=p)) / plain for p in (1, 2, 3)] == [1, 4, 9]

@@ -4,9 +4,11 @@ import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rlx.stages.base import RunStageConfig, place_of
 from tests.conftest import Done
 
 
@@ -52,3 +54,19 @@ def door(
 def composed() -> dict:
     """Configs and contexts by command."""
     return {}
+
+
+@pytest.fixture
+def asked(rlx, monkeypatch) -> Callable[..., tuple[str, Any]]:
+    """The directory and typed config of a command that is not carried out."""
+
+    def ask(*arguments: str) -> tuple[str, Any]:
+        seen = []
+        with monkeypatch.context() as patch:
+            patch.setattr(RunStageConfig, "carry_out", lambda _, *given: seen.append(given))
+            done = rlx(*arguments)
+        assert seen, done.err
+        ((config, context),) = seen
+        return str(place_of(config, context)), config
+
+    return ask

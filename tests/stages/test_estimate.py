@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from rlx.batches import Extent
 from rlx.data.packing import Packer
 from rlx.models.base import ModelConfig
 from rlx.models.dense import DenseConfig
-from rlx.models.size import forward_flops, parameter_count
+from rlx.models.size import Operations, parameter_count
 from rlx.options import discover
 from rlx.runs.status import State
 from rlx.stages import lengths
@@ -28,22 +29,6 @@ from tests.stages.runs import PRETRAIN, evaluation, merge, place, record, rl, sf
 FRESH = [*COUNTDOWN, "stage=eval", "init_from=random", "stage.problems=40", "stage.samples=4", "decode.max_tokens=80"]
 CUT = "decode.max_tokens=6"
 """Every completion of a model that has learnt the form is longer than this, so lengths are no guess."""
-
-
-@pytest.fixture
-def asked(rlx, monkeypatch) -> Callable[..., tuple[str, Any]]:
-    """The directory and typed config of a command that is not carried out."""
-
-    def ask(*arguments: str) -> tuple[str, Any]:
-        seen = []
-        with monkeypatch.context() as patch:
-            patch.setattr(RunStageConfig, "carry_out", lambda _, *given: seen.append(given))
-            done = rlx(*arguments)
-        assert seen, done.err
-        ((config, context),) = seen
-        return str(place_of(config, context)), config
-
-    return ask
 
 
 @pytest.fixture
@@ -183,16 +168,16 @@ def test_a_thousand_estimates_look_once_at_what_is_equal(asked, monkeypatch):
 @pytest.mark.parametrize("name", discover("model"))
 def test_models_without_numbers_count_as_those_with(name):
     config = discover("model")[name].config(d_model=32, n_layers=2)
-    parameters, per_token, per_position = shape_of(config, 112)
-    model = config.build(112)
-    assert parameters == parameter_count(model)
-    assert per_token * 30 + per_position * 500 == forward_flops(model, 30, 500)
+    shape, model, extent = shape_of(config, 112), config.build(112), Extent.of(torch.tensor([1, 2, 3, 300, 300]))
+    assert shape.parameters == parameter_count(model)
+    assert shape.operations.training(extent) == Operations(model).training(extent) > 0
+    assert shape.operations.forward(extent, cached=True) == Operations(model).forward(extent, cached=True) > 0
 
 
 def test_models_of_any_size_are_built_and_nothing_is_drawn():
     state = torch.get_rng_state()
-    huge, *_ = shape_of(DenseConfig(d_model=16384, n_layers=8, n_heads=128), 128_000)  # 130 GB of float32
-    assert huge > 2e10 and torch.equal(torch.get_rng_state(), state)
+    huge = shape_of(DenseConfig(d_model=16384, n_layers=8, n_heads=128), 128_000)  # 130 GB of float32
+    assert huge.parameters > 2e10 and torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("first, last, every", [(0, 12, 4), (0, 12, 5), (0, 3, 4), (12, 20, 8), (7, 9, 1), (5, 5, 2)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlx.decoding.engine import Engine
-from rlx.models.size import TRAINING_PASSES
+from rlx.models.size import Operations
 from rlx.stages.modules import policy
 from rlx.stages.modules.rollouts import Sampler
 from rlx.tasks.countdown import CountdownConfig
@@ -124,13 +124,14 @@ def test_equal_rewards_have_no_spread_whatever_rounds(worth):
 
 def test_every_pass_of_an_update_is_in_the_ledger(rlx, start, monkeypatch):
     """Those of the reference and of the trainer's own log-probabilities too."""
-    monkeypatch.setattr(policy, "forward_flops", lambda *_: 1.0)
+    monkeypatch.setattr(Operations, "forward", lambda *_, cached=False: 1.0)
+    monkeypatch.setattr(Operations, "training", lambda *_: 3.0)
     more = ("stage.steps=1", "stage.val_every=0", "stage.preflight_problems=0", "algorithm.kl_coefficient=0.1")
     (once,) = rows(place(rlx(*rl(start, *more)).out))
-    assert once["flops/train"] == 1 + TRAINING_PASSES
+    assert once["flops/train"] == 1 + 3
     several = ("algorithm.epochs=2", "algorithm.minibatches=2", "algorithm.importance_sampling_cap=2")
     (once,) = rows(place(rlx(*rl(start, *more, *several)).out))
-    assert once["flops/train"] == 1 + 1 + 4 * TRAINING_PASSES
+    assert once["flops/train"] == 1 + 1 + 4 * 3
 
 
 def test_no_more_problems_are_held_out_than_there_are():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rlx.errors import ConfigError
-from rlx.models.base import Layer, ModelConfig, check_divides, check_positive, layer
+from rlx.models.base import Layer, ModelConfig, Mup, check_divides, check_positive, layer
 from rlx.nn.attention import Attention
 
 
@@ -65,4 +65,5 @@ class WithAttention(ModelConfig):
             norm_eps=self.norm_eps,
             rope_theta=None if "nope" in layer.hows else self.rope_theta,
             window=self.window if "local" in layer.hows else None,
+            mup=self.mup is Mup.full,
         )

@@ -105,7 +105,7 @@ class AttentionLayout(Layout):
         plain = type(config)()
         for field in fields(config):
             value = getattr(config, field.name)
-            expressed = field.name in (*self.fields.values(), "rope_theta", *known)
+            expressed = field.name in (*self.fields.values(), "rope_theta", "z_loss", *known)
             if not expressed and value != getattr(plain, field.name):
                 raise ConfigError(f"model.{field.name}={value} has no place in the {self.name} layouts")
         whole = replace(config, **dict(zip(self.widths, self.written(config), strict=True)))

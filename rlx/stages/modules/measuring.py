@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from rlx.config import Config
 from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
-from rlx.models.size import forward_flops
+from rlx.models.size import Operations
 from rlx.options import option_of
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles
@@ -18,7 +18,7 @@ class EvalInside:
         assert config.task is not None and config.decode is not None
         task = config.task.build()
         self.start, self.config, self.run = start, config, run
-        self.every = config.eval.every
+        self.every, self.operations = config.eval.every, Operations(start.model)
         self.examples = first_problems(task, config.eval.split, config.eval.problems)
         self.evaluator = Evaluator(
             start.model,
@@ -40,5 +40,6 @@ class EvalInside:
             found = self.evaluator.evaluate(
                 self.examples, samples=samples, seed=config.seed, done=(), keep=lambda chunk: None
             )
-        self.run.ledger.eval += forward_flops(self.start.model, found.passed, found.context)
+        self.run.ledger.eval += self.operations.forward(found.prefilled)
+        self.run.ledger.eval += self.operations.forward(found.decoded, cached=True)
         return summarize(found, option_of(config.task).name, samples)["metrics"]

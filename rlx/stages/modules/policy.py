@@ -10,7 +10,6 @@ from rlx.algorithms.base import Totals, importance_weights
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.decoding.logprobs import token_logprobs_and_entropy
 from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
-from rlx.models.size import TRAINING_PASSES, forward_flops
 from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
 from rlx.nn.rows import Rows
@@ -156,7 +155,7 @@ class PolicyModule(StepModule):
             with torch.no_grad():
                 parts = [self._look(model, batch.rows(rows)).logprobs for rows in self._parts(len(batch.tokens))]
             batch.reference_logprobs = torch.cat(parts)
-            self.run.ledger.train += forward_flops(self.model, *_size(batch))
+            self.run.ledger.train += self.operations.forward(batch.extent())
 
     def _remember(self, batch: RolloutBatch, advantages: Tensor) -> None:
         """Fill in the trainer's own log-probabilities of the rows that are trained on, where the algorithm needs them.
@@ -170,7 +169,7 @@ class PolicyModule(StepModule):
         for rows in heard.split(self.stage.micro_rows) if len(heard) else ():
             with torch.no_grad():
                 batch.old_logprobs[rows] = self._look(self.model, batch.rows(rows)).logprobs
-        self.run.ledger.train += forward_flops(self.model, *_size(batch.rows(heard)))
+        self.run.ledger.train += self.operations.forward(batch.rows(heard).extent())
 
     def _heard(self, advantages: Tensor) -> Tensor:
         """Numbers [N] int64 of the rows that an update goes through."""
@@ -206,7 +205,7 @@ class PolicyModule(StepModule):
         totals = Totals.of(batch, self.decode.max_tokens)
         heard = self._heard(advantages)
         batch, advantages = batch.rows(heard), advantages[heard]
-        self.run.ledger.train += TRAINING_PASSES * forward_flops(self.model, *_size(batch))
+        self.run.ledger.train += self.operations.training(batch.extent())
         sampled = max(float(batch.loss_mask.sum()), 1.0)
         found: dict[str, float] = {"train/loss": 0.0}
         gaps, drift, weights = [], 0.0, []
@@ -322,13 +321,6 @@ def _outlook(model: Decoder, tokens: Tensor, rows: Rows, temperature: float) -> 
     """Log-probabilities of tokens [B, T] and entropies, each [B, T]: the part that is worth compiling."""
     hidden, _ = model.run(tokens, rows)
     return token_logprobs_and_entropy(model.logits(hidden), tokens, temperature)
-
-
-def _size(batch: RolloutBatch) -> tuple[int, int]:
-    """Tokens that are not padding (up to each row's last sampled token), and the positions that they attend."""
-    width = batch.tokens.shape[1]
-    lengths = (batch.loss_mask * torch.arange(1, width + 1, device=batch.tokens.device)).amax(-1).long()
-    return int(lengths.sum()), int((lengths * (lengths + 1) // 2).sum())
 
 
 def _format(task: str, trace: Any) -> str:

@@ -16,7 +16,7 @@ from rlx.data.order import Order
 from rlx.decoding.engine import Completions, Engine
 from rlx.errors import Stopped
 from rlx.evaluation.verdicts import mean_measures, verified
-from rlx.models.size import forward_flops
+from rlx.models.size import Operations
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles
 from rlx.stages.start import Start, seed_for
@@ -54,6 +54,7 @@ class Sampler:
         assert config.task is not None and config.algorithm is not None and config.decode is not None
         self.start, self.config, self.run = start, config, run
         self.task, self.algorithm, self.decode = config.task.build(), config.algorithm, config.decode
+        self.operations = Operations(start.model)
         tokenizer = start.tokenizer
         self.engine = Engine(
             start.model,
@@ -89,7 +90,8 @@ class Sampler:
                 prompts, keys=keys, samples=self.algorithm.group_size, decode=self.decode
             )
         generated = time.perf_counter()
-        flops = forward_flops(self.start.model, completions.passed, completions.context)
+        flops = self.operations.forward(completions.prefilled)
+        flops += self.operations.forward(completions.decoded, cached=True)
         setattr(self.run.ledger, purpose, getattr(self.run.ledger, purpose) + flops)
         texts, verdicts = verified(self.task, self.start.tokenizer, examples, completions)
         seconds = {"generate": generated - began, "verify": time.perf_counter() - generated}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlx.config import Config
 from rlx.errors import DivergedError
+from rlx.models.size import Operations
 from rlx.runs.run import Run
 from rlx.stages.start import Start
 
@@ -33,7 +34,7 @@ class StepModule(pl.LightningModule):
     def __init__(self, start: Start, config: Config, run: Run, *, total: int, clip_norm: float) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model = start.model
+        self.model, self.operations = start.model, Operations(start.model)
         self.start, self.config, self.run = start, config, run
         self.total, self.clip_norm = total, clip_norm
         self.position = start.made

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlx.batches import Batch
+from rlx.batches import Batch, Extent
 from rlx.data.packing import Packer
 from rlx.decoding.logprobs import token_logprobs
 from rlx.errors import ConfigError
-from rlx.models.size import forward_flops, training_flops
 from rlx.nn.compiled import compiled
 from rlx.nn.decoder import Decoder
 from rlx.nn.rows import Rows
@@ -49,27 +48,34 @@ class PackedSource:
 
 
 class SupervisedModule(StepModule):
-    """Mean cross-entropy (nats) over the tokens that count, the mean taken over the whole step."""
+    """Mean cross-entropy (nats) over the tokens that count, the mean taken over the whole step.
+
+    The penalty of `model.z_loss` is added for the gradient, and is no part of `train/loss`.
+    """
 
     held_out: list[Batch]
 
     def __init__(self, start: Start, config: Any, run: Run, *, total: int, clip_norm: float) -> None:
         super().__init__(start, config, run, total=total, clip_norm=clip_norm)
         self.likelihood = compiled(_row_losses) if config.trainer.compile else _row_losses
+        self.z_loss = config.model.z_loss
 
     def training_step(self, batches: list[Batch], index: int) -> None:
         optimizer: Any = self.optimizers()
         counted = sum(batch.loss_mask.sum() for batch in batches)
-        total = torch.zeros((), device=self.device)
+        total, drift = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for batch in batches:
-            loss = negative_log_likelihood(self.model, batch, self.likelihood) / counted
-            self.manual_backward(loss)
-            total += loss.detach()
+            loss, penalty, log_z = _losses(self.model, batch, self.likelihood, self.z_loss)
+            self.manual_backward((loss + penalty) / counted)
+            total += loss.detach() / counted
+            drift += log_z / counted
         norm = self.update(optimizer)
-        sizes = [batch_size(batch) for batch in batches]
-        self.tokens = sum(tokens for tokens, _ in sizes)
-        self.run.ledger.train += sum(training_flops(self.model, *size) for size in sizes)
+        extent = sum((batch.extent() for batch in batches), Extent())
+        self.tokens = int(extent.tokens)
+        self.run.ledger.train += self.operations.training(extent)
         self.row = {"train/loss": total, "train/grad_norm": norm, "train/lr": self.learning_rate()}
+        if self.z_loss:
+            self.row["train/log_z"] = drift
         self.done = True
 
     def transfer_batch_to_device(self, batch: list[Batch], device: torch.device, dataloader_idx: int) -> list[Batch]:
@@ -82,30 +88,39 @@ class SupervisedModule(StepModule):
             with self.trainer.precision_plugin.forward_context():
                 total += negative_log_likelihood(self.model, batch).item()
             counted += batch.loss_mask.sum().item()
-            self.run.ledger.eval += forward_flops(self.model, *batch_size(batch))
+            self.run.ledger.eval += self.operations.forward(batch.extent())
         return {"val/loss": total / max(counted, 1.0)}
 
     def note(self) -> str:
         return f"loss {float(self.row['train/loss']):.3f}"
 
 
-def _row_losses(model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor) -> Tensor:
-    """The part of `negative_log_likelihood` that is worth compiling."""
+def _row_losses(
+    model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    """The part of `_losses` that is worth compiling."""
     hidden, aux = model.run(tokens, rows)
-    logprobs = token_logprobs(model.logits(hidden), tokens)
-    loss = -(logprobs * loss_mask).sum()
+    logits = model.logits(hidden)
+    logprobs = token_logprobs(logits, tokens)
+    loss, penalty, log_z = -(logprobs * loss_mask).sum(), 0.0, 0.0
+    if z_loss:
+        picked = logits[:, :-1].gather(-1, tokens[:, 1:, None]).squeeze(-1).float()
+        each = torch.nn.functional.pad(picked, (1, 0)) - logprobs  # [B, T], log Z: a logit less its log-probability
+        penalty = z_loss * (each.square() * loss_mask).sum()
+        log_z = (each.detach() * loss_mask).sum()
     for value in aux.losses.values():
         loss = loss + value * loss_mask.sum()
-    return loss
+    return loss, penalty, log_z
 
 
-def negative_log_likelihood(model: Decoder, batch: Batch, core: Callable[..., Tensor] = _row_losses) -> Tensor:
-    """Sum [] of -log p (nats) over the tokens whose loss mask is 1, each given its document so far."""
+def _losses(
+    model: Decoder, batch: Batch, core: Callable[..., Any], z_loss: float
+) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    """`negative_log_likelihood`; and with z_loss its penalty and log Z, sums over the same tokens."""
     rows = model.rows(batch.tokens, positions=batch.positions, documents=batch.documents)
-    return core(model, batch.tokens, rows, batch.loss_mask)
+    return core(model, batch.tokens, rows, batch.loss_mask, z_loss)
 
 
-def batch_size(batch: Batch) -> tuple[int, int]:
-    """Tokens that are not padding, and the positions that they attend in sum."""
-    real = batch.documents >= 0
-    return int(real.sum()), int(((batch.positions + 1) * real).sum())
+def negative_log_likelihood(model: Decoder, batch: Batch) -> Tensor:
+    """Sum [] of -log p (nats) over the tokens whose loss mask is 1, each given its document so far."""
+    return _losses(model, batch, _row_losses, 0.0)[0]
