@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rlx.batches import Extent
 from rlx.errors import ConfigError
-from rlx.models.adapters import without_numbers
 from rlx.options import option, option_of
 from rlx.runs.model_directory import read_model_config
 from rlx.runs.references import parse_reference, resolve
@@ -60,6 +59,7 @@ def table(config: "ModelConfig", vocab_size: int, lengths: Sequence[int]) -> lis
     """The lines that are printed."""
     import torch
 
+    from rlx.models.adapters import without_numbers
     from rlx.models.size import Operations, parameter_counts, state_bytes
 
     model = without_numbers(config, vocab_size)
