@@ -4,7 +4,8 @@ Only differences of cumulated log-gates are exponentiated, of a later and an ear
 sums are made in float64 and kept as two float32 numbers: after a few strong gates a sum alone would have lost the
 digits of the weak ones that follow (at -3,000 the last bit of a float32 is 2e-4). A reset is no gate of 0, whose
 logarithm has no differences: the sums begin anew behind it, and places on two sides of one are masked before the
-exponential. The sums are products with a matrix of ones, so no rounding of a gradient crosses a reset either.
+exponential. There the sums are products with a matrix of ones, so that no rounding of a gradient crosses a reset
+either.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 
 class Decays(NamedTuple):
-    """What gates leave over, of L places of a chunk, or of L chunks."""
+    """What gates leave over in a chunk of L places."""
 
     between: Tensor
     """[..., H, L, L], at place i of what came in at place j <= i; 0 for j > i, and across a reset."""
@@ -36,8 +37,9 @@ def decays(log_gates: Tensor, starts: Tensor | None, dtype: torch.dtype) -> Deca
         log_gates = log_gates.masked_fill(starts[..., None], 0.0)
         resets = starts.cumsum(-1)[..., None, :]  # [..., 1, L]
         joined, began = joined & (resets[..., :, None] == resets[..., None, :]), resets != 0  # [..., 1, L, L]
-    ones = joined if starts is None else joined.squeeze(-3)
-    whole = (ones.double() @ log_gates.double()).transpose(-1, -2)  # [..., H, L]
+    log_gates = log_gates.double()
+    whole = log_gates.cumsum(-2) if starts is None else joined.squeeze(-3).double() @ log_gates
+    whole = whole.transpose(-1, -2)  # [..., H, L]
     high = whole.to(dtype)
     low = (whole - high).detach().to(dtype)
     logs = (high[..., :, None] - high[..., None, :]) + (low[..., :, None] - low[..., None, :])

@@ -83,7 +83,11 @@ class Delta(nn.Module):
         return -steps * wide(self.A_log).exp()
 
     def needs(self) -> Mapping[str, Need]:
-        return {"starts": starts, "real": real, "impl/delta": lambda known: chose("delta", pick("delta", known.positions.device))}
+        return {
+            "starts": starts,
+            "real": real,
+            "impl/delta": lambda known: chose("delta", pick("delta", known.positions.device)),
+        }
 
     def new_cache(self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device) -> StateCache:
         """A state of zeros; it is as large for any `length`."""

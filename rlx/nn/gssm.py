@@ -102,7 +102,11 @@ class GSSM(nn.Module):
         return -dt * wide(self.A_log).exp()
 
     def needs(self) -> Mapping[str, Need]:
-        return {"starts": starts, "real": real, "impl/scan": lambda known: chose("scan", pick("scan", known.positions.device))}
+        return {
+            "starts": starts,
+            "real": real,
+            "impl/scan": lambda known: chose("scan", pick("scan", known.positions.device)),
+        }
 
     def new_cache(self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device) -> StateCache:
         """A state of zeros; it is as large for any `length`."""

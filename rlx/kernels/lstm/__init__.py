@@ -98,7 +98,9 @@ def _backward(
     bent = cells.tanh()
     # what a step's gradients are multiplied with, for all steps at once: [B, T, W] and [B, T, 3 W]
     into_cell, into_shown = shown * (1 - bent * bent), bent * shown * (1 - shown)
-    into_gates = torch.cat([new * entered * (1 - entered), last_cell * kept * (1 - kept), entered * (1 - new * new)], -1)
+    into_gates = torch.cat(
+        [new * entered * (1 - entered), last_cell * kept * (1 - kept), entered * (1 - new * new)], -1
+    )
     into_cell, into_shown, into_gates, kept, last = (
         x.transpose(0, 1).contiguous() for x in (into_cell, into_shown, into_gates, kept, keep)
     )

@@ -5,8 +5,8 @@ masked product as in attention, between chunks the state. Heads of a group share
 are made once a group, and those with the state are one product for all its heads.
 
 1. Everything inside is float32 (float64 where the inputs are), log-gates and states above all.
-2. States at chunk ends follow from each other by one product with an [M, M] matrix of decays, not in a loop: M chunks
-   are few (16 at 1,000 tokens), and a compiler would unroll the loop.
+2. States at chunk ends follow from each other in a loop over chunks. One product with an [M, M] matrix of decays in
+   its place was slower: it needs the states in another order, and is a copy of them with little to compute.
 """
 
 import torch
@@ -17,7 +17,7 @@ from rlx.kernels.fla import pick, run
 from rlx.kernels.gates import decays, in_chunks
 from rlx.kernels.scan.reference import scan_reference
 
-CHUNK = 64
+CHUNK = 32
 """Tokens of a chunk."""
 
 
@@ -67,8 +67,7 @@ def scan_step(q: Tensor, k: Tensor, v: Tensor, log_gates: Tensor, state: Tensor)
 
 
 def scan_flops(heads: int, groups: int, width: int, size: int, *, cached: bool) -> float:
-    """Operations for one token: of a chunked pass (the product of chunk states left out, M / C of that of a state), or
-    of a step."""
+    """Operations for one token: of a chunked pass, or of a step."""
     if cached:
         return 5.0 * heads * size * width
     return 2.0 * CHUNK * (groups * size + heads * width) + 4.0 * heads * size * width
@@ -77,7 +76,7 @@ def scan_flops(heads: int, groups: int, width: int, size: int, *, cached: bool) 
 def _chunked(
     q: Tensor, k: Tensor, v: Tensor, log_gates: Tensor, starts: Tensor | None, state: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    (batch, length, heads, width), groups, kept = v.shape, q.shape[2], v.dtype
+    (batch, length, heads, width), groups, v_dtype = v.shape, q.shape[2], v.dtype
     dtype = torch.promote_types(v.dtype, torch.float32)
     q, k, v, logs = (in_chunks(x.to(dtype), chunk) for x in (q, k, v, log_gates))  # [B, M, C, ...]
     begins = None if starts is None else in_chunks(starts, chunk)
@@ -90,18 +89,19 @@ def _chunked(
     came = v * inside.until_end.transpose(2, 3)[..., None]  # [B, M, C, H, K]
     came = came.view(*came.shape[:3], groups, -1).transpose(2, 3)  # [B, M, G, C, R*K]
     added = (k.transpose(-1, -2) @ came).unflatten(-1, (-1, width))  # [B, M, G, N, R, K]
-    added = added.permute(0, 2, 4, 1, 3, 5).reshape(batch, heads, q.shape[1], -1)  # [B, H, M, N*K]
-    across = decays(logs.double().sum(2), None if begins is None else begins.any(-1), dtype)
-    ends = across.between @ added
-    if state is not None:
-        ends = ends + across.since_begin[..., None] * state.to(dtype).flatten(2)[:, :, None]
-    ends = ends.view(batch, groups, heads // groups, q.shape[1], -1, width)  # [B, G, R, M, N, K]
-    before = torch.zeros_like(ends[:, :, :, :1]) if state is None else state.to(dtype).view_as(ends[:, :, :, :1])
-    before = torch.cat([before, ends[:, :, :, :-1]], dim=3).permute(0, 3, 1, 4, 2, 5)  # [B, M, G, N, R, K]
-    read = (q @ before.flatten(-2)).unflatten(-1, (-1, width))  # [B, M, G, C, R, K]
+    gone = inside.since_begin[..., -1].view(batch, -1, groups, 1, heads // groups, 1)
+    if state is None:
+        s = torch.zeros_like(added[:, 0])
+    else:
+        s = state.to(dtype).unflatten(1, (groups, -1)).transpose(2, 3)  # [B, G, N, R, K]
+    before = []
+    for new, kept in zip(added.unbind(1), gone.unbind(1), strict=True):
+        before.append(s)
+        s = torch.addcmul(new, s, kept)
+    read = (q @ torch.stack(before, dim=1).flatten(-2)).unflatten(-1, (-1, width))  # [B, M, G, C, R, K]
     left = inside.since_begin.unflatten(2, (groups, -1)).transpose(3, 4)[..., None]  # [B, M, G, C, R, 1]
     out = out + (read * left).transpose(2, 3).flatten(3, 4)
-    return out.flatten(1, 2)[:, :length].to(kept), ends[:, :, :, -1].flatten(1, 2)
+    return out.flatten(1, 2)[:, :length].to(v_dtype), s.transpose(2, 3).flatten(1, 2)
 
 
 def _by_fla(
