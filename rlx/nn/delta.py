@@ -1,7 +1,7 @@
 """Gated DeltaNet's token mixer (Yang et al., arXiv 2412.06464, section 3.4 and figure 1): the gated delta rule.
 
-    q, k, v = silu(conv(proj(u)));  q, k of norm 1 per head, q over sqrt(N);  b = sigmoid(.);  g = exp(-A softplus(. + bias))
-    out(norm(o) silu(z)), the norm per head with one weight for all
+    q, k, v = silu(conv(proj(u)));  q, k of norm 1 per head, q over sqrt(N)
+    b = sigmoid(.);  g = exp(-A softplus(. + bias));  out(norm(o) silu(z)), the norm per head with one weight for all
 
 It equals transformers' `Qwen3NextGatedDeltaNet` with as many key as value heads, but for the order of rows in its
 projections. Fresh decays are Mamba-2's, as in the authors' code, but for A in [1, 16] instead of (0, 16].
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlx.kernels.base import chose
+from rlx.kernels.base import Impl, chose
 from rlx.kernels.delta import delta, delta_flops, delta_step
 from rlx.kernels.fla import pick
 from rlx.nn.cache import StateCache
 from rlx.nn.conv import ShortConv
 from rlx.nn.recurrence import GatedNorm, fresh_decays, new_state, wide
-from rlx.nn.rows import Need, Rows, real, starts
+from rlx.nn.rows import Need, Pass, Rows, real, starts
 
 TINY = 1e-6
 """Added to squared norms of queries and keys."""
@@ -83,11 +83,7 @@ class Delta(nn.Module):
         return -steps * wide(self.A_log).exp()
 
     def needs(self) -> Mapping[str, Need]:
-        return {
-            "starts": starts,
-            "real": real,
-            "impl/delta": lambda known: chose("delta", pick("delta", known.positions.device)),
-        }
+        return {"starts": starts, "real": real, "impl/delta": _impl}
 
     def new_cache(self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device) -> StateCache:
         """A state of zeros; it is as large for any `length`."""
@@ -102,3 +98,7 @@ class Delta(nn.Module):
         """The recurrence's, the same at every length."""
         cost = delta_flops(self.heads, self.width // self.heads, self.size, cached=cached)
         return torch.full_like(attended, cost)
+
+
+def _impl(known: Pass) -> Impl:
+    return chose("delta", pick("delta", known.positions.device))

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlx.kernels.base import chose
+from rlx.kernels.base import Impl, chose
 from rlx.kernels.fla import pick
 from rlx.kernels.scan import scan, scan_flops, scan_step
 from rlx.nn.cache import StateCache
 from rlx.nn.conv import ShortConv
 from rlx.nn.recurrence import GatedNorm, fresh_decays, new_state, wide
-from rlx.nn.rows import Need, Rows, real, starts
+from rlx.nn.rows import Need, Pass, Rows, real, starts
 
 
 class GSSM(nn.Module):
@@ -64,10 +64,7 @@ class GSSM(nn.Module):
         dt = F.softplus(wide(dt) + self.dt_bias)
         if self.dt_limits != (0.0, math.inf):
             dt = dt.clamp(*self.dt_limits)  # [B, T, H]
-        if cache is None:
-            found = self._whole(mixed, dt, rows)
-        else:
-            found = self._cached(mixed, dt, rows, cache)
+        found = self._whole(mixed, dt, rows) if cache is None else self._cached(mixed, dt, rows, cache)
         return self.out(self.norm(found.flatten(-2), z))
 
     def _whole(self, mixed: Tensor, dt: Tensor, rows: Rows) -> Tensor:
@@ -102,11 +99,7 @@ class GSSM(nn.Module):
         return -dt * wide(self.A_log).exp()
 
     def needs(self) -> Mapping[str, Need]:
-        return {
-            "starts": starts,
-            "real": real,
-            "impl/scan": lambda known: chose("scan", pick("scan", known.positions.device)),
-        }
+        return {"starts": starts, "real": real, "impl/scan": _impl}
 
     def new_cache(self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device) -> StateCache:
         """A state of zeros; it is as large for any `length`."""
@@ -121,3 +114,7 @@ class GSSM(nn.Module):
         """The scan's, the same at every length; with the decay and the update of the state in a step."""
         cost = scan_flops(self.heads, self.groups, self.width // self.heads, self.size, cached=cached)
         return torch.full_like(attended, cost)
+
+
+def _impl(known: Pass) -> Impl:
+    return chose("scan", pick("scan", known.positions.device))

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_documents_are_as_alone(core: Core) -> None:
     bounds = [0, 3, 30, 64, 80]
     starts[:, bounds[:-1]] = True
     whole, last = core(*inputs, starts=starts)
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         alone = core(*(x[:, begin:end] for x in inputs))
         close((whole[:, begin:end],), (alone[0],))
     close((last,), (alone[1],))

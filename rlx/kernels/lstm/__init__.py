@@ -65,7 +65,9 @@ def _forward(
             hidden, cell = hidden * keep[t, :, None], cell * keep[t, :, None]
         now = gates[t].addmm_(hidden, turned)
         entered, kept, new, shown = now.chunk(4, dim=-1)
-        entered.sigmoid_(), kept.sigmoid_(), new.tanh_(), shown.sigmoid_()
+        for gate in (entered, kept, shown):
+            gate.sigmoid_()
+        new.tanh_()
         cell = torch.addcmul(entered * new, kept, cell, out=cells[t])
         hidden = torch.mul(shown, cell.tanh(), out=hiddens[t])
     return tuple(x.transpose(0, 1).contiguous() for x in (hiddens, cells, gates))  # pyright: ignore[reportReturnType]
@@ -98,11 +100,9 @@ def _backward(
     bent = cells.tanh()
     # what a step's gradients are multiplied with, for all steps at once: [B, T, W] and [B, T, 3 W]
     into_cell, into_shown = shown * (1 - bent * bent), bent * shown * (1 - shown)
-    into_gates = torch.cat(
-        [new * entered * (1 - entered), last_cell * kept * (1 - kept), entered * (1 - new * new)], -1
-    )
-    into_cell, into_shown, into_gates, kept, last = (
-        x.transpose(0, 1).contiguous() for x in (into_cell, into_shown, into_gates, kept, keep)
+    into_gates = (new * entered * (1 - entered), last_cell * kept * (1 - kept), entered * (1 - new * new))
+    into_cell, into_shown, into_three, kept, last = (
+        x.transpose(0, 1).contiguous() for x in (into_cell, into_shown, torch.cat(into_gates, dim=-1), kept, keep)
     )
     to_hiddens, to_cells = (x.transpose(0, 1) for x in (to_hiddens, to_cells))
     grads = gates.new_empty(length, *gates[:, 0].shape)
@@ -110,7 +110,7 @@ def _backward(
     for t in range(length - 1, -1, -1):
         to_hidden = to_hidden + to_hiddens[t]
         to_cell = torch.addcmul(to_cell + to_cells[t], to_hidden, into_cell[t])
-        grad = torch.cat([into_gates[t] * to_cell.repeat(1, 3), to_hidden * into_shown[t]], dim=-1)
+        grad = torch.cat([into_three[t] * to_cell.repeat(1, 3), to_hidden * into_shown[t]], dim=-1)
         grads[t] = grad
         to_hidden, to_cell = (grad @ weight) * last[t], to_cell * kept[t] * last[t]
     to_inputs = grads.transpose(0, 1).contiguous()

@@ -91,9 +91,8 @@ def _chunked(
     added = (k.transpose(-1, -2) @ came).unflatten(-1, (-1, width))  # [B, M, G, N, R, K]
     gone = inside.since_begin[..., -1].view(batch, -1, groups, 1, heads // groups, 1)
     if state is None:
-        s = torch.zeros_like(added[:, 0])
-    else:
-        s = state.to(dtype).unflatten(1, (groups, -1)).transpose(2, 3)  # [B, G, N, R, K]
+        state = v.new_zeros(batch, heads, k.shape[-1], width)
+    s = state.to(dtype).unflatten(1, (groups, -1)).transpose(2, 3)  # [B, G, N, R, K]
     before = []
     for new, kept in zip(added.unbind(1), gone.unbind(1), strict=True):
         before.append(s)

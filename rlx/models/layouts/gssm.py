@@ -77,7 +77,7 @@ class GssmLayout(Layout):
         for name in (*(name for name in _FIELDS if name not in _DEFAULTS), "head_dim", "vocab_size"):
             if name not in theirs:
                 raise CheckpointError(f"it has no {name}")
-        found = {ours: theirs.get(name, _DEFAULTS.get(name)) for name, ours in _FIELDS.items()}
+        found: dict[str, Any] = {ours: theirs.get(name, _DEFAULTS.get(name)) for name, ours in _FIELDS.items()}
         if theirs["num_heads"] * theirs["head_dim"] != found["gssm_expand"] * found["d_model"]:
             raise CheckpointError("num_heads x head_dim is not expand x hidden_size")
         least, most = _limits(theirs.get(_LIMITS))
