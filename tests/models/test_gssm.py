@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from rlx.decoding.base import DecodeConfig
+from rlx.decoding.engine import Engine
 from rlx.errors import ConfigError
 from rlx.models.base import ModelConfig
 from rlx.models.dense import DenseConfig
@@ -201,3 +203,41 @@ def test_a_step_costs_the_same_however_long_the_row_is(layer: str) -> None:
     dense, fixed = (config.build(VOCAB) for config in configs_of(layer))
     assert forward_flops(fixed, 1, 10, cached=True) == forward_flops(fixed, 1, 10**5, cached=True)
     assert forward_flops(dense, 1, 10**5, cached=True) > 5 * forward_flops(fixed, 1, 10**5, cached=True)
+
+
+@pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])
+@torch.no_grad()
+def test_the_engine_draws_what_full_passes_say(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of unequal length, rows that end and take the next sample, rows that are dropped."""
+    monkeypatch.setattr("rlx.decoding.engine.REFILL_SHARE", 0.3)
+    torch.manual_seed(0)
+    model = GssmConfig(d_model=32, n_layers=2, layers=[layer], init_std=0.4).build(8)
+    prompts = [(tokens_of(1, length)[0] % 8).tolist() for length in (1, 7, 3, 12, 40, 2)]
+    engine = Engine(model, end_id=5, pad_id=0)
+    decode = DecodeConfig(temperature=1.0, max_tokens=9, rows=4)
+    done = engine.complete(prompts, keys=list(range(6)), samples=2, decode=decode)
+    assert 0 < int(done.finished.sum()) < 12
+    for row in range(12):
+        drawn = done.tokens[row, : done.lengths[row]]
+        whole = torch.tensor([[*prompts[row // 2], *drawn.tolist()]])
+        logs = model.logits(model(whole)[0])[0].log_softmax(-1)[len(prompts[row // 2]) - 1 : -1]
+        expected = logs.gather(1, drawn[:, None])[:, 0]
+        torch.testing.assert_close(done.logprobs[row, : len(drawn)], expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])
+def test_half_precision_trains_and_decodes(layer: str) -> None:
+    torch.manual_seed(0)
+    model = GssmConfig(d_model=32, n_layers=2, layers=[layer]).build(VOCAB)
+    tokens, documents = tokens_of(2, 40), torch.tensor([[0] * 10 + [1] * 25 + [-1] * 5] * 2)
+    exact = model.logits(model(tokens, documents=documents)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.logits(model(tokens, documents=documents)[0])
+        found.float().square().mean().backward()
+        cache = model.new_cache(2, 41, torch.bfloat16)
+        whole = model(tokens)[0]
+        model(tokens[:, :39], cache=cache)
+        last = model(tokens[:, 39:], positions=torch.full((2, 1), 39), cache=cache)[0]
+    assert (found.float() - exact).abs().max() < 0.05 * exact.abs().max()
+    assert (last[:, 0].float() - whole[:, -1].float()).abs().max() < 0.1
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
