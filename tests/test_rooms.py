@@ -14,7 +14,8 @@ do those that only type checkers read. From the bottom up:
     tasks                       types, errors, options, rows                  numpy, math_verify and what it parses with
                                                                               (late, in a process of their own)
     environments                types, errors, options, tasks/base            numpy
-    kernels                     GROUND                                        torch; triton in <name>/triton.py
+    kernels                     GROUND                                        torch, fla (late); triton in
+                                                                              <name>/triton.py
     algorithms, merges          GROUND                                        torch
     adapters                    GROUND, nn                                    torch
     optim, trainers             GROUND                                        torch
@@ -101,7 +102,7 @@ ROOMS = {
     "rows": Room(("errors",), ("datasets", "pyarrow"), late=("datasets", "pyarrow")),
     "tasks": Room(("types", "errors", "options", "rows"), ("numpy", *MATH), late=MATH),
     "environments": Room(("types", "errors", "options", "tasks.base"), ("numpy",)),
-    "kernels": Room(GROUND, (*TORCH, "triton")),
+    "kernels": Room(GROUND, (*TORCH, "triton", "fla"), late=("fla",)),
     "adapters": Room((*GROUND, "nn"), TORCH),
     "algorithms": Room(GROUND, TORCH),
     "merges": Room(GROUND, TORCH),

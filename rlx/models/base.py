@@ -311,3 +311,9 @@ def check_divides(name: str, part: int, whole_name: str, whole: int) -> None:
         near = sorted(sorted(near, key=lambda n: abs(n - part))[:2])
         tries = " or ".join(str(n) for n in near)
         raise ConfigError(f"{name}={part} does not divide {whole_name}={whole}; try {tries}")
+
+
+def heads_of(width: int, head: int, least: int) -> int:
+    """Heads of about `head` channels, but at least `least`, that divide the width."""
+    wanted = max(least, width // head)
+    return next(count for count in range(min(wanted, width), 0, -1) if width % count == 0)

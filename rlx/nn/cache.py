@@ -59,6 +59,23 @@ class KeyValueCache:
         self.values[index, :, :slots] = other.values[source]
 
 
+class StateCache:
+    """State of a fixed size: a few tensors whose first axis is the rows. It is written in place."""
+
+    def __init__(self, **tensors: Tensor) -> None:
+        self.__dict__.update(tensors)
+
+    def __getattr__(self, name: str) -> Tensor:
+        raise AttributeError(name)
+
+    def rows(self, index: Tensor) -> Self:
+        return type(self)(**{name: tensor[index] for name, tensor in vars(self).items()})
+
+    def put(self, index: Tensor, other: Self, source: Tensor) -> None:
+        for name, tensor in vars(self).items():
+            tensor[index] = getattr(other, name)[source]
+
+
 class Cache:
     """The state of all layers for the rows being decoded."""
 

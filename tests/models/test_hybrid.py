@@ -13,6 +13,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"layers": ["attention.local", "attention"], "window": 5},
     {"layers": ["attention", "attention+none", "attention.nope"]},
     {"layers": ["iha.local", "attention", "iha+none"], "window": 5},
+    {"layers": ["gssm+none", "attention.local", "delta"], "window": 7},
 ]
 """Settings that the contract of mixers is tested with."""
 

@@ -33,6 +33,12 @@ def test_pretrain_leaves_a_run_that_explains_itself(rlx):
     assert {path.name for path in folder.iterdir()} == names
 
 
+def test_a_run_says_which_kernels_ran(rlx):
+    assert record(place(rlx(*PRETRAIN, "stage.steps=1").out))["kernels"] == {}
+    found = rlx(*PRETRAIN, "stage.steps=1", "model=gssm", "model.layers=[gssm,delta]", "model.n_layers=2")
+    assert record(place(found.out))["kernels"] == {"delta": "torch", "scan": "torch"}
+
+
 def test_the_command_in_overrides_repeats_the_run(rlx):
     run = place(rlx(*PRETRAIN).out)
     words = shlex.split((run / "overrides.txt").read_text())
