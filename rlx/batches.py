@@ -112,6 +112,8 @@ class RolloutBatch:
     """[B, T] float32 under the reference policy, for algorithms that need "reference"."""
     old_logprobs: Tensor | None = None
     """[B, T] float32, the trainer's own before an iteration's first update, for algorithms that need "old_logprobs"."""
+    routing: Tensor | None = None
+    """[B, T, L, K] int16, experts that the L routed layers chose while sampling; -1 where nothing was passed."""
 
     def returns(self) -> Tensor:
         """[B] float32: the sum of each row's rewards."""

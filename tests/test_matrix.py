@@ -13,7 +13,7 @@ import pytest
 from rlx.runs.run import read_record
 from rlx.stages.base import place_of
 
-MODELS = ("dense",)
+MODELS = ("dense", "moe", "iha", "gssm")
 TASKS = {
     "countdown": ("task.numbers=3", "task.trace=operations"),
     "sudoku": ("task.size=4",),

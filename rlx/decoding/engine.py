@@ -25,9 +25,11 @@ from rlx.decoding.base import DecodeConfig
 from rlx.decoding.logprobs import log_softmax
 from rlx.decoding.uniforms import sample_keys, uniforms
 from rlx.errors import DivergedError, Stopped
+from rlx.nn.aux import Aux
 from rlx.nn.cache import Cache
 from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
+from rlx.nn.experts import routed_layers
 from rlx.nn.lora import folded_tensors, is_adapted, without_adapters
 from rlx.nn.rows import Rows
 
@@ -57,6 +59,9 @@ class Completions:
     """Of the prompts' tokens, which go through the model once per group."""
     decoded: Extent = field(default_factory=Extent)
     """Of the tokens drawn that went through it, one a step: all but the last of each completion."""
+    routing: Tensor | None = None
+    """[N, S, L, K] int16, where it was asked for: experts that the L routed layers chose for the token at each position
+    of prompt and completion; -1 where none was passed, as for the last token drawn."""
 
 
 def never() -> bool:
@@ -80,14 +85,22 @@ class Engine:
     ) -> None:
         self.model, self.end_id, self.pad_id, self.stop = model, end_id, pad_id, stop
         self._logits = compiled(_next_logits) if compile else _next_logits
+        self._logits_and_routing = compiled(_next_logits_and_routing) if compile else _next_logits_and_routing
         self._compile = compile
         self._copies: dict[torch.dtype | None, Decoder] = {}
 
     @torch.no_grad()
     def complete(
-        self, prompts: Sequence[Sequence[int]], *, keys: Sequence[int], samples: int, decode: DecodeConfig
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        keys: Sequence[int],
+        samples: int,
+        decode: DecodeConfig,
+        routing: bool = False,
     ) -> Completions:
-        """Draw `samples` completions of every prompt (token ids); `keys` (int64) are the prompts' random keys.
+        """Draw `samples` completions of every prompt (token ids); `keys` (int64) are the prompts' random keys, and
+        `routing` asks for the experts that were chosen.
 
         Raises:
             Stopped: `stop` became true; nothing was changed.
@@ -97,6 +110,11 @@ class Engine:
         out = _empty(len(prompts) * samples, decode.max_tokens, self.pad_id, device)
         if not prompts:
             return out
+        if routing:
+            length = max(len(prompt) for prompt in prompts) + decode.max_tokens
+            layers = routed_layers(self.model)
+            shape = (len(out.tokens), length, len(layers), layers[0].top_k)
+            out.routing = torch.full(shape, -1, dtype=torch.int16, device=device)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -116,7 +134,15 @@ class Engine:
         decode: DecodeConfig,
     ) -> None:
         model, device = self._weights(), out.tokens.device
-        waiting = _Waiting(model, prompts, keys, samples, self.pad_id, chunk=max(1, decode.rows // samples))
+        waiting = _Waiting(
+            model,
+            prompts,
+            keys,
+            samples,
+            self.pad_id,
+            chunk=max(1, decode.rows // samples),
+            routing=out.routing is not None,
+        )
         rows = self._enough(decode.rows, len(out.tokens))
         length = max(len(prompt) for prompt in prompts) + decode.max_tokens
         length = rounded(length, SLOT_UNIT) if self._compile else length
@@ -163,10 +189,10 @@ class Engine:
             return self.model
         if dtype not in self._copies:
             made = self._copies[dtype] = without_adapters(self.model).requires_grad_(False)
-            for module in made.modules():
-                if isinstance(module, nn.Linear) and dtype is not None:
-                    # not in place: the head's weight may be the embedding's
-                    module.weight = nn.Parameter(module.weight.to(dtype), requires_grad=False)
+            for module in made.modules() if dtype is not None else ():
+                names = ("weight",) if isinstance(module, nn.Linear) else getattr(module, "stacks", ())
+                for name in names:  # not in place: the head's weight may be the embedding's
+                    setattr(module, name, nn.Parameter(getattr(module, name).to(dtype), requires_grad=False))
         made, weights = self._copies[dtype], folded_tensors(self.model)
         for name, tensor in made.state_dict().items():
             tensor.copy_(weights[name])
@@ -180,6 +206,8 @@ class Engine:
         state.cache.put(rows, taken.cache, taken.source)
         state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths, taken.keys, taken.place
         state.drawn[rows] = 0
+        if out.routing is not None and taken.routing is not None:
+            out.routing[taken.place, : taken.routing.shape[1]] = taken.routing
         self._record(state, rows, taken.logits, out, decode)
 
     def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig) -> None:
@@ -190,7 +218,11 @@ class Engine:
         if self._compile:
             slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
-        logits = self._logits(model, state.tokens[:, None], rows, state.cache)
+        if out.routing is None:
+            logits = self._logits(model, state.tokens[:, None], rows, state.cache)
+        else:
+            logits, routing = self._logits_and_routing(model, state.tokens[:, None], rows, state.cache)
+            out.routing[state.place[alive], state.positions[alive]] = routing[alive]
         state.positions[alive] = seen
         self._record(state, alive, logits if len(alive) == len(logits) else logits[alive], out, decode)
 
@@ -215,6 +247,17 @@ def _next_logits(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> Te
     """[N, V] after tokens [N, 1]."""
     hidden, _ = model.run(tokens, rows, cache)
     return model.logits(hidden[:, 0])
+
+
+def _next_logits_and_routing(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> tuple[Tensor, Tensor]:
+    """`_next_logits`, and the experts chosen [N, L, K] int16."""
+    hidden, aux = model.run(tokens, rows, cache)
+    return model.logits(hidden[:, 0]), _chosen(aux)[:, 0]
+
+
+def _chosen(aux: Aux) -> Tensor:
+    """[B, T, L, K] int16, experts of all routed layers."""
+    return torch.stack([each.chosen for each in aux.routing], dim=2).short()
 
 
 def _dtype(device: torch.device) -> torch.dtype | None:
@@ -250,6 +293,7 @@ class _Taken:
     logits: Tensor  # [N, V]
     keys: Tensor  # [N] int64
     place: Tensor  # [N] int64
+    routing: Tensor | None  # [N, W, L, K] int16
 
 
 class _Waiting:
@@ -264,7 +308,9 @@ class _Waiting:
         pad_id: int,
         *,
         chunk: int,
+        routing: bool = False,
     ) -> None:
+        self.routed = routing
         self.model, self.prompts, self.samples, self.pad_id, self.chunk = model, prompts, samples, pad_id, chunk
         self.device = model.embed.weight.device
         self.keys = sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=self.device), samples)
@@ -283,7 +329,8 @@ class _Waiting:
         place = torch.arange(self.next, self.next + count, device=self.device)
         source = place // self.samples - number * self.chunk
         self.next += count
-        return _Taken(self.cache, source, self.lengths[source], self.logits[source], self.keys[place], place)
+        routing = None if self.routing is None else self.routing[source]
+        return _Taken(self.cache, source, self.lengths[source], self.logits[source], self.keys[place], place, routing)
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         """The prompts' cache, and the logits after each."""
@@ -292,7 +339,11 @@ class _Waiting:
         padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self.device)  # [P, W]
         self.cache = self.model.new_cache(len(prompts), width, dtype=_dtype(self.device))
-        hidden, _ = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths)
+        hidden, aux = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths)
+        self.routing = None
+        if self.routed:
+            padding = torch.arange(width, device=self.device) >= self.lengths[:, None]  # [P, W]
+            self.routing = _chosen(aux).masked_fill(padding[..., None, None], -1)
         last = hidden[torch.arange(len(prompts), device=self.device), self.lengths - 1]  # [P, D]
         self.logits = self.model.logits(last)  # [P, V]
 

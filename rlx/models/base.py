@@ -161,6 +161,10 @@ class ModelConfig:
     mup_base: int = 256
     """The width at which mup=simple changes nothing."""
 
+    def __init_subclass__(cls) -> None:
+        """A model of several mixers has the `tensor_free` of all of them."""
+        cls.tensor_free = frozenset().union(*(vars(each).get("tensor_free", ()) for each in cls.__mro__))
+
     def __post_init__(self) -> None:
         if self.depth is not None:
             check_positive("model.depth", self.depth)

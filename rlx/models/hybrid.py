@@ -4,7 +4,6 @@ The other models have those of their own layers: `model=gssm model.layers=[atten
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from rlx.models.base import kinds
 from rlx.options import option
@@ -18,5 +17,3 @@ _OWN = [one for one in _ALL if not any(other is not one and issubclass(other, on
 @dataclass(kw_only=True, slots=True)
 class HybridConfig(*_OWN):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
     """Any mixers and channel mixers, in any order; attention and a feed-forward where layers leave it open."""
-
-    tensor_free: ClassVar[frozenset[str]] = frozenset().union(*(one.tensor_free for one in _OWN))

@@ -109,9 +109,9 @@ class Decoder(nn.Module):
             documents: [B, T] int64, tokens of unequal number do not see each other; None: one document a row.
             cache: state of the rows so far; it is written at `positions`. Not together with `documents`.
             slots: with a cache, how many of its positions are attended (at least the largest position + 1).
-            lengths: [B] int64, with a cache: how many of each row's tokens are real; the rest is padding on the right,
-                and leaves no trace in the state. None: all are.
-            routing: [L, B, T, K] int64, experts that the L routed layers take; None: they choose.
+            lengths: [B] int64, without documents: how many of each row's tokens are real; the rest is padding on the
+                right, and leaves no trace in the state. None: all are.
+            routing: [L, B, T, K] int64, experts that the L routed layers take; None: they choose, as where it is -1.
         """
         rows = self.rows(tokens, positions=positions, documents=documents, cache=cache, slots=slots, lengths=lengths)
         rows.routing = routing
@@ -172,4 +172,4 @@ def _grows(weight: Tensor) -> bool:
 
 def into_residual(name: str) -> bool:
     """True for the parameters that write into the residual stream."""
-    return name.removesuffix(".weight").endswith(("mixer.out", "channel.down"))
+    return name.removesuffix(".weight").endswith(("mixer.out", "channel.down", "shared.down"))

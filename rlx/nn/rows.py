@@ -23,7 +23,7 @@ class Pass:
     slots: int | None
     """How many positions of a cache are attended; None: a pass without a cache."""
     lengths: Tensor | None
-    """[B] int64, with a cache: tokens of each row that are no padding; None: all."""
+    """[B] int64, without documents: tokens of each row that are no padding; None: all."""
 
 
 Need = Callable[[Pass], Any]
@@ -39,7 +39,8 @@ class Rows:
     given: dict[str, Any]
     """What layers need, by the name that they gave it."""
     routing: Tensor | None = None
-    """[L, B, T, K] int64: experts that the L routed layers are to take instead of choosing; None: they choose."""
+    """[L, B, T, K] int64: experts that the L routed layers are to take instead of choosing, which they do where it is
+    -1; None: they choose."""
 
 
 def seen_by(window: int | None) -> tuple[str, Need]:

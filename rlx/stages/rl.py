@@ -49,6 +49,9 @@ class RlConfig(RunStageConfig):
     """Prompts an iteration; each gets algorithm.group_size samples."""
     micro_rows: int = 256
     """Rows that go through the model at once in an update; the gradient is the same up to rounding."""
+    replay_routing: bool = False
+    """Updates take the experts that sampling chose for every token (routing replay), with gates of the current router;
+    for models with experts."""
     clip_norm: float = 1.0
     """The gradient's norm is clipped to this."""
     val_every: int = 50

@@ -59,13 +59,26 @@ def hidden_of(model: Decoder, tokens: torch.Tensor, **inputs: Any) -> torch.Tens
         return model(tokens, **inputs)[0]
 
 
+def is_routed(model: Decoder) -> bool:
+    return any(hasattr(block.channel, "rebalance") for block in model.blocks)
+
+
+def assert_unchanged(model: Decoder, after: torch.Tensor, before: torch.Tensor) -> None:
+    """To the bit; but a matrix product of fewer rows may round otherwise, and how many rows an expert has hangs on all
+    tokens."""
+    if is_routed(model):
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    else:
+        assert torch.equal(after, before)
+
+
 @pytest.mark.parametrize("place", [0, 1, 11, 24])
 def test_a_token_changes_nothing_before_it(model: Decoder, place: int) -> None:
     tokens = some_tokens(2, 25)
     before = hidden_of(model, tokens)
     tokens[:, place] = (tokens[:, place] + 1) % VOCAB
     after = hidden_of(model, tokens)
-    assert torch.equal(after[:, :place], before[:, :place])
+    assert_unchanged(model, after[:, :place], before[:, :place])
     assert (after[:, place:] - before[:, place:]).abs().amax(-1).min() > 1e-4, "and every place after it sees it"
 
 
@@ -74,8 +87,8 @@ def test_a_token_changes_nothing_before_it_in_packed_rows(model: Decoder) -> Non
     before = hidden_of(model, tokens, documents=documents)
     tokens[:, 10] = (tokens[:, 10] + 1) % VOCAB
     after = hidden_of(model, tokens, documents=documents)
-    assert torch.equal(after[:, :10], before[:, :10])
-    assert not torch.equal(after[:, 10], before[:, 10])
+    assert_unchanged(model, after[:, :10], before[:, :10])
+    assert (after[:, 10] - before[:, 10]).abs().max() > 1e-4
 
 
 def test_packed_documents_are_as_alone(model: Decoder) -> None:
@@ -103,7 +116,7 @@ def test_padding_does_not_leak(model: Decoder) -> None:
     before = hidden_of(model, tokens, positions=positions, documents=documents)
     tokens[:, 10:] = (tokens[:, 10:] + 5) % VOCAB
     after = hidden_of(model, tokens, positions=positions, documents=documents)
-    assert torch.equal(after[:, :10], before[:, :10])
+    assert_unchanged(model, after[:, :10], before[:, :10])
     torch.testing.assert_close(before[:, :10], hidden_of(model, tokens[:, :10]), atol=1e-5, rtol=1e-5)
 
 

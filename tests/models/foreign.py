@@ -23,11 +23,13 @@ def randomised(model: Any) -> Any:
 
 
 def a_model(kind: str = "llama", **sizes: Any) -> Any:
-    """A `LlamaForCausalLM` or `Qwen3ForCausalLM`."""
+    """A model of transformers by its `model_type`."""
     transformers = pytest.importorskip("transformers")
     config, model = {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
+        "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
     }[kind]
     return randomised(model(config(**{"vocab_size": ROWS, **SIZES, **sizes})))
 

@@ -14,6 +14,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"layers": ["attention", "attention+none", "attention.nope"]},
     {"layers": ["iha.local", "attention", "iha+none"], "window": 5},
     {"layers": ["gssm+none", "attention.local", "delta"], "window": 7},
+    {"layers": ["attention+experts", "mlp", "attention.nope+experts"], "n_experts": 4},
 ]
 """Settings that the contract of mixers is tested with."""
 
@@ -67,4 +68,6 @@ def test_wrong_layers_are_one_line(settings: dict[str, Any], says: str) -> None:
 
 
 def test_it_has_the_settings_of_all_mixers() -> None:
-    assert all(isinstance(HybridConfig(), kind.fields) for kind in kinds().values())
+    for kind in kinds().values():
+        assert isinstance(HybridConfig(), kind.fields)
+        assert HybridConfig.tensor_free >= kind.fields.tensor_free

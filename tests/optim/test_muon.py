@@ -47,6 +47,51 @@ def test_a_step_is_the_gradients_singular_vectors(small: Callable[[], nn.Module]
         assert torch.cosine_similarity(step.flatten(), (u @ v).flatten(), dim=0) > 0.97
 
 
+class Stacked(nn.Module):
+    """Matrices one upon the other, as experts hold them, wide and tall; one beside them, and other tensors."""
+
+    stacks = ("wide", "tall")
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.wide = nn.Parameter(torch.randn(3, 6, 10, generator=generator))
+        self.tall = nn.Parameter(torch.randn(3, 9, 4, generator=generator))
+        self.blocks = nn.ParameterDict({"matrix": torch.ones(2, 2), "other": torch.ones(2, 2, 2)})
+
+
+def parts(model: Stacked) -> list[tuple[str, nn.Parameter]]:
+    return [("wide", model.wide), ("tall", model.tall)]
+
+
+def test_stacked_matrices_move_as_each_would_alone() -> None:
+    config = MuonConfig(lr=1e-2, weight_decay=0.2, momentum=0.9)
+    model, generator = Stacked(), torch.Generator().manual_seed(1)
+    alone = {f"{name}{n}": nn.Parameter(p[n].detach().clone()) for name, p in parts(model) for n in range(3)}
+    ours = config.build(model)
+    theirs = torch.optim.Muon(
+        list(alone.values()), lr=1e-2, weight_decay=0.2, momentum=0.9, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
+    for step in range(4):
+        for name, parameter in parts(model):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad[2] = 0  # an expert that no token chose
+            for n in range(3):
+                alone[f"{name}{n}"].grad = parameter.grad[n].clone()
+        if step == 2:
+            state = ours.state_dict()
+            ours = config.build(model)
+            ours.load_state_dict(state)
+        ours.step()
+        theirs.step()
+    for name, parameter in parts(model):
+        for n in range(3):  # bfloat16 products of several matrices at once may round otherwise
+            torch.testing.assert_close(parameter[n], alone[f"{name}{n}"], atol=2e-4, rtol=0)
+    before = Stacked().wide
+    assert (before[0] - model.wide[0]).abs().max() > 1e-2
+    torch.testing.assert_close(model.wide[2], before[2] * (1 - 0.2 * 1e-2) ** 4)
+
+
 def test_a_schedule_reaches_every_group(small: Callable[[], nn.Module]) -> None:
     model = small()
     optimizer = MuonConfig().build(model)

@@ -23,7 +23,7 @@ class Place:
     """Where one of our tensors is in their folder."""
 
     theirs: tuple[str, ...]
-    """Their tensors, which stand one above the other in ours."""
+    """Their tensors, which stand one above the other in ours; none: ours is zero, of `shape`."""
     rows: tuple[int, ...] = ()
     """Rows of each; empty for one that is ours as it is."""
     shape: tuple[int, ...] | None = None
@@ -33,12 +33,16 @@ class Place:
 
     def ours(self, parts: list[Tensor]) -> Tensor:
         """Our tensor of theirs; bfloat16 and float16 are widened to float32."""
+        if not self.theirs and self.shape is not None:
+            return torch.zeros(self.shape)
         wide = [part.float() if part.is_floating_point() else part for part in parts]
         whole = wide[0] if len(wide) == 1 else torch.cat(wide)
         return whole if self.shape is None else whole.reshape(self.shape)
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Their tensors of ours."""
+        if not self.theirs:
+            return []
         if self.shape is not None:
             tensor = tensor.reshape(-1, tensor.shape[-1])
         parts = list(tensor.split(list(self.rows))) if len(self.theirs) > 1 else [tensor]

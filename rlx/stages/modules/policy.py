@@ -1,6 +1,7 @@
 """Policy-gradient training on rollouts: one `training_step` is one iteration."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from rlx.algorithms.base import Totals, importance_weights
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.decoding.logprobs import token_logprobs_and_entropy
-from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
+from rlx.errors import CheckpointError, ConfigError, DivergedError, RunError, Stopped
+from rlx.nn.aux import Aux
 from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
 from rlx.nn.rows import Rows
@@ -50,6 +52,8 @@ class PolicyModule(StepModule):
         self.sampler = sampler
         self.stage, self.settings, self.decode = config.stage, config.algorithm, config.decode
         self.algorithm = config.algorithm.build()
+        if self.stage.replay_routing and not self.routing.layers:
+            raise ConfigError("stage.replay_routing=true: the model has no experts; leave it out")
         self.precision = config.trainer.precision
         self.is_compiled = config.trainer.compile
         self._outlook = compiled(_outlook) if self.is_compiled else _outlook
@@ -153,7 +157,8 @@ class PolicyModule(StepModule):
         """Fill in the reference policy's log-probabilities, where the algorithm needs them."""
         for model in self._reference:
             with torch.no_grad():
-                parts = [self._look(model, batch.rows(rows)).logprobs for rows in self._parts(len(batch.tokens))]
+                own = replace(batch, routing=None)  # another model's choices are its own
+                parts = [self._look(model, own.rows(rows))[0].logprobs for rows in self._parts(len(batch.tokens))]
             batch.reference_logprobs = torch.cat(parts)
             self.run.ledger.train += self.operations.forward(batch.extent())
 
@@ -168,7 +173,7 @@ class PolicyModule(StepModule):
         heard = self._heard(advantages)
         for rows in heard.split(self.stage.micro_rows) if len(heard) else ():
             with torch.no_grad():
-                batch.old_logprobs[rows] = self._look(self.model, batch.rows(rows)).logprobs
+                batch.old_logprobs[rows] = self._look(self.model, batch.rows(rows))[0].logprobs
         self.run.ledger.train += self.operations.forward(batch.rows(heard).extent())
 
     def _heard(self, advantages: Tensor) -> Tensor:
@@ -211,14 +216,14 @@ class PolicyModule(StepModule):
         gaps, drift, weights = [], 0.0, []
         for rows in self._parts(len(batch.tokens)):
             part = batch.rows(rows)
-            out = self._look(self.model, part)
+            out, aux = self._look(self.model, part)
             if "old_logprobs" in self.algorithm.needs and part.old_logprobs is None:
                 part.old_logprobs = out.logprobs.detach()
             losses, metrics = self.algorithm.losses(out, part, advantages[rows], totals)
             loss = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss is {loss.item()}: the run has diverged")
-            self.manual_backward(loss)
+            self.manual_backward(self.routing.added(loss, aux, part.loss_mask.sum() / sampled))
             metrics = {**metrics, "train/loss": loss, "entropy": _share(out.entropy, part.loss_mask, sampled)}
             for name, value in metrics.items():
                 found[name] = found.get(name, 0.0) + float(value.detach())
@@ -229,6 +234,7 @@ class PolicyModule(StepModule):
             moved = (now - (part.logprobs if part.old_logprobs is None else part.old_logprobs)).clamp(-20, 20)
             drift += float(((moved.exp() - 1 - moved) * part.loss_mask).sum())
         found["train/grad_norm"] = self.update(optimizer).item()
+        found.update({name: float(value) for name, value in self.routing.row.items()})
         if first and gaps:
             found.update(self._gap(gaps, sampled))
         if first and weights:
@@ -241,11 +247,13 @@ class PolicyModule(StepModule):
         """How far recorded log-probabilities are from the trainer's, on the policy's own samples.
 
         Raises:
-            RunError: in float32 on a CPU the mean gap is above 1e-5.
+            RunError: in float32 on a CPU the mean gap is above 1e-5. Not where experts are chosen anew: of two with
+                nearly equal scores the last bits decide.
         """
         mean = sum(gap.sum().item() for gap in gaps) / sampled
         largest = max(gap.max().item() for gap in gaps)
         precise = self.precision is Precision.fp32 and self.device.type == "cpu"
+        precise &= self.stage.replay_routing or not self.routing.layers
         if precise and mean > GAP_FP32:
             raise RunError(
                 f"sampled and trained log-probabilities differ by {mean:.2e} nats on average (float32 should be below "
@@ -253,15 +261,20 @@ class PolicyModule(StepModule):
             )
         return {"sampling/sampling_logp_difference/mean": mean, "sampling/sampling_logp_difference/max": largest}
 
-    def _look(self, model: Decoder, batch: RolloutBatch) -> PolicyOutput:
+    def _look(self, model: Decoder, batch: RolloutBatch) -> tuple[PolicyOutput, Aux]:
         """What a model says of the batch's tokens; compiled for few shapes, to which the rows are padded."""
         count, width = batch.tokens.shape
-        tokens = batch.tokens
+        tokens, pad = batch.tokens, torch.nn.functional.pad
+        right = below = 0
         if self.is_compiled:
             right, below = rounded(width) - width, halved(self.stage.micro_rows, count, SMALLEST_ROWS) - count
-            tokens = torch.nn.functional.pad(tokens, (0, right, 0, below), value=self.start.tokenizer.pad_id)
-        logprobs, entropy = self._outlook(model, tokens, model.rows(tokens), self.decode.temperature)
-        return PolicyOutput(logprobs=logprobs[:count, :width], entropy=entropy[:count, :width])
+            tokens = pad(tokens, (0, right, 0, below), value=self.start.tokenizer.pad_id)
+        routed = bool(self.routing.layers)  # their loads and losses are of real tokens
+        rows = model.rows(tokens, lengths=pad(_lengths(batch), (0, below)) if routed else None)
+        if batch.routing is not None:
+            rows.routing = pad(batch.routing, (0, 0, 0, 0, 0, right, 0, below), value=-1).permute(2, 0, 1, 3).long()
+        logprobs, entropy, aux = self._outlook(model, tokens, rows, self.decode.temperature)
+        return PolicyOutput(logprobs=logprobs[:count, :width], entropy=entropy[:count, :width]), aux
 
     def _parts(self, rows: int) -> tuple[Tensor, ...]:
         """Row numbers in parts that go through the model at once."""
@@ -317,10 +330,17 @@ class PolicyModule(StepModule):
         self.run.save_record(conclusion=sentence)
 
 
-def _outlook(model: Decoder, tokens: Tensor, rows: Rows, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens [B, T] and entropies, each [B, T]: the part that is worth compiling."""
-    hidden, _ = model.run(tokens, rows)
-    return token_logprobs_and_entropy(model.logits(hidden), tokens, temperature)
+def _outlook(model: Decoder, tokens: Tensor, rows: Rows, temperature: float) -> tuple[Tensor, Tensor, Aux]:
+    """Log-probabilities of tokens [B, T] and entropies, each [B, T], and what layers have to say besides: the part that
+    is worth compiling."""
+    hidden, aux = model.run(tokens, rows)
+    return *token_logprobs_and_entropy(model.logits(hidden), tokens, temperature), aux
+
+
+def _lengths(batch: RolloutBatch) -> Tensor:
+    """[B] int64: tokens up to each row's last sampled one."""
+    width = batch.tokens.shape[1]
+    return (batch.loss_mask * torch.arange(1, width + 1, device=batch.tokens.device)).amax(-1).long()
 
 
 def _format(task: str, trace: Any) -> str:

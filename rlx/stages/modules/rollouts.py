@@ -55,6 +55,7 @@ class Sampler:
         self.start, self.config, self.run = start, config, run
         self.task, self.algorithm, self.decode = config.task.build(), config.algorithm, config.decode
         self.operations = Operations(start.model)
+        self.replays = getattr(config.stage, "replay_routing", False)
         tokenizer = start.tokenizer
         self.engine = Engine(
             start.model,
@@ -87,7 +88,11 @@ class Sampler:
         keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(prompts))]
         with arithmetic(self.config.trainer):
             completions = self.engine.complete(
-                prompts, keys=keys, samples=self.algorithm.group_size, decode=self.decode
+                prompts,
+                keys=keys,
+                samples=self.algorithm.group_size,
+                decode=self.decode,
+                routing=self.replays and purpose == "rollout",
             )
         generated = time.perf_counter()
         flops = self.operations.forward(completions.prefilled)
@@ -134,6 +139,7 @@ class Sampler:
             group=torch.arange(len(prompts), device=device).repeat_interleave(samples),
             turn=torch.zeros_like(tokens),
             finished=completions.finished,
+            routing=None if completions.routing is None else completions.routing[:, :width],
         )
 
 

@@ -11,6 +11,7 @@ from rlx.config import Config
 from rlx.errors import DivergedError
 from rlx.models.size import Operations
 from rlx.runs.run import Run
+from rlx.stages.modules.routing import RoutingLog
 from rlx.stages.start import Start
 
 
@@ -35,6 +36,7 @@ class StepModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.model, self.operations = start.model, Operations(start.model)
+        self.routing = RoutingLog(start.model)
         self.start, self.config, self.run = start, config, run
         self.total, self.clip_norm = total, clip_norm
         self.position = start.made
@@ -62,7 +64,8 @@ class StepModule(pl.LightningModule):
         """Forget what only the parent's run is told of, where its state was taken over."""
 
     def update(self, optimizer: Any) -> Tensor:
-        """Set the rate, clip, step, and clear the gradient; returns the gradient's norm before clipping."""
+        """Set the rate, clip, step, clear the gradient and balance the experts; returns the gradient's norm before
+        clipping."""
         assert self.config.schedule is not None
         factor = self.config.schedule.factor(self.position, self.span)
         for group in optimizer.param_groups:
@@ -72,6 +75,7 @@ class StepModule(pl.LightningModule):
             raise DivergedError(f"the gradient is {norm.item()}: the run has diverged")
         optimizer.step()
         optimizer.zero_grad()
+        self.routing.stepped(self.position + 1)
         return norm
 
     def learning_rate(self) -> float:

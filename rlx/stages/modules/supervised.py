@@ -10,6 +10,7 @@ from rlx.batches import Batch, Extent
 from rlx.data.packing import Packer
 from rlx.decoding.logprobs import token_logprobs
 from rlx.errors import ConfigError
+from rlx.nn.aux import Aux
 from rlx.nn.compiled import compiled
 from rlx.nn.decoder import Decoder
 from rlx.nn.rows import Rows
@@ -50,7 +51,8 @@ class PackedSource:
 class SupervisedModule(StepModule):
     """Mean cross-entropy (nats) over the tokens that count, the mean taken over the whole step.
 
-    The penalty of `model.z_loss` is added for the gradient, and is no part of `train/loss`.
+    The penalty of `model.z_loss` and the losses of routed layers are added for the gradient, and are no part of
+    `train/loss`: every model's is the same quantity.
     """
 
     held_out: list[Batch]
@@ -65,8 +67,9 @@ class SupervisedModule(StepModule):
         counted = sum(batch.loss_mask.sum() for batch in batches)
         total, drift = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for batch in batches:
-            loss, penalty, log_z = _losses(self.model, batch, self.likelihood, self.z_loss)
-            self.manual_backward((loss + penalty) / counted)
+            loss, penalty, log_z, aux = _losses(self.model, batch, self.likelihood, self.z_loss)
+            whole = self.routing.added((loss + penalty) / counted, aux, batch.loss_mask.sum() / counted)
+            self.manual_backward(whole)
             total += loss.detach() / counted
             drift += log_z / counted
         norm = self.update(optimizer)
@@ -76,6 +79,7 @@ class SupervisedModule(StepModule):
         self.row = {"train/loss": total, "train/grad_norm": norm, "train/lr": self.learning_rate()}
         if self.z_loss:
             self.row["train/log_z"] = drift
+        self.row.update(self.routing.row)
         self.done = True
 
     def transfer_batch_to_device(self, batch: list[Batch], device: torch.device, dataloader_idx: int) -> list[Batch]:
@@ -97,7 +101,7 @@ class SupervisedModule(StepModule):
 
 def _row_losses(
     model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
-) -> tuple[Tensor, Tensor | float, Tensor | float]:
+) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
     """The part of `_losses` that is worth compiling."""
     hidden, aux = model.run(tokens, rows)
     logits = model.logits(hidden)
@@ -108,15 +112,13 @@ def _row_losses(
         each = torch.nn.functional.pad(picked, (1, 0)) - logprobs  # [B, T], log Z: a logit less its log-probability
         penalty = z_loss * (each.square() * loss_mask).sum()
         log_z = (each.detach() * loss_mask).sum()
-    for value in aux.losses.values():
-        loss = loss + value * loss_mask.sum()
-    return loss, penalty, log_z
+    return loss, penalty, log_z, aux
 
 
 def _losses(
     model: Decoder, batch: Batch, core: Callable[..., Any], z_loss: float
-) -> tuple[Tensor, Tensor | float, Tensor | float]:
-    """`negative_log_likelihood`; and with z_loss its penalty and log Z, sums over the same tokens."""
+) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
+    """`negative_log_likelihood`; with z_loss its penalty and log Z, sums over the same tokens; and what layers say."""
     rows = model.rows(batch.tokens, positions=batch.positions, documents=batch.documents)
     return core(model, batch.tokens, rows, batch.loss_mask, z_loss)
 
