@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+from rlx.batches import Extent
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.engine import Engine
 from rlx.errors import ConfigError
 from rlx.models.base import ModelConfig
 from rlx.models.dense import DenseConfig
 from rlx.models.gssm import GssmConfig
-from rlx.models.size import forward_flops, matrix_numel, parameter_count
+from rlx.models.size import Operations, matrix_numel, parameter_count
 from rlx.nn.cache import StateCache
+from rlx.nn.decoder import Decoder
 from rlx.nn.delta import Delta
 from rlx.nn.rows import Rows
 from tests.conftest import environment
@@ -32,6 +34,11 @@ VOCAB = 61
 
 def tokens_of(rows: int, length: int) -> torch.Tensor:
     return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+def step_cost(model: Decoder, context: int) -> float:
+    """Operations of one step of decoding."""
+    return Operations(model).forward(Extent.of(torch.tensor([context])), cached=True)
 
 
 def mixer_numel(width: int, layer: str) -> int:
@@ -84,7 +91,7 @@ def test_the_state_is_as_large_at_any_length(layer: str) -> None:
         name: (x.shape, x.dtype) for name, x in vars(other).items()
     }
     assert all(x.dtype is torch.float32 for name, x in vars(one).items() if name != "tail"), "the state is not halved"
-    costs = {forward_flops(model, 1, context, cached=True) for context in (1, 10**6)}
+    costs = {step_cost(model, context) for context in (1, 10**6)}
     assert len(costs) == 1
 
 
@@ -99,7 +106,8 @@ def test_operations_are_those_that_are_counted(layer: str) -> None:
         model.logits(model(tokens_of(2, 128))[0])
     conv = sum(2 * 4 * m.mixer.parts[1] for m in model.blocks)  # pyright: ignore
     solved = 0 if layer == "gssm" else sum(32 * m.mixer.heads * (16 + 32) for m in model.blocks)  # pyright: ignore
-    found = forward_flops(model, 256, 256 * 129 // 2) - 256 * (conv + solved)
+    whole = Extent.spans(torch.tensor([1, 1]), torch.tensor([128, 128]))
+    found = Operations(model).forward(whole) - 256 * (conv + solved)
     assert found == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert matrix_numel(model) > 2 * 4 * 64 * 64
 
@@ -170,8 +178,9 @@ def test_its_own_layer_is_not_written() -> None:
 
 def test_without_numbers_nothing_heavy_is_imported() -> None:
     text = (
-        "import sys\nfrom rlx.models.gssm import GssmConfig\nfrom rlx.stages.estimate import shape_of\n"
-        "print(shape_of(GssmConfig(layers=['gssm', 'delta', 'lstm']), 50)[0])\n"
+        "import sys\nfrom rlx.models.gssm import GssmConfig\nfrom rlx.models.size import parameter_count\n"
+        "from rlx.models.adapters import without_numbers\n"
+        "print(parameter_count(without_numbers(GssmConfig(layers=['gssm', 'delta', 'lstm']), 50)))\n"
         "print(*[name for name in ('torch._dynamo', 'sympy', 'fla') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment(), timeout=120)
@@ -201,8 +210,8 @@ def configs_of(layer: str) -> tuple[ModelConfig, ModelConfig]:
 @pytest.mark.parametrize("layer", ["gssm", "delta"])
 def test_a_step_costs_the_same_however_long_the_row_is(layer: str) -> None:
     dense, fixed = (config.build(VOCAB) for config in configs_of(layer))
-    assert forward_flops(fixed, 1, 10, cached=True) == forward_flops(fixed, 1, 10**5, cached=True)
-    assert forward_flops(dense, 1, 10**5, cached=True) > 5 * forward_flops(fixed, 1, 10**5, cached=True)
+    assert step_cost(fixed, 10) == step_cost(fixed, 10**5)
+    assert step_cost(dense, 10**5) > 5 * step_cost(fixed, 10**5)
 
 
 @pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])

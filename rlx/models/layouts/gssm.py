@@ -104,7 +104,7 @@ class GssmLayout(Layout):
                 raise ConfigError(
                     f"a layer {each.name} has no place in the {self.name} layout, whose layers are gssm+none alone"
                 )
-        known, plain = {*_FIELDS.values(), "layers", "rope_theta"}, GssmConfig()  # nothing here turns
+        known, plain = {*_FIELDS.values(), "layers", "rope_theta", "z_loss"}, GssmConfig()  # nothing turns
         for field in fields(ModelConfig):
             value = getattr(config, field.name)
             if field.name not in known and value != getattr(plain, field.name):
