@@ -10,7 +10,11 @@
    bits of the logits, which matrix products of another shape may round differently).
 5. Under autocast the linear layers' weights are cast once a call, into a copy, not at every token; the rest stays in
    float32, as in the trainer's autocast. The cache is in autocast's dtype. Adapters are added to the weights of a copy.
-6. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
+6. A model that embeds coupled positions is given the ids of each prompt and of a continuation (the task's solution);
+   what is longer has one more than the largest of them. Where the model predicts ids, the prompt's are given, and each
+   token is fed with the likeliest. Ids are no draw of their own: a completion's probability is that of its tokens given
+   the ids that were fed, which are written down.
+7. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
    where those are enough, and quarters of the cache's length, in multiples of what a vector register holds.
 """
 
@@ -57,6 +61,8 @@ class Completions:
     """Of the prompts' tokens, which go through the model once per group."""
     decoded: Extent = field(default_factory=Extent)
     """Of the tokens drawn that went through it, one a step: all but the last of each completion."""
+    places: Tensor | None = None
+    """[N, M] int64, coupled positions of the tokens; 0 on padding. None for models without."""
 
 
 def never() -> bool:
@@ -85,9 +91,17 @@ class Engine:
 
     @torch.no_grad()
     def complete(
-        self, prompts: Sequence[Sequence[int]], *, keys: Sequence[int], samples: int, decode: DecodeConfig
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        keys: Sequence[int],
+        samples: int,
+        decode: DecodeConfig,
+        places: Sequence[Sequence[int]] | None = None,
     ) -> Completions:
         """Draw `samples` completions of every prompt (token ids); `keys` (int64) are the prompts' random keys.
+
+        `places` are the coupled positions of each prompt and of a continuation, for a model that embeds them.
 
         Raises:
             Stopped: `stop` became true; nothing was changed.
@@ -99,8 +113,13 @@ class Engine:
             return out
         was_training = self.model.training
         self.model.eval()
+        guide = None
+        if self.model.places is not None:
+            assert places is not None, "a model with coupled positions needs those of the prompts"
+            guide = _Guide(places, samples, self.model.places.most, device)
+            out.places = torch.zeros_like(out.tokens)
         try:
-            self._fill_out(out, prompts, keys, samples, decode)
+            self._fill_out(out, prompts, keys, samples, decode, guide)
         finally:
             self.model.train(was_training)
         if not torch.isfinite(out.logprobs).all():
@@ -114,9 +133,11 @@ class Engine:
         keys: Sequence[int],
         samples: int,
         decode: DecodeConfig,
+        guide: "_Guide | None",
     ) -> None:
         model, device = self._weights(), out.tokens.device
-        waiting = _Waiting(model, prompts, keys, samples, self.pad_id, chunk=max(1, decode.rows // samples))
+        chunk = max(1, decode.rows // samples)
+        waiting = _Waiting(model, prompts, keys, samples, self.pad_id, chunk=chunk, guide=guide)
         rows = self._enough(decode.rows, len(out.tokens))
         length = max(len(prompt) for prompt in prompts) + decode.max_tokens
         length = rounded(length, SLOT_UNIT) if self._compile else length
@@ -127,6 +148,8 @@ class Engine:
             keys=torch.zeros(rows, dtype=torch.int64, device=device),
             drawn=torch.zeros(rows, dtype=torch.int64, device=device),
             place=torch.full((rows,), -1, dtype=torch.int64, device=device),
+            guide=guide,
+            ids=None if guide is None else torch.zeros(rows, dtype=torch.int64, device=device),
         )
         while True:
             if self.stop():
@@ -180,7 +203,7 @@ class Engine:
         state.cache.put(rows, taken.cache, taken.source)
         state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths, taken.keys, taken.place
         state.drawn[rows] = 0
-        self._record(state, rows, taken.logits, out, decode)
+        self._record(state, rows, taken.logits, taken.ids, out, decode)
 
     def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig) -> None:
         """Pass the last token of every row, and draw the next one of those that are alive."""
@@ -190,15 +213,30 @@ class Engine:
         if self._compile:
             slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
-        logits = self._logits(model, state.tokens[:, None], rows, state.cache)
+        rows.places = None if state.ids is None else state.ids[:, None]
+        logits, ids = self._logits(model, state.tokens[:, None], rows, state.cache)
         state.positions[alive] = seen
-        self._record(state, alive, logits if len(alive) == len(logits) else logits[alive], out, decode)
+        if len(alive) < len(logits):
+            logits, ids = logits[alive], None if ids is None else ids[alive]
+        self._record(state, alive, logits, ids, out, decode)
 
-    def _record(self, state: "_State", rows: Tensor, logits: Tensor, out: Completions, decode: DecodeConfig) -> None:
-        """Draw a token for the rows in `rows` [N] int64 from logits [N, V], write it down, and idle those that end."""
+    def _record(
+        self,
+        state: "_State",
+        rows: Tensor,
+        logits: Tensor,
+        ids: Tensor | None,
+        out: Completions,
+        decode: DecodeConfig,
+    ) -> None:
+        """Draw a token for the rows in `rows` [N] int64 from logits [N, V], write it down, and idle those that end;
+        `ids` [N] int64 are its predicted coupled positions."""
         place, drawn = state.place[rows], state.drawn[rows]
         tokens, logprobs = draw(logits, uniforms(state.keys[rows], drawn), decode)
         out.tokens[place, drawn], out.logprobs[place, drawn] = tokens, logprobs
+        if state.guide is not None and state.ids is not None and out.places is not None:
+            ids = state.guide.at(place, state.positions[rows]) if ids is None else ids
+            out.places[place, drawn] = state.ids[rows] = ids
         drawn = drawn + 1
         ended = self.is_over(place, tokens, drawn)
         out.lengths[place], out.finished[place] = drawn, ended
@@ -211,15 +249,30 @@ class Engine:
         return tokens == self.end_id
 
 
-def _next_logits(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> Tensor:
-    """[N, V] after tokens [N, 1]."""
+def _next_logits(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> tuple[Tensor, Tensor | None]:
+    """[N, V] after tokens [N, 1]; and [N] int64, the next tokens' coupled positions where the model predicts them."""
     hidden, _ = model.run(tokens, rows, cache)
-    return model.logits(hidden[:, 0])
+    hidden = hidden[:, 0]
+    return model.logits(hidden), None if model.places is None else model.places.predicted(hidden)
 
 
 def _dtype(device: torch.device) -> torch.dtype | None:
     """The dtype of autocast, where it is on."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+class _Guide:
+    """Coupled positions that are given: of the prompts, and of what follows each where it goes as it should."""
+
+    def __init__(self, places: Sequence[Sequence[int]], samples: int, most: int, device: torch.device) -> None:
+        self.samples = samples
+        width = max(len(row) for row in places) + 1
+        padded = [[*row, *[min(max(row) + 1, most)] * (width - len(row))] for row in places]
+        self.ids = torch.tensor(padded, device=device)  # [P, W]
+
+    def at(self, place: Tensor, positions: Tensor) -> Tensor:
+        """[N] int64, those at positions [N] of the samples `place` [N]."""
+        return self.ids[place // self.samples, positions.clamp(max=self.ids.shape[1] - 1)]
 
 
 @dataclass(slots=True)
@@ -232,12 +285,15 @@ class _State:
     keys: Tensor  # [N] int64
     drawn: Tensor  # [N] int64, tokens drawn so far
     place: Tensor  # [N] int64, the row's place in the output; -1 for an idle row
+    guide: _Guide | None
+    ids: Tensor | None  # [N] int64, coupled positions of `tokens`
 
     def keep(self, index: Tensor) -> None:
         """Go on with the rows in `index` only."""
         self.cache = self.cache.rows(index)
         self.tokens, self.positions, self.keys = self.tokens[index], self.positions[index], self.keys[index]
         self.drawn, self.place = self.drawn[index], self.place[index]
+        self.ids = None if self.ids is None else self.ids[index]
 
 
 @dataclass(slots=True)
@@ -248,6 +304,7 @@ class _Taken:
     source: Tensor  # [N] int64, rows of `cache`
     lengths: Tensor  # [N] int64
     logits: Tensor  # [N, V]
+    ids: Tensor | None  # [N] int64, coupled positions that are predicted
     keys: Tensor  # [N] int64
     place: Tensor  # [N] int64
 
@@ -264,7 +321,9 @@ class _Waiting:
         pad_id: int,
         *,
         chunk: int,
+        guide: _Guide | None,
     ) -> None:
+        self.guide = guide
         self.model, self.prompts, self.samples, self.pad_id, self.chunk = model, prompts, samples, pad_id, chunk
         self.device = model.embed.weight.device
         self.keys = sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=self.device), samples)
@@ -278,23 +337,27 @@ class _Waiting:
         per_chunk = self.chunk * self.samples
         number, first = divmod(self.next, per_chunk)
         if first == 0:
-            self._prefill(self.prompts[number * self.chunk : (number + 1) * self.chunk])
+            self._prefill(number * self.chunk)
         count = min(most, per_chunk - first, len(self.keys) - self.next)
         place = torch.arange(self.next, self.next + count, device=self.device)
         source = place // self.samples - number * self.chunk
         self.next += count
-        return _Taken(self.cache, source, self.lengths[source], self.logits[source], self.keys[place], place)
+        ids = None if self.ids is None else self.ids[source]
+        return _Taken(self.cache, source, self.lengths[source], self.logits[source], ids, self.keys[place], place)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> None:
-        """The prompts' cache, and the logits after each."""
+    def _prefill(self, first: int) -> None:
+        """The cache of the next prompts, and the logits after each."""
+        prompts = self.prompts[first : first + self.chunk]
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)  # [P]
         width = int(self.lengths.max())
         padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self.device)  # [P, W]
         self.cache = self.model.new_cache(len(prompts), width, dtype=_dtype(self.device))
-        hidden, _ = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths)
+        places = None if self.guide is None else self.guide.ids[first : first + self.chunk, :width]  # [P, W]
+        hidden, _ = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths, places=places)
         last = hidden[torch.arange(len(prompts), device=self.device), self.lengths - 1]  # [P, D]
         self.logits = self.model.logits(last)  # [P, V]
+        self.ids = None if self.model.places is None else self.model.places.predicted(last)
 
 
 def draw(logits: Tensor, uniform: Tensor, decode: DecodeConfig) -> tuple[Tensor, Tensor]:

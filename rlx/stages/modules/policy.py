@@ -256,11 +256,14 @@ class PolicyModule(StepModule):
     def _look(self, model: Decoder, batch: RolloutBatch) -> PolicyOutput:
         """What a model says of the batch's tokens; compiled for few shapes, to which the rows are padded."""
         count, width = batch.tokens.shape
-        tokens = batch.tokens
+        tokens, places = batch.tokens, batch.places
         if self.is_compiled:
             right, below = rounded(width) - width, halved(self.stage.micro_rows, count, SMALLEST_ROWS) - count
             tokens = torch.nn.functional.pad(tokens, (0, right, 0, below), value=self.start.tokenizer.pad_id)
-        logprobs, entropy = self._outlook(model, tokens, model.rows(tokens), self.decode.temperature)
+            places = None if places is None else torch.nn.functional.pad(places, (0, right, 0, below))
+        passed = model.rows(tokens)
+        passed.places = places
+        logprobs, entropy = self._outlook(model, tokens, passed, self.decode.temperature)
         return PolicyOutput(logprobs=logprobs[:count, :width], entropy=entropy[:count, :width])
 
     def _parts(self, rows: int) -> tuple[Tensor, ...]:
