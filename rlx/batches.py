@@ -76,13 +76,19 @@ class Batch:
     """[B, T] int64, number of the token's document in its row; padding is one document of its own."""
     loss_mask: Tensor
     """[B, T] float32, 1 where predicting the token counts."""
+    places: Tensor | None = None
+    """[B, T] int64, ids of coupled positions, for models that embed them; 0 is none."""
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
 
     def to(self, device: torch.device | str) -> Self:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
 
     def split(self, rows: int) -> list[Self]:
         """The batch in parts of `rows` rows, the last perhaps fewer."""
-        parts = {f.name: getattr(self, f.name).split(rows) for f in fields(self)}
+        parts = {name: value.split(rows) for name, value in self._tensors().items()}
         return [replace(self, **dict(zip(parts, values, strict=True))) for values in zip(*parts.values(), strict=True)]
 
     def extent(self) -> Extent:
@@ -114,6 +120,8 @@ class RolloutBatch:
     """[B, T] float32, the trainer's own before an iteration's first update, for algorithms that need "old_logprobs"."""
     routing: Tensor | None = None
     """[B, T, L, K] int16, experts that the L routed layers chose while sampling; -1 where nothing was passed."""
+    places: Tensor | None = None
+    """[B, T] int64, ids of coupled positions as they were while sampling, for models that embed them."""
 
     def returns(self) -> Tensor:
         """[B] float32: the sum of each row's rewards."""

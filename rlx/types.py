@@ -52,3 +52,6 @@ class Example:
     """What the verifier needs (numbers and target, grid, ...)."""
     difficulty: Mapping[str, int | float | str] = field(default_factory=dict[str, int | float | str])
     """Named fields that become the slices of an evaluation."""
+    places: tuple[int, ...] | None = None
+    """Coupled positions (arXiv 2405.20671): an id for each character of prompt and solution and for the end mark. What
+    belongs together shares one; the smallest is 1, 0 is none. None: the task couples no positions."""

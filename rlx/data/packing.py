@@ -34,10 +34,14 @@ class Packer:
         rows: B.
         length: T, tokens a row.
         pad_id: token id of unused places.
+        coupled: the documents have coupled positions, and the batches are to have them too.
     """
 
-    def __init__(self, document: Callable[[int], Document], *, rows: int, length: int, pad_id: int) -> None:
+    def __init__(
+        self, document: Callable[[int], Document], *, rows: int, length: int, pad_id: int, coupled: bool = False
+    ) -> None:
         self.document, self.rows, self.length, self.pad_id = document, rows, length, pad_id
+        self.coupled = coupled
         self.position, self.carried = 0, []
         self._waiting: dict[int, Document] = {}
 
@@ -54,7 +58,7 @@ class Packer:
         Raises:
             ConfigError: a document longer than a row.
         """
-        sheet = _Sheet(self.rows, self.length)
+        sheet = _Sheet(self.rows, self.length, self.coupled)
         made, self._waiting = self._waiting, {}
         for position in self.carried:
             self._place(sheet, position, made.get(position))
@@ -81,12 +85,13 @@ class Packer:
 class _Sheet:
     """Rows being filled."""
 
-    def __init__(self, rows: int, length: int) -> None:
+    def __init__(self, rows: int, length: int, coupled: bool) -> None:
         self.free = [length] * rows
         self.count = [0] * rows
         self.length = length
         self.first = 0
         self.ids: list[int] = []
+        self.coupled: list[int] | None = [] if coupled else None
         self.spans: list[tuple[int, int, int, int]] = []
         """Of each document: place of its first token, rows laid end to end; size; given tokens; number in its row."""
 
@@ -98,6 +103,9 @@ class _Sheet:
                 start = (row + 1) * self.length - self.free[row]
                 self.spans.append((start, size, document.given, self.count[row]))
                 self.ids += document.ids
+                if self.coupled is not None:
+                    assert document.places is not None
+                    self.coupled += document.places
                 self.free[row] -= size
                 self.count[row] += 1
                 while self.first < len(self.free) and self.free[self.first] < min(SMALLEST_GAP, self.length):
@@ -121,4 +129,5 @@ class _Sheet:
             positions=filled(0, positions, np.int64),
             documents=filled(-1, np.repeat(numbers, sizes), np.int64),
             loss_mask=filled(0, positions >= np.repeat(given, sizes), np.float32),
+            places=None if self.coupled is None else filled(0, np.array(self.coupled), np.int64),
         )

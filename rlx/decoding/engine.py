@@ -10,7 +10,11 @@
    bits of the logits, which matrix products of another shape may round differently).
 5. Under autocast the linear layers' weights are cast once a call, into a copy, not at every token; the rest stays in
    float32, as in the trainer's autocast. The cache is in autocast's dtype. Adapters are added to the weights of a copy.
-6. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
+6. A model that embeds coupled positions is given the ids of each prompt and of a continuation (the task's solution);
+   what is longer has one more than the largest of them. Where the model predicts ids, the prompt's are given, and each
+   token is fed with the likeliest. Ids are no draw of their own: a completion's probability is that of its tokens given
+   the ids that were fed, which are written down.
+7. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
    where those are enough, and quarters of the cache's length, in multiples of what a vector register holds.
 """
 
@@ -62,6 +66,8 @@ class Completions:
     routing: Tensor | None = None
     """[N, S, L, K] int16, where it was asked for: experts that the L routed layers chose for the token at each position
     of prompt and completion; -1 where none was passed, as for the last token drawn."""
+    places: Tensor | None = None
+    """[N, M] int64, coupled positions of the tokens; 0 on padding. None for models without."""
 
 
 def never() -> bool:
@@ -97,10 +103,13 @@ class Engine:
         keys: Sequence[int],
         samples: int,
         decode: DecodeConfig,
+        places: Sequence[Sequence[int]] | None = None,
         routing: bool = False,
     ) -> Completions:
         """Draw `samples` completions of every prompt (token ids); `keys` (int64) are the prompts' random keys, and
         `routing` asks for the experts that were chosen.
+
+        `places` are the coupled positions of each prompt and of a continuation, for a model that embeds them.
 
         Raises:
             Stopped: `stop` became true; nothing was changed.
@@ -117,8 +126,13 @@ class Engine:
             out.routing = torch.full(shape, -1, dtype=torch.int16, device=device)
         was_training = self.model.training
         self.model.eval()
+        guide = None
+        if self.model.places is not None:
+            assert places is not None, "a model with coupled positions needs those of the prompts"
+            guide = _Guide(places, samples, self.model.places.most, device)
+            out.places = torch.zeros_like(out.tokens)
         try:
-            self._fill_out(out, prompts, keys, samples, decode)
+            self._fill_out(out, prompts, keys, samples, decode, guide)
         finally:
             self.model.train(was_training)
         if not torch.isfinite(out.logprobs).all():
@@ -132,6 +146,7 @@ class Engine:
         keys: Sequence[int],
         samples: int,
         decode: DecodeConfig,
+        guide: "_Guide | None",
     ) -> None:
         model, device = self._weights(), out.tokens.device
         waiting = _Waiting(
@@ -141,6 +156,7 @@ class Engine:
             samples,
             self.pad_id,
             chunk=max(1, decode.rows // samples),
+            guide=guide,
             routing=out.routing is not None,
         )
         rows = self._enough(decode.rows, len(out.tokens))
@@ -153,6 +169,8 @@ class Engine:
             keys=torch.zeros(rows, dtype=torch.int64, device=device),
             drawn=torch.zeros(rows, dtype=torch.int64, device=device),
             place=torch.full((rows,), -1, dtype=torch.int64, device=device),
+            guide=guide,
+            ids=None if guide is None else torch.zeros(rows, dtype=torch.int64, device=device),
         )
         while True:
             if self.stop():
@@ -208,7 +226,7 @@ class Engine:
         state.drawn[rows] = 0
         if out.routing is not None and taken.routing is not None:
             out.routing[taken.place, : taken.routing.shape[1]] = taken.routing
-        self._record(state, rows, taken.logits, out, decode)
+        self._record(state, rows, taken.logits, taken.ids, out, decode)
 
     def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig) -> None:
         """Pass the last token of every row, and draw the next one of those that are alive."""
@@ -218,19 +236,35 @@ class Engine:
         if self._compile:
             slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
+        rows.places = None if state.ids is None else state.ids[:, None]
         if out.routing is None:
-            logits = self._logits(model, state.tokens[:, None], rows, state.cache)
+            logits, ids = self._logits(model, state.tokens[:, None], rows, state.cache)
         else:
-            logits, routing = self._logits_and_routing(model, state.tokens[:, None], rows, state.cache)
+            logits, ids, routing = self._logits_and_routing(model, state.tokens[:, None], rows, state.cache)
+            assert routing is not None
             out.routing[state.place[alive], state.positions[alive]] = routing[alive]
         state.positions[alive] = seen
-        self._record(state, alive, logits if len(alive) == len(logits) else logits[alive], out, decode)
+        if len(alive) < len(logits):
+            logits, ids = logits[alive], None if ids is None else ids[alive]
+        self._record(state, alive, logits, ids, out, decode)
 
-    def _record(self, state: "_State", rows: Tensor, logits: Tensor, out: Completions, decode: DecodeConfig) -> None:
-        """Draw a token for the rows in `rows` [N] int64 from logits [N, V], write it down, and idle those that end."""
+    def _record(
+        self,
+        state: "_State",
+        rows: Tensor,
+        logits: Tensor,
+        ids: Tensor | None,
+        out: Completions,
+        decode: DecodeConfig,
+    ) -> None:
+        """Draw a token for the rows in `rows` [N] int64 from logits [N, V], write it down, and idle those that end;
+        `ids` [N] int64 are its predicted coupled positions."""
         place, drawn = state.place[rows], state.drawn[rows]
         tokens, logprobs = draw(logits, uniforms(state.keys[rows], drawn), decode)
         out.tokens[place, drawn], out.logprobs[place, drawn] = tokens, logprobs
+        if state.guide is not None and state.ids is not None and out.places is not None:
+            ids = state.guide.at(place, state.positions[rows]) if ids is None else ids
+            out.places[place, drawn] = state.ids[rows] = ids
         drawn = drawn + 1
         ended = self.is_over(place, tokens, drawn)
         out.lengths[place], out.finished[place] = drawn, ended
@@ -243,16 +277,19 @@ class Engine:
         return tokens == self.end_id
 
 
-def _next_logits(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> Tensor:
-    """[N, V] after tokens [N, 1]."""
-    hidden, _ = model.run(tokens, rows, cache)
-    return model.logits(hidden[:, 0])
+def _next_logits(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> tuple[Tensor, Tensor | None]:
+    """[N, V] after tokens [N, 1]; and [N] int64, the next tokens' coupled positions where the model predicts them."""
+    return _next_logits_and_routing(model, tokens, rows, cache, routing=False)[:2]
 
 
-def _next_logits_and_routing(model: Decoder, tokens: Tensor, rows: Rows, cache: Cache) -> tuple[Tensor, Tensor]:
+def _next_logits_and_routing(
+    model: Decoder, tokens: Tensor, rows: Rows, cache: Cache, routing: bool = True
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """`_next_logits`, and the experts chosen [N, L, K] int16."""
     hidden, aux = model.run(tokens, rows, cache)
-    return model.logits(hidden[:, 0]), _chosen(aux)[:, 0]
+    hidden = hidden[:, 0]
+    ids = None if model.places is None else model.places.predicted(hidden)
+    return model.logits(hidden), ids, _chosen(aux)[:, 0] if routing else None
 
 
 def _chosen(aux: Aux) -> Tensor:
@@ -265,6 +302,20 @@ def _dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
+class _Guide:
+    """Coupled positions that are given: of the prompts, and of what follows each where it goes as it should."""
+
+    def __init__(self, places: Sequence[Sequence[int]], samples: int, most: int, device: torch.device) -> None:
+        self.samples = samples
+        width = max(len(row) for row in places) + 1
+        padded = [[*row, *[min(max(row) + 1, most)] * (width - len(row))] for row in places]
+        self.ids = torch.tensor(padded, device=device)  # [P, W]
+
+    def at(self, place: Tensor, positions: Tensor) -> Tensor:
+        """[N] int64, those at positions [N] of the samples `place` [N]."""
+        return self.ids[place // self.samples, positions.clamp(max=self.ids.shape[1] - 1)]
+
+
 @dataclass(slots=True)
 class _State:
     """Rows being decoded side by side."""
@@ -275,12 +326,15 @@ class _State:
     keys: Tensor  # [N] int64
     drawn: Tensor  # [N] int64, tokens drawn so far
     place: Tensor  # [N] int64, the row's place in the output; -1 for an idle row
+    guide: _Guide | None
+    ids: Tensor | None  # [N] int64, coupled positions of `tokens`
 
     def keep(self, index: Tensor) -> None:
         """Go on with the rows in `index` only."""
         self.cache = self.cache.rows(index)
         self.tokens, self.positions, self.keys = self.tokens[index], self.positions[index], self.keys[index]
         self.drawn, self.place = self.drawn[index], self.place[index]
+        self.ids = None if self.ids is None else self.ids[index]
 
 
 @dataclass(slots=True)
@@ -291,6 +345,7 @@ class _Taken:
     source: Tensor  # [N] int64, rows of `cache`
     lengths: Tensor  # [N] int64
     logits: Tensor  # [N, V]
+    ids: Tensor | None  # [N] int64, coupled positions that are predicted
     keys: Tensor  # [N] int64
     place: Tensor  # [N] int64
     routing: Tensor | None  # [N, W, L, K] int16
@@ -308,9 +363,10 @@ class _Waiting:
         pad_id: int,
         *,
         chunk: int,
+        guide: "_Guide | None",
         routing: bool = False,
     ) -> None:
-        self.routed = routing
+        self.guide, self.routed = guide, routing
         self.model, self.prompts, self.samples, self.pad_id, self.chunk = model, prompts, samples, pad_id, chunk
         self.device = model.embed.weight.device
         self.keys = sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=self.device), samples)
@@ -324,28 +380,40 @@ class _Waiting:
         per_chunk = self.chunk * self.samples
         number, first = divmod(self.next, per_chunk)
         if first == 0:
-            self._prefill(self.prompts[number * self.chunk : (number + 1) * self.chunk])
+            self._prefill(number * self.chunk)
         count = min(most, per_chunk - first, len(self.keys) - self.next)
         place = torch.arange(self.next, self.next + count, device=self.device)
         source = place // self.samples - number * self.chunk
         self.next += count
         routing = None if self.routing is None else self.routing[source]
-        return _Taken(self.cache, source, self.lengths[source], self.logits[source], self.keys[place], place, routing)
+        return _Taken(
+            cache=self.cache,
+            source=source,
+            lengths=self.lengths[source],
+            logits=self.logits[source],
+            ids=None if self.ids is None else self.ids[source],
+            keys=self.keys[place],
+            place=place,
+            routing=routing,
+        )
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> None:
-        """The prompts' cache, and the logits after each."""
+    def _prefill(self, first: int) -> None:
+        """The cache of the next prompts, and the logits after each."""
+        prompts = self.prompts[first : first + self.chunk]
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)  # [P]
         width = int(self.lengths.max())
         padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self.device)  # [P, W]
         self.cache = self.model.new_cache(len(prompts), width, dtype=_dtype(self.device))
-        hidden, aux = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths)
+        places = None if self.guide is None else self.guide.ids[first : first + self.chunk, :width]  # [P, W]
+        hidden, aux = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths, places=places)
         self.routing = None
         if self.routed:
             padding = torch.arange(width, device=self.device) >= self.lengths[:, None]  # [P, W]
             self.routing = _chosen(aux).masked_fill(padding[..., None, None], -1)
         last = hidden[torch.arange(len(prompts), device=self.device), self.lengths - 1]  # [P, D]
         self.logits = self.model.logits(last)  # [P, V]
+        self.ids = None if self.model.places is None else self.model.places.predicted(last)
 
 
 def draw(logits: Tensor, uniform: Tensor, decode: DecodeConfig) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlx.batches import Extent
-from rlx.data.documents import prompt_ids
+from rlx.data.documents import guides, prompt_ids
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.engine import Engine
@@ -114,8 +114,10 @@ class Evaluator:
     def _complete(self, examples: Sequence[Example], samples: int, seed: int) -> dict[str, Any]:
         prompts = [prompt_ids(example, self.tokenizer) for example in examples]
         keys = [stable_hash("eval", seed, example.id) % 2**63 for example in examples]
-        best = self.engine.complete(prompts, keys=keys, samples=1, decode=self.greedy)
-        drawn = self.engine.complete(prompts, keys=keys, samples=samples, decode=self.decode)
+        coupled = self.engine.model.places
+        places = None if coupled is None else guides(examples, self.tokenizer, coupled.most, key=None)
+        best = self.engine.complete(prompts, keys=keys, samples=1, decode=self.greedy, places=places)
+        drawn = self.engine.complete(prompts, keys=keys, samples=samples, decode=self.decode, places=places)
         best_texts, best_verdicts = verified(self.task, self.tokenizer, examples, best)
         texts, verdicts = verified(self.task, self.tokenizer, examples, drawn)
         lengths = drawn.lengths.tolist()

@@ -22,6 +22,7 @@ from torch import nn
 from rlx.errors import ConfigError, nearest
 from rlx.nn.block import Block
 from rlx.nn.decoder import Decoder
+from rlx.nn.places import Places
 
 TIED = "head.weight"
 """Left out of a folder when the head is the embedding."""
@@ -282,7 +283,16 @@ class ModelConfig:
             logit_cap=self.logit_cap,
             rate_scale=1.0 if self.mup is Mup.none else self.mup_base / self.d_model,
             small_head=self.mup is Mup.full,
+            places=self.places(),
         )
+
+    def places(self) -> Places | None:
+        """Embeddings of ids that the task gives its tokens; None where positions are the layers' own matter."""
+        return None
+
+    def largest_place(self) -> int | None:
+        """The largest of those ids."""
+        return None
 
     def uses(self, *names: str) -> bool:
         """True when a layer has one of these mixers."""

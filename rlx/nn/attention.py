@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlx.nn.alibi import alibi, head_windows
 from rlx.nn.cache import KeyValueCache
 from rlx.nn.norm import RMSNorm
 from rlx.nn.rope import rotary_of, rotate
@@ -24,7 +25,10 @@ BLOCK = 64
 
 
 def attend_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, H, T, K] from queries [B, H, T, K], keys and values [B, G, T, K], and a causal mask [B, 1, T, T] or None."""
+    """[B, H, T, K] from queries [B, H, T, K], keys and values [B, G, T, K], and a causal mask [B, 1, T, T] or None.
+
+    Masks, here and below, may also be [B, H, T, S], one a head, and float: what is added to the scores.
+    """
     length, parts = q.shape[2], []
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
@@ -44,7 +48,8 @@ def attend_cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tens
     batch, heads, _, width = q.shape
     groups = keys.shape[1]
     q = q.view(batch, groups, heads // groups, width, 1).float() / math.sqrt(width)  # [B, G, R, K, 1]
-    scores = (q * keys[:, :, None].float()).sum(-2).masked_fill(~mask, -torch.inf)  # [B, G, R, S]
+    mask = mask.view(len(mask), -1, heads // groups, mask.shape[-1]) if mask.shape[1] > 1 else mask
+    scores = _masked((q * keys[:, :, None].float()).sum(-2), mask)  # [B, G, R, S]
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
     mixed = (weights[..., None] * values[:, :, None].float()).sum(-2) / weights.sum(-1, keepdim=True)
     return mixed.view(batch, heads, 1, width).to(values.dtype)
@@ -59,10 +64,15 @@ def _weigh(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     batch, heads, length, width = q.shape
     groups = values.shape[1]
     scores = q.reshape(batch, groups, -1, width) @ keys  # [B, G, R*T, S]
-    scores = (scores.view(batch, heads, length, -1).float() / math.sqrt(width)).masked_fill(~mask, -torch.inf)
+    scores = _masked(scores.view(batch, heads, length, -1).float() / math.sqrt(width), mask)
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     mixed = weights.to(values.dtype).view(batch, groups, -1, weights.shape[-1]) @ values  # [B, G, R*T, K]
     return (mixed.view(batch, heads, length, width) / weights.sum(-1, keepdim=True)).to(values.dtype)
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores with -inf where a mask is False, or with a bias added."""
+    return scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
 
 
 class Attention(nn.Module):
@@ -84,12 +94,14 @@ class Attention(nn.Module):
         rope_theta: float | None,
         window: int | None = None,
         mup: bool = False,
+        with_alibi: bool = False,
+        hard_heads: int = 0,
     ) -> None:
         super().__init__()
         self.mup = mup
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
-        self.window = window
-        self._seen, self._mask_need = seen_by(window)
+        self.window = head_windows(n_heads, window, hard_heads)
+        self._seen, self._mask_need = alibi(n_heads, window) if with_alibi else seen_by(self.window)
         self._rotary = None if rope_theta is None else rotary_of(head_dim, rope_theta)
         self.qkv = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * head_dim, bias=False)
         self.out = nn.Linear(n_heads * head_dim, d_model, bias=False)
@@ -113,6 +125,8 @@ class Attention(nn.Module):
             mixed = attend_blocks(q, k, v, mask)
         else:
             grouped = self.n_kv_heads != self.n_heads
+            if mask is not None and mask.is_floating_point():
+                mask = mask.to(q.dtype)
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
             )  # [B, H, T, K]
@@ -146,6 +160,9 @@ class Attention(nn.Module):
 
     def flops(self, attended: Tensor, *, cached: bool) -> Tensor:
         """A multiply-add each for the score and the value of a position."""
+        if isinstance(self.window, tuple):
+            seen = torch.stack([attended.clamp(max=window) for window in self.window]).sum(0)
+            return 4.0 * self.head_dim * seen
         seen = attended if self.window is None else attended.clamp(max=self.window)
         return 4.0 * self.n_heads * self.head_dim * seen
 

@@ -11,6 +11,7 @@ from rlx.nn.aux import Aux, together
 from rlx.nn.block import Block
 from rlx.nn.cache import Cache
 from rlx.nn.norm import RMSNorm
+from rlx.nn.places import Places
 from rlx.nn.rows import Pass, Rows
 
 KERNEL = 8
@@ -41,6 +42,7 @@ class Decoder(nn.Module):
         logit_cap: float | None = None,
         rate_scale: float = 1.0,
         small_head: bool = False,
+        places: Places | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +54,7 @@ class Decoder(nn.Module):
         self.vocab_size, self.init_std, self.tied = vocab_size, init_std, tie_embeddings
         self.logit_cap, self.rate_scale, self.small_head = logit_cap, rate_scale, small_head
         self.embed = nn.Embedding(vocab_size, d_model)
+        self.places = places
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
         self.norm = RMSNorm(d_model, eps=norm_eps)
         self.head = nn.Linear(d_model, vocab_size, bias=False)
@@ -100,6 +103,7 @@ class Decoder(nn.Module):
         slots: int | None = None,
         lengths: Tensor | None = None,
         routing: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, Aux]:
         """Hidden states [B, T, D] after the last norm, and what the blocks have to say besides.
 
@@ -112,9 +116,10 @@ class Decoder(nn.Module):
             lengths: [B] int64, without documents: how many of each row's tokens are real; the rest is padding on the
                 right, and leaves no trace in the state. None: all are.
             routing: [L, B, T, K] int64, experts that the L routed layers take; None: they choose, as where it is -1.
+            places: [B, T] int64, ids that the task gives the tokens, for a model that embeds them; 0: none.
         """
         rows = self.rows(tokens, positions=positions, documents=documents, cache=cache, slots=slots, lengths=lengths)
-        rows.routing = routing
+        rows.routing, rows.places = routing, places
         return self.run(tokens, rows, cache)
 
     def run(self, tokens: Tensor, rows: Rows, cache: Cache | None = None) -> tuple[Tensor, Aux]:
@@ -123,6 +128,8 @@ class Decoder(nn.Module):
         A compiler that saw how tables and masks are made would make them again in every layer and head.
         """
         x, parts = self.embed(tokens), []
+        if self.places is not None:
+            x = x + self.places(rows.places)
         for number, block in enumerate(self.blocks):
             x, aux = block(x, rows=rows, cache=None if cache is None else cache.layers[number])
             parts.append(aux)

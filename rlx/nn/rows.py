@@ -38,34 +38,44 @@ class Rows:
     """[B, T] int64, position of each token in its document."""
     given: dict[str, Any]
     """What layers need, by the name that they gave it."""
+    places: Tensor | None = None
+    """[B, T] int64: ids that the task gives the tokens, of models that embed them (`rlx.nn.places`)."""
     routing: Tensor | None = None
     """[L, B, T, K] int64: experts that the L routed layers are to take instead of choosing, which they do where it is
     -1; None: they choose."""
 
 
-def seen_by(window: int | None) -> tuple[str, Need]:
+def seen_by(window: int | tuple[int, ...] | None) -> tuple[str, Need]:
     """Name and maker of a mask [B, 1, T, S] bool, True where token t may see slot s: its document so far, and of that
-    the last `window` tokens, itself included, where a window is given. None stands for plain causal rows of T = S."""
+    the last `window` tokens, itself included, where a window is given; of several, one a head, [B, H, T, S]. None
+    stands for plain causal rows of T = S."""
     return ("seen" if window is None else f"seen/{window}"), lambda known: _mask(known, window)
 
 
-def _mask(known: Pass, window: int | None) -> Tensor | None:
+def _mask(known: Pass, window: int | tuple[int, ...] | None) -> Tensor | None:
     positions = known.positions
     if known.slots is not None:
         mask, slots = cache_mask(positions, known.slots), torch.arange(known.slots, device=positions.device)
-        return mask if window is None else mask & (positions[:, None, :, None] - slots < window)
+        return mask if window is None else mask & _within(positions[:, None, :, None] - slots, window)
     length = positions.shape[1]
     packed = known.documents is not None and not one_document_a_row(known.documents)
     if known.documents is not None and packed:
         mask = document_mask(known.documents)
-    elif window is None or window >= length:
+    elif window is None or (isinstance(window, int) and window >= length):
         return None
     else:
         mask = torch.ones(length, length, dtype=torch.bool, device=positions.device).tril()[None, None]
     if window is None:
         return mask
     place = torch.arange(length, device=positions.device)
-    return mask & (place[:, None] - place < window)
+    return mask & _within((place[:, None] - place)[None, None], window)
+
+
+def _within(distance: Tensor, window: int | tuple[int, ...]) -> Tensor:
+    """Where distances [B, 1, T, S] are inside the window, or (several) inside each head's, [B, H, T, S]."""
+    if isinstance(window, int):
+        return distance < window
+    return distance < torch.tensor(window, device=distance.device)[:, None, None]
 
 
 def document_mask(documents: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from rlx.runs.status import State, state_of
 from rlx.signals import StopFlag
 from rlx.stages.config import TRAINING_KEYS, StageConfig
 from rlx.stages.continuing import check_continues
+from rlx.stages.coupling import check_coupling
 from rlx.stages.start import own_checkpoint, parent_model, parent_record, parents_without, typed_fields
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class RunStageConfig(StageConfig):
         kept = resolved(config)
         if config.task is not None:
             config.task.build()  # files that cannot be read, and their like, are found before anything is written
+        check_coupling(config)
         context.heed_stop()
         with open_run(place, config=kept, command=context.command, record=record, logger=config.logger) as run:
             run.say(f"{context.label or name.stage}: {place}" + (" (going on)" if run.attempt > 1 else ""))

@@ -93,6 +93,7 @@ class MergeStageConfig(RunStageConfig):
         return {"val/loss": result, **row, "merge/barrier": result - sum(parents) / len(parents)}
 
     def _held_out(self, config: "Config", start: Start) -> "list[Batch]":
+        from rlx.data.documents import coupled_stream
         from rlx.data.packing import Packer
 
         assert config.corpus is not None and config.task is not None
@@ -100,8 +101,11 @@ class MergeStageConfig(RunStageConfig):
             config.task.build(), start.tokenizer, split=Split.val, whole=False, key=(config.seed, "merge")
         )
         rows = max(1, self.val_tokens // self.row_tokens)
-        packer = Packer(corpus.document, rows=rows, length=self.row_tokens, pad_id=start.tokenizer.pad_id)
-        return [packer.next()]
+        document, places = corpus.document, start.model.places
+        if places is not None:
+            document = coupled_stream(document, places.most, key=None)
+        pad_id, coupled = start.tokenizer.pad_id, places is not None
+        return [Packer(document, rows=rows, length=self.row_tokens, pad_id=pad_id, coupled=coupled).next()]
 
 
 def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "torch.device", stop: StopFlag) -> float:

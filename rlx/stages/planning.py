@@ -10,6 +10,7 @@ from rlx.plans.launchers.base import Hands
 from rlx.plans.plan import PlannedRun
 from rlx.runs.references import Kind, format_reference, parse_reference
 from rlx.stages.base import Context, RunStageConfig, place_of
+from rlx.stages.coupling import check_coupling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,8 @@ def job_of(config: "Config", context: Context, *, name: str = "", label: str = "
     stage, trainer = config.stage, config.trainer
     assert isinstance(stage, RunStageConfig)
     stage.check(config)
+    if not stage.parents(config):
+        check_coupling(config)
     place = place_of(config, context)
     references = [*stage.parents(config), *stage.also_from().values()]
     planned = PlannedRun(

@@ -118,6 +118,7 @@ class TrainingConfig(RunStageConfig):
 
     def packer(self, config: "Config", start: Start, split: str) -> "Packer":
         """Batches of the corpus; each training stage of a lineage walks in an order of its own."""
+        from rlx.data.documents import coupled_stream
         from rlx.data.packing import Packer
 
         assert config.corpus is not None
@@ -125,7 +126,16 @@ class TrainingConfig(RunStageConfig):
         key = (config.seed, type(self).__name__, start.depth)
         corpus = config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
         rows = self.batch_tokens // self.row_tokens if split == "train" else max(1, self.val_tokens // self.row_tokens)
-        return Packer(corpus.document, rows=rows, length=self.row_tokens, pad_id=start.tokenizer.pad_id)
+        document, places = corpus.document, start.model.places
+        if places is not None:
+            document = coupled_stream(document, places.most, key=key if split == "train" else None)
+        return Packer(
+            document,
+            rows=rows,
+            length=self.row_tokens,
+            pad_id=start.tokenizer.pad_id,
+            coupled=places is not None,
+        )
 
     def held_out(self, config: "Config", start: Start) -> "list[Batch]":
         """The same held-out documents at every validation, whatever a step's size, in parts no larger than a step's."""

@@ -19,6 +19,9 @@ Where sources differ, or leave a choice, this file does:
    products, the longer for differences). So nothing in a text tells which other lengths the setting has, nor do zeros
    tell how many steps are left.
 4. `reversed`: the answer begins with the least significant digit, numbers do not. `plain` is as people write it.
+   `reversed` has coupled positions (arXiv 2405.20671): 1 for signs, 2 for units, 3 for tens, and so on, in
+   the numbers and in the answer, of products too (ours); `29+57=680` has 321321234, and its end mark 0. The others have
+   none: in `plain` they would tell how long the answer is.
 5. `scratchpad` (ours) copies nothing: a line for each column, what is carried into it last on the left, what it carries
    on before the last digit on the right; in a difference a borrowed ten stands before the digit that needs it. A
    product has the columns of `running_sums`. A chain has a line for each number after the first: the value, then its
@@ -207,6 +210,7 @@ class Arithmetic(Sized):
             solution=self.format.work(problem) + self.format.answer(self._answer(problem)),
             truth=(problem.numbers, problem.signs),
             difficulty={self._length_name: self._length_band(length), "carries": self._carries_band(problem)},
+            places=self.format.places(problem),
         )
 
     def verify(self, example: Example, completion: str) -> Verdict:

@@ -62,6 +62,15 @@ class AnswerTrace:
         """The end of a solution, from the answer's digits, least significant first."""
         return digits if self.full_width else shortest(digits)[::-1]
 
+    def places(self, problem: Problem) -> tuple[int, ...] | None:
+        """Coupled positions of prompt, answer and end mark; None where there are none."""
+        if self.has_steps or not self.full_width or self.rules.operation is Operation.modular:
+            return None
+        ids: list[int] = []
+        for number in written(self.rules, problem):
+            ids += [*range(len(number) + 1, 1, -1), 1]  # digits by their place, and the sign after them
+        return (*ids, *range(2, 2 + self.rules.answer_width(problem)), 0)
+
     def parse(self, text: str) -> Parsed | None:
         found = self._whole.fullmatch(text)
         return Parsed(found[1], found[2] if self.full_width else found[2][::-1]) if found else None

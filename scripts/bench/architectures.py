@@ -30,7 +30,7 @@ from rlx.nn.compiled import compiled
 from rlx.nn.decoder import Decoder
 from rlx.optim.adamw import AdamWConfig
 from rlx.options import discover
-from rlx.stages.modules.supervised import _row_losses, negative_log_likelihood
+from rlx.stages.modules.supervised import _losses, _trained_losses
 
 TOKENS, VOCAB, DECODED = 8192, 112, 64
 SETTINGS = (("fp32", False), ("fp32", True), ("bf16", True))
@@ -66,14 +66,13 @@ def batch(rows: str) -> Batch:
 def step_of(model: Decoder, data: Batch, precision: str, compile: bool) -> Callable[[], None]:
     """One training step."""
     optimizer = AdamWConfig(lr=1e-4).build(model)
-    core = compiled(_row_losses) if compile else _row_losses
+    core = compiled(_trained_losses) if compile else _trained_losses
     counted = data.loss_mask.sum()
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            found: Any = negative_log_likelihood(model, data, core)
-        loss = found if isinstance(found, torch.Tensor) else found[0]
-        (loss / counted).backward()
+            loss, _, _, aux = _losses(model, data, core, 0.0)
+        (loss / counted + sum(aux.losses.values())).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -117,14 +116,14 @@ def training(
 @torch.no_grad()
 def decoding(names: list[str], size: str, repeats: int) -> list[dict[str, Any]]:
     """Milliseconds a step, by context."""
-    steps: dict[tuple[str, int], Callable[[], Any]] = {}
+    steps: dict[tuple[str, int], Any] = {}
     for name, context in itertools.product(names, CONTEXTS):
         torch.manual_seed(0)
         model = config(name, size).build(VOCAB).eval()
         cache, tokens = model.new_cache(DECODED, context), torch.zeros(DECODED, 1, dtype=torch.int64)
         positions = torch.full((DECODED, 1), context - 1)
 
-        def step(model: Decoder = model, cache: Any = cache, tokens: Any = tokens, positions: Any = positions) -> None:
+        def step(model: Any = model, cache: Any = cache, tokens: Any = tokens, positions: Any = positions) -> None:
             rows = model.rows(tokens, positions=positions, cache=cache)
             hidden, _ = model.run(tokens, rows, cache)
             model.logits(hidden[:, 0])

@@ -189,7 +189,8 @@ def test_rows_without_sampled_tokens_change_nothing(config: AlgorithmConfig) -> 
     empty = replace(batch.rows(torch.tensor([0])), group=torch.tensor([99]))
     for name in ("loss_mask", "logprobs", "rewards"):
         setattr(empty, name, torch.zeros_like(getattr(empty, name)))
-    joined = RolloutBatch(**{name: torch.cat((getattr(batch, name), getattr(empty, name))) for name in batch.__slots__})
+    names = [name for name in batch.__slots__ if getattr(batch, name) is not None]
+    joined = RolloutBatch(**{name: torch.cat((getattr(batch, name), getattr(empty, name))) for name in names})
     close(loss_and_gradient(algorithm, joined), loss_and_gradient(algorithm, batch))
 
 

@@ -54,9 +54,14 @@ def some_tokens(rows: int, length: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def places_of(model: Decoder, tokens: torch.Tensor) -> torch.Tensor | None:
+    """Ids for a model that embeds them: any will do that follow from the token."""
+    return None if model.places is None else tokens % (model.places.most + 1)
+
+
 def hidden_of(model: Decoder, tokens: torch.Tensor, **inputs: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(tokens, **inputs)[0]
+        return model(tokens, places=places_of(model, tokens), **inputs)[0]
 
 
 def is_routed(model: Decoder) -> bool:
@@ -164,8 +169,11 @@ def test_rows_of_a_cache_go_on_apart(model: Decoder) -> None:
 
 def test_gradients_reach_every_parameter(model: Decoder) -> None:
     tokens = some_tokens(2, 12)
-    hidden, _ = model(tokens)
-    torch.nn.functional.cross_entropy(model.logits(hidden).flatten(0, 1), some_tokens(2, 12, 9).flatten()).backward()
+    hidden, _ = model(tokens, places=places_of(model, tokens))
+    loss = torch.nn.functional.cross_entropy(model.logits(hidden).flatten(0, 1), some_tokens(2, 12, 9).flatten())
+    if model.places is not None and model.places.head is not None:
+        loss = loss + model.places.head(hidden).logsumexp(-1).mean()
+    loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
@@ -175,7 +183,7 @@ def test_gradients_cross_no_document(model: Decoder) -> None:
     tokens, documents = some_tokens(1, 16), torch.tensor([[0] * 7 + [1] * 9])
     seen = {}
     model.embed.register_forward_hook(lambda _, __, out: seen.update(out=out.detach().requires_grad_()) or seen["out"])
-    hidden, _ = model(tokens, documents=documents)
+    hidden, _ = model(tokens, documents=documents, places=places_of(model, tokens))
     hidden[:, 7:].sum().backward()
     assert seen["out"].grad[:, :7].abs().max() == 0
     assert seen["out"].grad[:, 7:].abs().min(dim=-1).values.max() > 0

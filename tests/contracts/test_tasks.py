@@ -143,6 +143,13 @@ def test_near_miss_fails(task: Task) -> None:
         assert not task.verify(example, example.solution.rstrip()[:-1]).correct
 
 
+def test_coupled_positions_are_one_a_character_and_begin_with_1(task: Task) -> None:
+    for example in read(task, Split.train):
+        if example.places is not None:
+            assert len(example.places) == len(example.prompt) + len(example.solution) + 1
+            assert min(place for place in example.places if place) == 1 and min(example.places) >= 0
+
+
 def test_difficulty_makes_slices(task: Task) -> None:
     """Fields of an evaluation's slices: the same names everywhere, and few values each."""
     examples = read(task, Split.train)

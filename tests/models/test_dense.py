@@ -9,11 +9,20 @@ import torch
 from rlx.errors import CheckpointError, ConfigError
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import load_weights, weights_of
+from rlx.models.layers.attention import Position
 from rlx.models.layouts.dense import LAYOUT
 from rlx.nn.aux import NONE
 from rlx.runs.model_directory import load_model_directory, save_model_directory
 
-VARIANTS: list[dict[str, Any]] = [{"n_heads": 4, "n_kv_heads": 2}, {"qk_norm": True, "tie_embeddings": False}]
+VARIANTS: list[dict[str, Any]] = [
+    {"n_heads": 4, "n_kv_heads": 2},
+    {"qk_norm": True, "tie_embeddings": False},
+    {"position": Position.nope},
+    {"position": Position.alibi, "n_kv_heads": 2},
+    {"position": Position.hard_alibi, "n_kv_heads": 2},
+    {"position": Position.coupled, "max_position": 5},
+    {"position": Position.predicted, "max_position": 5},
+]
 """Settings that the contract of mixers is tested with."""
 VOCAB = 61
 SETTINGS = {

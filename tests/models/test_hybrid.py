@@ -8,6 +8,7 @@ from rlx.errors import ConfigError
 from rlx.models.base import kinds
 from rlx.models.dense import DenseConfig
 from rlx.models.hybrid import HybridConfig
+from rlx.models.layers.attention import Position
 
 VARIANTS: list[dict[str, Any]] = [
     {"layers": ["attention.local", "attention"], "window": 5},
@@ -15,6 +16,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"layers": ["iha.local", "attention", "iha+none"], "window": 5},
     {"layers": ["gssm+none", "attention.local", "delta"], "window": 7},
     {"layers": ["attention+experts", "mlp", "attention.nope+experts"], "n_experts": 4},
+    {"layers": ["attention.alibi.local", "attention.hard_alibi.local", "attention"], "window": 4, "n_kv_heads": 2},
 ]
 """Settings that the contract of mixers is tested with."""
 
@@ -71,3 +73,33 @@ def test_it_has_the_settings_of_all_mixers() -> None:
     for kind in kinds().values():
         assert isinstance(HybridConfig(), kind.fields)
         assert HybridConfig.tensor_free >= kind.fields.tensor_free
+
+
+def test_positions_of_layers() -> None:
+    """A word behind a layer's name goes before `model.position`."""
+    found = HybridConfig(layers=["attention", "attention.nope", "attention.alibi"], position=Position.hard_alibi)
+    assert [found.position_of(layer).value for layer in found.pattern()[:3]] == ["hard_alibi", "nope", "alibi"]
+    coupled = HybridConfig(layers=["attention", "attention.alibi"], position=Position.coupled)
+    assert [coupled.position_of(layer).value for layer in coupled.pattern()[:2]] == ["nope", "alibi"]
+    assert HybridConfig(n_heads=16).hard_head_count() == 8 and HybridConfig(hard_heads=3).hard_head_count() == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"layers": ["attention.alibi.nope"]}, "it can be one of alibi, nope"),
+        ({"position": Position.hard_alibi, "hard_heads": 5}, "model.hard_heads=5 must be 1 to model.n_heads=4"),
+        ({"position": Position.hard_alibi, "n_heads": 1}, "model.hard_heads=0 must be 1 to model.n_heads=1"),
+        (
+            {"position": Position.alibi, "layers": ["attention", "iha"]},
+            "model.position=alibi is not for iha layers; take",
+        ),
+        ({"max_position": 0}, "model.max_position=0 must be at least 1"),
+        ({"position_weight": -1.0}, "model.position_weight=-1.0 must be at least 0"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value,
+)
+def test_wrong_positions_are_one_line(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        HybridConfig(**settings)
+    assert "\n" not in str(error.value)

@@ -11,6 +11,7 @@ from rlx.models.dense import DenseConfig
 from rlx.models.folder import config_of, describe, load_weights, weights_of
 from rlx.models.hybrid import HybridConfig
 from rlx.models.iha import IhaConfig
+from rlx.models.layers.attention import Position
 from rlx.models.layers.iha import IhaCollapse, IhaMask, IhaRotary
 from rlx.models.size import Operations, matrix_numel, parameter_count
 
@@ -20,6 +21,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"pseudo_heads": 1},
     {"layers": ["iha.local*2", "attention"], "matched_context": 40},
     {"layers": ["iha.local", "iha.nope"], "window": 3, "iha_mask": IhaMask.token},
+    {"position": Position.coupled, "max_position": 5},
 ]
 """Settings that the contract of mixers is tested with."""
 VOCAB = 19

@@ -92,7 +92,10 @@ def measured(config: ModelConfig, rows: int, length: int, frozen: str = "-") -> 
     tokens = torch.zeros(rows, length, dtype=torch.int64)
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention of the CPU is not in the counter's list
         with FlopCounterMode(display=False) as forward:
-            loss = model.logits(model(tokens)[0]).sum()
+            hidden, _ = model(tokens, places=tokens if model.places is not None else None)
+            loss = model.logits(hidden).sum()
+            if model.places is not None and model.places.head is not None:
+                loss = loss + model.places.head(hidden).sum()
         with FlopCounterMode(display=False) as backward:
             loss.backward()
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
@@ -124,7 +127,11 @@ def test_operations_of_a_decode_step(any_config: ModelConfig) -> None:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         positions = torch.full((rows, 1), slots - 1)
         tokens = torch.zeros(rows, 1, dtype=torch.int64)
-        model.logits(model(tokens, positions=positions, cache=cache, slots=slots)[0])
+        places = tokens if model.places is not None else None
+        hidden, _ = model(tokens, positions=positions, cache=cache, slots=slots, places=places)
+        model.logits(hidden)
+        if model.places is not None:
+            model.places.predicted(hidden)
     found = Operations(without_windows(any_config)).forward(Extent.of(torch.full((rows,), slots)), cached=True)
     assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
 

@@ -813,3 +813,27 @@ def test_work_where_none_is_wanted_is_not_right() -> None:
     example = whole.example(Split.train, 0)
     doubled = example.solution.replace("+", "++", 1)
     assert whole.verify(example, doubled).measures["steps"] < 1
+
+
+def test_coupled_positions_by_hand() -> None:
+    """1 for signs, 2 for units, 3 for tens; the answer begins with its units, the end mark has none."""
+    for operation, problem, prompt, solution, ids in (
+        (Operation.add, Problem((653, 49), "+"), "653+049=", "2070", "432 1 432 1 2345 0"),
+        (Operation.subtract, Problem((30, 7), "-"), "30-07=", "32", "32 1 32 1 23 0"),
+        (Operation.multiply, Problem((12, 345), "*"), "12*345=", "04140", "32 1 432 1 23456 0"),
+    ):
+        assert texts(operation, Trace.reversed, problem) == (prompt, solution)
+        found = trace_format(Trace.reversed, Rules(operation, 10), 0).places(problem)
+        assert found == tuple(int(digit) for digit in ids.replace(" ", ""))
+
+
+def test_coupled_positions_tell_nothing_of_the_answer() -> None:
+    """They are equal for prompts of equal form, and there are none where the answer is as long as it happens to be."""
+    task = arithmetic(trace=Trace.reversed, max_digits=4)
+    by_form: dict[str, set[Any]] = {}
+    for each in examples(task):
+        by_form.setdefault(re.sub("[0-9]", "9", each.prompt), set()).add(each.places)
+    assert len(by_form) == 4 and all(len(found) == 1 for found in by_form.values())
+    for operation, trace in EVERY:
+        has = trace is Trace.reversed and operation is not Operation.modular
+        assert (arithmetic(operation, trace).example(Split.train, 0).places is not None) == has

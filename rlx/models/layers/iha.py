@@ -12,8 +12,8 @@ from enum import Enum
 from typing import ClassVar
 
 from rlx.errors import ConfigError
-from rlx.models.base import Layer, ModelConfig, check_positive, layer
-from rlx.models.layers.attention import WithAttention
+from rlx.models.base import Layer, check_positive, layer
+from rlx.models.layers.attention import Position, WithAttention
 from rlx.nn.iha import InterleavedAttention
 
 
@@ -49,7 +49,7 @@ class IhaCollapse(Enum):
 class WithIha(WithAttention):
     """Settings of interleaved-head attention, besides attention's."""
 
-    tensor_free: ClassVar[frozenset[str]] = ModelConfig.tensor_free | {"iha_mask", "iha_rotary"}
+    tensor_free: ClassVar[frozenset[str]] = WithAttention.tensor_free | {"iha_mask", "iha_rotary"}
 
     pseudo_heads: int = 2
     """Pseudo-heads a head (P): attention costs P^2 times plain attention's, its cache P times; 1 is plain attention
@@ -91,6 +91,7 @@ class WithIha(WithAttention):
 
     def check_iha(self) -> None:
         self.check_attention()
+        self.check_positions("iha", known=frozenset({"nope"}))
         check_positive("model.pseudo_heads", self.pseudo_heads)
         if self.n_kv_heads not in (None, self.n_heads):
             raise ConfigError(
@@ -112,6 +113,6 @@ class WithIha(WithAttention):
             noise=self.iha_noise,
             qk_norm=self.qk_norm,
             norm_eps=self.norm_eps,
-            rope_theta=None if "nope" in layer.hows else self.rope_theta,
+            rope_theta=self.rope_theta if self.position_of(layer) is Position.rope else None,
             window=self.window if "local" in layer.hows else None,
         )

@@ -264,13 +264,14 @@ class PolicyModule(StepModule):
     def _look(self, model: Decoder, batch: RolloutBatch) -> tuple[PolicyOutput, Aux]:
         """What a model says of the batch's tokens; compiled for few shapes, to which the rows are padded."""
         count, width = batch.tokens.shape
-        tokens, pad = batch.tokens, torch.nn.functional.pad
+        tokens, places, pad = batch.tokens, batch.places, torch.nn.functional.pad
         right = below = 0
         if self.is_compiled:
             right, below = rounded(width) - width, halved(self.stage.micro_rows, count, SMALLEST_ROWS) - count
             tokens = pad(tokens, (0, right, 0, below), value=self.start.tokenizer.pad_id)
         routed = bool(self.routing.layers)  # their loads and losses are of real tokens
         rows = model.rows(tokens, lengths=pad(_lengths(batch), (0, below)) if routed else None)
+        rows.places = None if places is None else pad(places, (0, right, 0, below))
         if batch.routing is not None:
             rows.routing = pad(batch.routing, (0, 0, 0, 0, 0, right, 0, below), value=-1).permute(2, 0, 1, 3).long()
         logprobs, entropy, aux = self._outlook(model, tokens, rows, self.decode.temperature)

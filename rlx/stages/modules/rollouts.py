@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlx.batches import RolloutBatch
 from rlx.config import Config
-from rlx.data.documents import prompt_ids
+from rlx.data.documents import guides, prompt_ids
 from rlx.data.order import Order
 from rlx.decoding.engine import Completions, Engine
 from rlx.errors import Stopped
@@ -79,6 +79,8 @@ class Sampler:
     def sample(self, examples: Sequence[Example], *key: object, version: int, purpose: str = "rollout") -> Rollout:
         """Draw a group of completions for every problem; `key` names the draw, `purpose` its entry in the ledger.
 
+        Coupled positions are moved at random in rollouts, as in other training, a group's alike.
+
         Raises:
             Stopped: the process was asked to stop; the run's state is untouched.
         """
@@ -86,12 +88,17 @@ class Sampler:
         prompts = [prompt_ids(example, self.start.tokenizer) for example in examples]
         base = seed_for(self.config.seed, "rollout", *key)
         keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(prompts))]
+        coupled, places = self.start.model.places, None
+        if coupled is not None:
+            moved = (base,) if purpose == "rollout" else None
+            places = guides(examples, self.start.tokenizer, coupled.most, key=moved)
         with arithmetic(self.config.trainer):
             completions = self.engine.complete(
                 prompts,
                 keys=keys,
                 samples=self.algorithm.group_size,
                 decode=self.decode,
+                places=places,
                 routing=self.replays and purpose == "rollout",
             )
         generated = time.perf_counter()
@@ -102,7 +109,7 @@ class Sampler:
         seconds = {"generate": generated - began, "verify": time.perf_counter() - generated}
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(self.algorithm.group_size)
         return Rollout(
-            batch=self._batch(prompts, completions, verdicts),
+            batch=self._batch(prompts, completions, verdicts, places),
             examples=list(examples),
             texts=texts,
             verdicts=verdicts,
@@ -114,7 +121,11 @@ class Sampler:
         )
 
     def _batch(
-        self, prompts: Sequence[Sequence[int]], completions: Completions, verdicts: Sequence[Verdict]
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Completions,
+        verdicts: Sequence[Verdict],
+        guided: Sequence[Sequence[int]] | None,
     ) -> RolloutBatch:
         """Prompts and completions in rows of equal length; the outcome reward stands on the last sampled token."""
         samples, device = self.algorithm.group_size, completions.tokens.device
@@ -123,10 +134,18 @@ class Sampler:
         width = int(ends.max())
         place = torch.arange(width, device=device).expand(len(given), width)  # [B, T]
         sampled = (place >= given[:, None]) & (place < ends[:, None])
-        padded = [[*p, *[self.engine.pad_id] * (width - len(p))] for p in prompts]
-        tokens = torch.tensor(padded, device=device).repeat_interleave(samples, dim=0)
         source = (place - given[:, None]).clamp(0, completions.tokens.shape[1] - 1)
-        tokens = torch.where(sampled, completions.tokens.gather(1, source), tokens)
+
+        def whole(of_prompts: Sequence[Sequence[int]], sampled_ones: Tensor, empty: int) -> Tensor:
+            padded = [[*row, *[empty] * (width - len(row))] for row in of_prompts]
+            before = torch.tensor(padded, device=device).repeat_interleave(samples, dim=0)
+            return torch.where(sampled, sampled_ones.gather(1, source), before)
+
+        tokens = whole(prompts, completions.tokens, self.engine.pad_id)
+        places = None
+        if guided is not None and completions.places is not None:
+            asked = [row[: len(prompt)] for row, prompt in zip(guided, prompts, strict=True)]
+            places = whole(asked, completions.places, 0)
         logprobs = torch.where(sampled, completions.logprobs.gather(1, source), 0.0)
         worth = torch.tensor([self.algorithm.reward(verdict) for verdict in verdicts], device=device)
         rewards = torch.zeros(tokens.shape, device=device)
@@ -139,6 +158,7 @@ class Sampler:
             group=torch.arange(len(prompts), device=device).repeat_interleave(samples),
             turn=torch.zeros_like(tokens),
             finished=completions.finished,
+            places=places,
             routing=None if completions.routing is None else completions.routing[:, :width],
         )
 

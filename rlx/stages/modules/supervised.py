@@ -59,7 +59,7 @@ class SupervisedModule(StepModule):
 
     def __init__(self, start: Start, config: Any, run: Run, *, total: int, clip_norm: float) -> None:
         super().__init__(start, config, run, total=total, clip_norm=clip_norm)
-        self.likelihood = compiled(_row_losses) if config.trainer.compile else _row_losses
+        self.likelihood = compiled(_trained_losses) if config.trainer.compile else _trained_losses
         self.z_loss = config.model.z_loss
 
     def training_step(self, batches: list[Batch], index: int) -> None:
@@ -87,13 +87,16 @@ class SupervisedModule(StepModule):
 
     def validate(self) -> dict[str, float]:
         total = counted = 0.0
+        found: dict[str, float] = {}
         for batch in self.held_out:
             batch = batch.to(self.device)
             with self.trainer.precision_plugin.forward_context():
                 total += negative_log_likelihood(self.model, batch).item()
+                for name, value in id_sums(self.model, batch).items():
+                    found[name] = found.get(name, 0.0) + value
             counted += batch.loss_mask.sum().item()
-            self.run.ledger.eval += self.operations.forward(batch.extent())
-        return {"val/loss": total / max(counted, 1.0)}
+            self.run.ledger.eval += self.operations.forward(batch.extent()) * (2 if found else 1)
+        return {name: value / max(counted, 1.0) for name, value in {"val/loss": total, **found}.items()}
 
     def note(self) -> str:
         return f"loss {float(self.row['train/loss']):.3f}"
@@ -103,6 +106,24 @@ def _row_losses(
     model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
 ) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
     """The part of `_losses` that is worth compiling."""
+    return _losses_and_hidden(model, tokens, rows, loss_mask, z_loss)[0]
+
+
+def _trained_losses(
+    model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
+    """The same; the penalty has the loss of predicted ids too (arXiv 2502.16792)."""
+    (loss, penalty, log_z, aux), hidden = _losses_and_hidden(model, tokens, rows, loss_mask, z_loss)
+    if model.places is not None and model.places.head is not None:
+        assert rows.places is not None
+        ids = token_logprobs(model.places.head(hidden), rows.places)
+        penalty = penalty - model.places.weight * (ids * loss_mask).sum()
+    return loss, penalty, log_z, aux
+
+
+def _losses_and_hidden(
+    model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
+) -> tuple[tuple[Tensor, Tensor | float, Tensor | float, Aux], Tensor]:
     hidden, aux = model.run(tokens, rows)
     logits = model.logits(hidden)
     logprobs = token_logprobs(logits, tokens)
@@ -112,7 +133,20 @@ def _row_losses(
         each = torch.nn.functional.pad(picked, (1, 0)) - logprobs  # [B, T], log Z: a logit less its log-probability
         penalty = z_loss * (each.square() * loss_mask).sum()
         log_z = (each.detach() * loss_mask).sum()
-    return loss, penalty, log_z, aux
+    return (loss, penalty, log_z, aux), hidden
+
+
+def id_sums(model: Decoder, batch: Batch) -> dict[str, float]:
+    """Of a model that predicts ids, over the tokens whose loss mask is 1: the sum of -log p (nats) of their ids, and
+    how many ids are the likeliest; empty for other models."""
+    if model.places is None or model.places.head is None:
+        return {}
+    assert batch.places is not None
+    hidden, _ = model(batch.tokens, positions=batch.positions, documents=batch.documents, places=batch.places)
+    logits = model.places.head(hidden)
+    right = logits[:, :-1].argmax(-1) == batch.places[:, 1:]
+    loss = -(token_logprobs(logits, batch.places) * batch.loss_mask).sum()
+    return {"val/id_loss": loss.item(), "val/id_accuracy": (right * batch.loss_mask[:, 1:]).sum().item()}
 
 
 def _losses(
@@ -120,6 +154,7 @@ def _losses(
 ) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
     """`negative_log_likelihood`; with z_loss its penalty and log Z, sums over the same tokens; and what layers say."""
     rows = model.rows(batch.tokens, positions=batch.positions, documents=batch.documents)
+    rows.places = batch.places
     return core(model, batch.tokens, rows, batch.loss_mask, z_loss)
 
 
