@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from rlx.errors import ConfigError
 from rlx.kernels.base import Impl
@@ -172,3 +173,10 @@ def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | N
 
 
 grouped_product.register_autograd(_product_backward, setup_context=_keep)
+
+
+@register_flop_formula([torch.ops.rlx.grouped_product, torch.ops.rlx.grouped_outer])
+def _operations(first: torch.Size, second: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    """Multiplications and additions, for torch's counter: every row meets one matrix."""
+    outer = len(out_shape) == 3
+    return 2 * first[0] * first[1] * (second[1] if outer else out_shape[1])
