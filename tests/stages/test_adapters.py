@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlx.batches import Extent
 from rlx.decoding.engine import Engine
 from rlx.nn.lora import attached, is_adapted
 from rlx.runs.checksums import check_whole
@@ -236,7 +237,8 @@ def test_the_estimate_counts_the_adapter(door, start):
 
     run = place(door(*sft(start, *LORA)).out)
     config = load_start(last(start)).model_config
-    parameters, per_token, _ = shape_of(config, 112, LoraConfig(rank=2))
-    plain, less, _ = shape_of(config, 112)
-    assert parameters - plain == record(run)["parameters"]["trained"]
-    assert per_token - less == 2 * (parameters - plain)
+    adapted, plain = shape_of(config, 112, LoraConfig(rank=2)), shape_of(config, 112)
+    assert adapted.parameters - plain.parameters == record(run)["parameters"]["trained"]
+    one = Extent.of(torch.tensor([1]))
+    more = adapted.operations.forward(one) - plain.operations.forward(one)
+    assert more == 2 * (adapted.parameters - plain.parameters)
