@@ -1,6 +1,7 @@
 """Architectures against the dense model of equal active parameters on a CPU: training steps, and decoding at a context.
 
-python scripts/bench/architectures.py [--sizes 0.8M,4.7M] [--rows 128,512,packed] [--repeats 7] [--only moe,iha]
+python scripts/bench/architectures.py [--sizes 0.8M,4.7M] [--rows 128,512,packed] [--settings fp32] [--repeats 7]
+    [--only moe,iha]
 
 A training step is what `stage=pretrain` computes for 8,192 tokens: forward, loss, backward, clipping, fused AdamW, by
 the stage's own code, without loading and logging. Rows hold one document each, or (packed) documents of 40 to 200
@@ -33,7 +34,7 @@ from rlx.options import discover
 from rlx.stages.modules.supervised import _losses, _trained_losses
 
 TOKENS, VOCAB, DECODED = 8192, 112, 64
-SETTINGS = (("fp32", False), ("fp32", True), ("bf16", True))
+SETTINGS = {"fp32": ("fp32", False), "fp32-compiled": ("fp32", True), "bf16-compiled": ("bf16", True)}
 MODELS: dict[str, dict[str, Any]] = {
     "dense": {},
     "moe": {},
@@ -147,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="0.8M,4.7M")
     parser.add_argument("--rows", default="128,512,packed")
+    parser.add_argument("--settings", default=",".join(SETTINGS), help="bf16 only where the CPU has it")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", default=",".join(MODELS), help="models besides dense")
     arguments = parser.parse_args()
@@ -154,8 +156,8 @@ def main() -> None:
     names = ["dense", *(name for name in arguments.only.split(",") if name != "dense")]
     trained, decoded = [], []
     for size in arguments.sizes.split(","):
-        for rows, (precision, compile) in itertools.product(arguments.rows.split(","), SETTINGS):
-            trained += training(names, size, rows, precision, compile, arguments.repeats)
+        for rows, setting in itertools.product(arguments.rows.split(","), arguments.settings.split(",")):
+            trained += training(names, size, rows, *SETTINGS[setting], arguments.repeats)
             print(_results.table(trained[-len(names) :]), flush=True)
         decoded += decoding(names, size, arguments.repeats)
         print(_results.table(decoded[-len(names) :]), flush=True)
