@@ -1,9 +1,12 @@
 """`adapter=lora`: low-rank matrices beside linear layers (Hu et al., arXiv 2106.09685), `rlx/nn/lora.py`.
 
-`adapter.targets` are names of parts (q, k, v, gate, up: where a model holds several projections in one matrix) and of
-linear layers as their modules call them (out, down, in_proj, router, head, qkv ...). `experts` is all that experts
-have. `all` is every linear layer of the blocks but routers: a router that moves undoes what the frozen experts are for.
-There is no dropout: rlx has none.
+1. `adapter.targets` are names of parts (q, k, v, gate, up: where a model holds several projections in one matrix) and
+   of linear layers as their modules call them (out, down, in_proj, head, qkv ...).
+2. Of routed experts there are gate_up, one adapter for both projections (as PEFT has it), and down; `experts` is both.
+   `down`, `gate` and `up` are also those of an mlp and of shared experts.
+3. `all` is every linear layer of the blocks, experts included. Routers are never adapted: one that moves undoes what
+   the frozen experts are for. The bias by which it is balanced stays as well.
+4. There is no dropout: rlx has none.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +19,7 @@ from rlx.options import option
 
 ALL = "all"
 EXPERTS = "experts"
-_HEAD, _ROUTER = "head", "router"
+_HEAD = "head"
 
 
 @option("adapter", "lora")
@@ -29,7 +32,8 @@ class LoraConfig(AdapterConfig):
     alpha: float = 16.0
     """B A is multiplied with alpha / rank."""
     targets: list[str] = field(default_factory=lambda: [ALL])
-    """What is adapted: q, k, v, out, gate, up, down, head ..., experts, or all (all but the head and routers)."""
+    """What is adapted: q, k, v, out, gate, up, down, head ...; of routed experts gate_up, down, or experts (both); or
+    all (all but the head and routers)."""
     rslora: bool = False
     """alpha / sqrt(rank) in place of alpha / rank (Kalajdzievski, arXiv 2312.03732)."""
 
@@ -69,6 +73,6 @@ def _names(site: Site, part: str) -> set[str]:
     found = {part, site.name}
     if site.stacked:
         found.add(EXPERTS)
-    if site.owner and site.name != _ROUTER:
+    if site.owner:
         found.add(ALL)
     return found

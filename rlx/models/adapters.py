@@ -5,12 +5,16 @@
    names of ours, a part of a fused layer behind the layer's own (blocks.0.mixer.qkv.q).
 2. What is read may be any LoRA of PEFT whose sum with the base is W + scale B A: other kinds (DoRA, biases, whole
    modules saved) are refused. Its rank is that of its tensors, so adapters of several ranks are read too.
-3. Of a stack of experts the A's stand above each other and the B's side by side, expert by expert in each rank, as in
-   PEFT's `target_parameters`; their names are ours, so that PEFT opens no adapter of experts.
+3. A stack of experts is a parameter that PEFT names in `target_parameters`, as transformers 5 has experts in memory.
+   The A's of the experts stand above each other, and the B's side by side, expert by expert in each rank. They have the
+   name of the module that has the parameter: its own name for the last parameter of those adapted, and one `base_layer`
+   more for each before it. A model without a layout has names of ours, which no PEFT opens.
+4. Of a router PEFT can adapt the matrix, rlx cannot: such an adapter is refused.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +39,6 @@ _ONLY = {
     "modules_to_save": None,
     "layer_replication": None,
     "trainable_token_indices": None,
-    "alpha_pattern": {},
     "use_qalora": False,
     "alora_invocation_tokens": None,
 }
@@ -50,6 +53,13 @@ class Home:
     rows: slice
     shape: tuple[int, ...]
     """Of the adapted part: [O, I], or [E, O, I] of a stack."""
+    parameter: str = ""
+    """What `target_parameters` call it, where it is no linear layer; `module` is then the module that has it."""
+
+    @property
+    def key(self) -> str:
+        """What PEFT's patterns are compared with."""
+        return self.parameter or self.module
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +93,38 @@ def without_numbers(model: ModelConfig, vocab_size: int) -> Decoder:
 def to_peft(model: Decoder, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """adapter_config.json and the tensors of a model's adapters."""
     homes = _homes(config, model.vocab_size, layout_for(config, model.vocab_size))
-    tensors, modules, strength = {}, [], None
-    for each in attached(model):
-        module = homes[each.tensor, each.part].module
+    chosen = [(each, homes[each.tensor, each.part]) for each in attached(model)]
+    parameters = [home.parameter for _, home in chosen if home.parameter]
+    tensors, strength, names = {}, None, _names(homes.values(), set(parameters))
+    for each, home in chosen:
+        module = names[home.key]
         strength = each.adapter.strength
-        modules.append(module)
         a, b = each.adapter.factors()
         if isinstance(each.adapter, StackedLora):
             a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)  # [E*R, I], [O, R*E]
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = a, b
     assert strength is not None, "a model without adapters has none to be saved"
     alpha = strength.alpha
-    return {
+    described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
         "r": strength.rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "use_rslora": strength.rslora,
-        "target_modules": _shortest(modules, [home.module for home in homes.values()]),
+        "target_modules": _shortest(
+            [home.module for _, home in chosen if not home.parameter],
+            [home.module for home in homes.values() if not home.parameter],
+        ),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "inference_mode": True,
-    }, tensors
+    }
+    if parameters:
+        described["target_parameters"] = _shortest(parameters, [home.parameter for home in homes.values()])
+    return described, tensors
 
 
 def from_peft(
@@ -122,12 +139,17 @@ def from_peft(
         _check(described)
         homes = _homes(config, vocab_size, layout_for(config, vocab_size))
         left, found = {name: tensor.float() for name, tensor in tensors.items()}, []
+        asked = described.get("target_parameters") or []
+        parameters = {home.parameter for home in homes.values() if home.parameter}
+        names = _names(homes.values(), {each for each in parameters if any(_ends(each, end) for end in asked)})
         for (tensor, _), home in homes.items():
-            a, b = (left.pop(f"{PREFIX}{home.module}.lora_{which}.weight", None) for which in "AB")
+            if home.key not in names:
+                continue
+            a, b = (left.pop(f"{PREFIX}{names[home.key]}.lora_{which}.weight", None) for which in "AB")
             if a is not None and b is not None:
                 found.append(_product(tensor, home, a, b, described))
             elif a is not None or b is not None:
-                raise CheckpointError(f"of {home.module} only one of lora_A and lora_B is there")
+                raise CheckpointError(f"of {home.key} only one of lora_A and lora_B is there")
         left = [name for name in left if not name.endswith(".base_layer.weight")]  # PEFT keeps a copy of some heads
         if left:
             raise CheckpointError(f"{left[0]} has no place in this model")
@@ -181,7 +203,7 @@ def layout_for(config: ModelConfig, vocab_size: int) -> Layout | None:
 def _homes(config: ModelConfig, vocab_size: int, layout: Layout | None) -> dict[tuple[str, str], Home]:
     """Where each part of each tensor that can be adapted has its adapter."""
     model = without_numbers(config, vocab_size)
-    places = {} if layout is None else layout.places(config)
+    places, stacks = ({}, {}) if layout is None else (layout.places(config), layout.stacks(config))
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {}
     for site in sites(model):
@@ -192,7 +214,9 @@ def _homes(config: ModelConfig, vocab_size: int, layout: Layout | None) -> dict[
             theirs = [name.removesuffix(".weight") for name in place.theirs]
         for (part, rows), module in zip(site.parts.items(), theirs, strict=True):
             where = slice(first, first + rows) if len(theirs) > 1 else slice(None)
-            found[site.tensor, part] = Home(module, where, (*shape[:-2], rows, shape[-1]))
+            parameter = stacks.get(site.tensor, "")
+            owner = parameter.rpartition(".")[0] or module
+            found[site.tensor, part] = Home(owner, where, (*shape[:-2], rows, shape[-1]), parameter)
             first += rows
     return found
 
@@ -201,6 +225,23 @@ def _own_names(site: Site) -> list[str]:
     if len(site.parts) == 1:
         return [site.path]
     return [f"{site.path}.{part}" for part in site.parts]
+
+
+def _names(homes: Iterable[Home], parameters: Set[str]) -> dict[str, str]:
+    """The modules by whose names factors are saved, by `key`; of parameters only for those that are adapted."""
+    found, wrapped = {}, {}
+    for home in reversed(list(homes)):
+        if not home.parameter:
+            found[home.key] = home.module
+        elif home.parameter in parameters:
+            found[home.key] = wrapped.get(home.module, home.module)
+            wrapped[home.module] = f"{found[home.key]}.base_layer"
+    return found
+
+
+def _ends(name: str, end: str) -> bool:
+    """True where PEFT takes `end` for the name."""
+    return name == end or name.endswith(f".{end}")
 
 
 def _shortest(modules: list[str], known: list[str]) -> list[str]:
@@ -226,6 +267,13 @@ def _check(described: Mapping[str, Any]) -> None:
             raise CheckpointError(f"it has no {name}")
 
 
+def _alpha(described: Mapping[str, Any], key: str) -> float:
+    """The alpha of one adapter: that of the first pattern that fits, as PEFT has it."""
+    patterns: Mapping[str, float] = described.get("alpha_pattern") or {}
+    fitting = (alpha for pattern, alpha in patterns.items() if re.match(rf"(.*\.)?({pattern})$", key))
+    return next(fitting, described["lora_alpha"])
+
+
 def _product(tensor: str, home: Home, a: Tensor, b: Tensor, described: Mapping[str, Any]) -> Product:
     """
     Raises:
@@ -236,9 +284,9 @@ def _product(tensor: str, home: Home, a: Tensor, b: Tensor, described: Mapping[s
     rank = a.shape[0] // stack
     if a.shape != (stack * rank, inputs) or b.shape != (outputs, stack * rank) or not rank:
         raise CheckpointError(
-            f"{home.module} has A {tuple(a.shape)} and B {tuple(b.shape)}, which fit no {tuple(home.shape)}"
+            f"{home.key} has A {tuple(a.shape)} and B {tuple(b.shape)}, which fit no {tuple(home.shape)}"
         )
     if experts:
         a, b = a.view(stack, rank, inputs), b.view(outputs, rank, stack).permute(2, 0, 1)
     by = math.sqrt(rank) if described.get("use_rslora") else rank
-    return Product(tensor, home.rows, a, b, described["lora_alpha"] / by)
+    return Product(tensor, home.rows, a, b, _alpha(described, home.key) / by)

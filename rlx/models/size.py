@@ -6,6 +6,9 @@
    computes, a window what is inside it.
 3. Training is a forward pass, gradients of what goes into every matrix (as much again), and of the matrices that are
    trained: three forward passes where all are. Of what mixers compute without matrices both sides get gradients.
+4. Adapters are counted as two more matrices, A and B, that their tokens meet. To those of a stack of experts the
+   gradient comes through the whole stack's, which is counted too; adding B A to the stack is work a pass, not a token,
+   and is not.
 """
 
 from collections.abc import Iterable
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from rlx.batches import Extent
 from rlx.nn.decoder import Decoder
+from rlx.nn.lora import adapted_stacks
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -34,14 +38,13 @@ def parameter_counts(model: Decoder) -> dict[str, int]:
 
 def matrix_numel(model: nn.Module, *, trained: bool = False) -> int:
     """Weights that every token is multiplied with: all linear layers, the head included, and of modules that hold
-    matrices otherwise (`active_numel`) those that a token meets; or only the trained ones of these."""
+    matrices otherwise (`active_numel`) those that a token meets; or only those of these that gradients are made of."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     found = sum(module.weight.numel() for module in linear if not trained or module.weight.requires_grad)
-    return found + sum(
-        module.active_numel
-        for module in _holders(model)
-        if not trained or any(parameter.requires_grad for parameter in _matrices(module))
-    )
+    for module in _holders(model):
+        share = _with_gradient(module) / max(1, _held(module)) if trained else 1.0
+        found += round(share * module.active_numel)
+    return found
 
 
 def _holders(model: nn.Module) -> list[Any]:
@@ -54,10 +57,17 @@ def _matrices(module: nn.Module) -> Iterable[nn.Parameter]:
     for name, parameter in module.named_parameters(recurse=False):
         if parameter.dim() >= 2 and not (isinstance(module, nn.Linear) and name == "weight"):
             yield parameter
+    yield from adapted_stacks(module).values()
 
 
 def _held(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in _matrices(module))
+
+
+def _with_gradient(module: nn.Module) -> int:
+    """Numbers of `_matrices` whose gradients are worked out."""
+    adapted = sum(stack.numel() for stack in adapted_stacks(module).values())
+    return adapted + sum(parameter.numel() for parameter in _matrices(module) if parameter.requires_grad)
 
 
 class Operations:

@@ -10,7 +10,8 @@ Where the sources differ:
    section 2.2): mean squared logsumexp of the logits. Both are means over the real tokens of a pass, per layer, and
    summed over layers.
 3. Balancing without a loss (arXiv 2408.15664): a bias that is added to the scores for the choice only, not to gates.
-   `rebalance` moves it after an optimizer step; it is in the checkpoint.
+   `rebalance` moves it after an optimizer step; it is in the checkpoint. It is a part of the router: where that is
+   frozen, as beside adapters, it stays too, so that one base serves all its adapters.
 """
 
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Experts(nn.Module):
         super().__init__()
         self.top_k, self.scores_by, self.renormalise = top_k, router, renormalise
         self.balance_loss, self.router_z_loss, self.balance_rate = balance_loss, router_z_loss, balance_rate
-        self.number, self.impl = number, impl
+        self.number, self.impl, self.width = number, impl, width
         self.router = nn.Parameter(torch.empty(n_experts, d_model))
         self.gate_up = nn.Parameter(torch.empty(n_experts, 2 * width, d_model))
         self.down = nn.Parameter(torch.empty(n_experts, d_model, width))
@@ -82,7 +83,7 @@ class Experts(nn.Module):
     @property
     def active_numel(self) -> int:
         """Weights that a token meets, besides the shared expert's."""
-        return self.router.numel() + self.top_k * (self.gate_up[0].numel() + self.down[0].numel())
+        return self.router.numel() + self.top_k * 3 * self.width * self.router.shape[1]
 
     def forward(self, x: Tensor, *, rows: Rows) -> tuple[Tensor, Aux]:
         flat, taken = x.flatten(0, 1), None if rows.routing is None else rows.routing[self.number].flatten(0, 1)
@@ -141,8 +142,8 @@ class Experts(nn.Module):
     @torch.no_grad()
     def rebalance(self, load: Tensor) -> None:
         """Move the bias by `balance_rate` towards experts that had less than an even share of load [E]: the tokens of
-        the whole optimizer step, over all micro-batches and ranks."""
-        if self.balance_rate:
+        the whole optimizer step, over all micro-batches and ranks. Beside a frozen router it stays."""
+        if self.balance_rate and self.router.requires_grad:
             self.bias += self.balance_rate * (load.mean() - load).sign()
 
 

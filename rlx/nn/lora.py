@@ -5,7 +5,8 @@
 2. A linear layer that holds several projections one above the other says so with `parts()`, and gets an adapter for
    each: what queries learn is then no business of keys, as in models that keep them apart.
 3. A stack of matrices, one an expert (`stacks`), is adapted as a whole: an A and a B for each expert, and W + scale
-   B A is worked out anew where the module reads its parameter (as PEFT's `target_parameters` does).
+   B A is worked out anew where the module reads its parameter (as PEFT's `target_parameters` does): once a pass. Of it
+   the pass back works out the whole gradient, and from that those of A and B.
 4. The names of a model's own tensors stay what they are; `base_tensors` has those alone.
 """
 
@@ -97,9 +98,12 @@ class LoraLinear(nn.Linear):
 class StackedLora(nn.Module):
     """W + scale B A for a stack of matrices [E, O, I]: a parametrization of torch."""
 
-    def __init__(self, weight: Tensor, strength: Strength) -> None:
+    stacks = ("a", "b")
+
+    def __init__(self, weight: Tensor, strength: Strength, met: int) -> None:
+        """`met`: how many of the matrices a token meets."""
         super().__init__()
-        self.strength = strength
+        self.strength, self.met = strength, met
         experts, outputs, inputs = weight.shape
         self.a = nn.Parameter(weight.new_empty(experts, strength.rank, inputs))
         self.b = nn.Parameter(weight.new_zeros(experts, outputs, strength.rank))
@@ -107,6 +111,11 @@ class StackedLora(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.strength.scale * (self.b @ self.a)
+
+    @property
+    def active_numel(self) -> int:
+        """Weights that a token meets, were its x multiplied with A and B."""
+        return self.met * (self.a[0].numel() + self.b[0].numel())
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A [E, R, I] and B [E, O, R]."""
@@ -155,7 +164,8 @@ def attach(model: nn.Module, chosen: Iterable[tuple[Site, Iterable[str]]], stren
     for site, parts in chosen:
         owner = model.get_submodule(site.owner)
         if site.stacked:
-            adapter = StackedLora(getattr(owner, site.name), strength)
+            stack: Tensor = getattr(owner, site.name)
+            adapter = StackedLora(stack, strength, getattr(owner, "top_k", len(stack)))
             parametrize.register_parametrization(owner, site.name, adapter)
         else:
             setattr(owner, site.name, LoraLinear(getattr(owner, site.name), site.parts, parts, strength))
@@ -187,6 +197,14 @@ def attached(model: nn.Module) -> Iterator[Attached]:
         elif isinstance(module, StackedLora):
             owner, _, name = path.rpartition(".")[0].rpartition(_STACKED)
             yield Attached(f"{owner}.{name}", name, slice(None), module)
+
+
+def adapted_stacks(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The stacks of a module that have adapters, as they are without."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    found: Any = module.parametrizations
+    return {name: chain.original for name, chain in found.items()}
 
 
 def is_adapted(model: nn.Module) -> bool:

@@ -1,6 +1,8 @@
 """Adapters in PEFT's layout: against transformers' models with the products added by hand, and against PEFT itself."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,10 +23,20 @@ KINDS = {
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": False},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True},
 }
+ROUTED = {
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 5, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_key_value_heads": 2, "head_dim": 16, "moe_intermediate_size": 20, "num_experts": 5,
+                  "num_experts_per_tok": 3, "norm_topk_prob": False},
+}  # fmt: skip
+ROUTED_TARGETS = {"all": ["all"], "experts": ["experts"], "gate_up": ["gate_up"], "down": ["down"], "k": ["k"],
+                  "attention": ["q", "k", "v", "out"], "q and experts": ["q", "experts"]}  # fmt: skip
+STACKS = {"gate_up": "gate_up_proj", "down": "down_proj"}
 TARGETS = {"all": ["all"], "q and v": ["q", "v"], "k": ["k"], "out, gate, down": ["out", "gate", "down"], "up": ["up"]}
 MODULES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "out": "self_attn.o_proj",
            "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}  # fmt: skip
 both = pytest.mark.parametrize("kind", KINDS)
+routed = pytest.mark.parametrize("kind", ROUTED)
+routed_subsets = pytest.mark.parametrize("targets", ROUTED_TARGETS.values(), ids=ROUTED_TARGETS.keys())
 subsets = pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS.keys())
 
 of_peft = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -33,7 +45,7 @@ of_peft = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Futur
 
 def pair(kind, targets=None, **fields):
     """transformers' model and ours with the same weights, ours with an adapter whose B is not 0."""
-    theirs = a_model(kind, vocab_size=ROWS, **KINDS[kind])
+    theirs = a_model(kind, vocab_size=ROWS, **{**KINDS, **ROUTED}[kind])
     description = theirs.config.to_dict()
     config, vocab_size = config_of(description, "theirs")
     ours = config.build(vocab_size)
@@ -48,7 +60,10 @@ def pair(kind, targets=None, **fields):
 
 def _saved(theirs):
     tied = theirs.config.tie_word_embeddings
-    return {name: tensor for name, tensor in theirs.state_dict().items() if not (tied and name == "lm_head.weight")}
+    with tempfile.TemporaryDirectory() as folder:  # not the names of the model in memory, which of experts are others
+        theirs.save_pretrained(folder)
+        found = load_file(Path(folder) / "model.safetensors")
+    return {name: tensor for name, tensor in found.items() if not (tied and name == "lm_head.weight")}
 
 
 def added(theirs, tensors, scale):
@@ -225,3 +240,120 @@ def test_ours_reads_pefts(kind, targets, tmp_path):
     fold(weights, from_peft(described, tensors, config, ROWS, "theirs"))
     load_weights(ours, weights, "theirs")
     assert (ours.logits(ours(TOKENS)[0]) - model(TOKENS).logits).abs().max() < 1e-4
+
+
+def _parts(targets):
+    """What of an architecture with experts the targets are, as PEFT is asked for it."""
+    wanted = {"all": ["q", "k", "v", "out", *STACKS], "experts": list(STACKS)}
+    parts = [part for target in targets for part in wanted.get(target, [target])]
+    modules = [MODULES[part].split(".")[1] for part in parts if part not in STACKS]
+    return modules, [f"mlp.experts.{STACKS[part]}" for part in parts if part in STACKS]
+
+
+@of_peft
+@routed
+@routed_subsets
+def test_peft_loads_our_experts(kind, targets, tmp_path):
+    import peft
+
+    theirs, config, ours = pair(kind, targets)
+    described, tensors = to_peft(ours, config)
+    save_model_directory(tmp_path, weights_of(ours), {}, None)
+    save_adapter(tmp_path, tensors, described)
+    plain = theirs(TOKENS).logits.detach()
+    model = peft.PeftModel.from_pretrained(theirs, tmp_path, is_trainable=True).eval()
+    found, expected = ours.logits(ours(TOKENS)[0]), model(TOKENS).logits
+    assert (found - expected).abs().max() < 1e-4 and (found - plain).abs().max() > 0.1
+    for logits in (found, expected):
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), TOKENS.flatten()).backward()
+    theirs_by_name = {name.replace(".default.", "."): p for name, p in model.named_parameters() if p.requires_grad}
+    assert {name: p.shape for name, p in theirs_by_name.items()} == {name: t.shape for name, t in tensors.items()}
+    for each in attached(ours):  # their gradients in our shapes, by reading them as an adapter
+        assert all(factor.grad is not None for factor in each.adapter.factors())
+    slopes = {name: p.grad for name, p in theirs_by_name.items()}
+    read = {(each.tensor, each.rows.start): each for each in from_peft(described, slopes, config, ROWS, "theirs")}
+    for each in attached(ours):
+        their, (a, b) = read.pop((each.tensor, each.rows.start)), each.adapter.factors()
+        torch.testing.assert_close(a.grad, their.a, atol=1e-5, rtol=1e-3, msg=each.tensor)
+        torch.testing.assert_close(b.grad, their.b, atol=1e-5, rtol=1e-3, msg=each.tensor)
+    assert not read
+
+
+@of_peft
+@routed
+@routed_subsets
+def test_ours_reads_pefts_experts(kind, targets, tmp_path):
+    import peft
+
+    theirs, config, ours = pair(kind)
+    plain = ours.logits(ours(TOKENS)[0])
+    modules, parameters = _parts(targets)
+    settings = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=modules, target_parameters=parameters, init_lora_weights=False
+    )
+    expected, weights = _read(theirs, settings, config, ours, tmp_path)
+    load_weights(ours, weights, "theirs")
+    found = ours.logits(ours(TOKENS)[0])
+    assert (found - expected).abs().max() < 1e-4 and (found - plain).abs().max() > 0.1
+
+
+@of_peft
+@pytest.mark.filterwarnings("ignore:.*keys did not match any targeted module:RuntimeWarning")  # it uses them
+@pytest.mark.parametrize(
+    "kind, projections", [("mixtral", ["w1", "w2", "w3"]), ("qwen3_moe", ["gate_proj", "up_proj", "down_proj"])]
+)
+def test_ours_reads_experts_that_were_named_as_in_transformers_4(kind, projections, tmp_path):
+    """PEFT makes them parameters with a rank and an alpha of their own."""
+    import peft
+
+    theirs, config, ours = pair(kind)
+    settings = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", *projections], init_lora_weights=False)
+    expected, weights = _read(theirs, settings, config, ours, tmp_path)
+    described = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert described["alpha_pattern"] and described["rank_pattern"]
+    load_weights(ours, weights, "theirs")
+    assert (ours.logits(ours(TOKENS)[0]) - expected).abs().max() < 1e-4
+
+
+def _read(theirs, settings, config, ours, folder):
+    """Logits of an adapter that PEFT makes and saves, and our weights with it folded in."""
+    import peft
+
+    model = peft.get_peft_model(theirs, settings).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    described = json.loads((folder / "adapter_config.json").read_text())
+    weights = {name: tensor.clone() for name, tensor in weights_of(ours).items()}
+    fold(weights, from_peft(described, load_file(folder / "adapter_model.safetensors"), config, ROWS, "theirs"))
+    return model(TOKENS).logits.detach(), weights
+
+
+@routed
+@routed_subsets
+def test_experts_are_written_and_read_again(kind, targets):
+    _, config, ours = pair(kind, targets)
+    described, tensors = to_peft(ours, config)
+    modules, parameters = _parts(targets)
+    assert sorted(described["target_modules"]) == sorted(modules)
+    assert described.get("target_parameters", []) == [name.rpartition(".")[2] for name in parameters]
+    _, _, other = pair(kind, targets)
+    for each in attached(other):
+        torch.nn.init.zeros_(each.adapter.factors()[0])
+    load_adapter_weights(other, from_peft(json.loads(json.dumps(described)), tensors, config, ROWS, "here"), "here")
+    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), ours.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("spoil, expected", [
+    (_wrong(target_parameters=["down_proj"]), r"mlp.experts.down_proj has A|has no place in this model"),
+    (_wrong(target_parameters=None), "experts.*has no place in this model"),
+    (_narrow, r"gate_up_proj has A \(15, 47\) and B \(160, 15\), which fit no \(5, 160, 48\)"),
+], ids=["of another parameter", "of none", "another width"])  # fmt: skip
+def test_what_of_experts_cannot_be_read_is_one_line(spoil, expected):
+    _, config, ours = pair("mixtral", ["experts"])
+    described, tensors = to_peft(ours, config)
+    spoil(described, tensors)
+    with pytest.raises(CheckpointError, match=expected) as caught:
+        from_peft(described, tensors, config, ROWS, "here")
+    assert str(caught.value).startswith("here: ") and "\n" not in str(caught.value)

@@ -91,6 +91,10 @@ class Layout:
         """Our tensors' names, each with its place in their folder."""
         raise NotImplementedError
 
+    def stacks(self, config: Any) -> dict[str, str]:
+        """Our stacks of matrices that transformers stacks too, with the names of its parameters in memory, in order."""
+        return {}
+
     @property
     def name(self) -> str:
         """What it is called in a sentence."""

@@ -132,6 +132,13 @@ class MoeLayout(AttentionLayout):
             found[f"{ours}.bias"] = Place((), shape=(count,))
         return found
 
+    def stacks(self, config: MoeConfig) -> dict[str, str]:
+        return {
+            f"blocks.{number}.channel.{ours}": f"model.layers.{number}.mlp.experts.{theirs}"
+            for number in range(config.n_layers)
+            for ours, theirs in (("gate_up", "gate_up_proj"), ("down", "down_proj"))
+        }
+
     def to_theirs(self, tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
         for name, tensor in tensors.items():
             if name.endswith(".channel.bias") and torch.any(tensor != 0):
