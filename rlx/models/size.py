@@ -6,9 +6,8 @@
    computes, a window what is inside it.
 3. Training is a forward pass, gradients of what goes into every matrix (as much again), and of the matrices that are
    trained: three forward passes where all are. Of what mixers compute without matrices both sides get gradients.
-4. Adapters are counted as two more matrices, A and B, that their tokens meet. To those of a stack of experts the
-   gradient comes through the whole stack's, which is counted too; adding B A to the stack is work a pass, not a token,
-   and is not.
+4. An adapter beside a linear layer is two more matrices. That of a stack of experts is added to the stack once a pass,
+   however many its tokens, which is not counted; its gradient comes from the whole stack's, which is.
 """
 
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from rlx.batches import Extent
 from rlx.nn.decoder import Decoder
-from rlx.nn.lora import adapted_stacks
+from rlx.nn.lora import StackedLora, adapted_stacks
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -42,6 +41,8 @@ def matrix_numel(model: nn.Module, *, trained: bool = False) -> int:
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     found = sum(module.weight.numel() for module in linear if not trained or module.weight.requires_grad)
     for module in _holders(model):
+        if isinstance(module, StackedLora):
+            continue
         share = _with_gradient(module) / max(1, _held(module)) if trained else 1.0
         found += round(share * module.active_numel)
     return found

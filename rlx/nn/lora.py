@@ -114,7 +114,7 @@ class StackedLora(nn.Module):
 
     @property
     def active_numel(self) -> int:
-        """Weights that a token meets, were its x multiplied with A and B."""
+        """Numbers of the adapters of experts that a token meets."""
         return self.met * (self.a[0].numel() + self.b[0].numel())
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from rlx.adapters.lora import LoraConfig
 from rlx.errors import ConfigError
 from rlx.models.dense import DenseConfig
-from rlx.nn.lora import attached, base_tensors, folded_tensors, is_adapted, without_adapters
+from rlx.models.moe import MoeConfig
+from rlx.nn.lora import StackedLora, attached, base_tensors, folded_tensors, is_adapted, without_adapters
 from rlx.optim.adamw import AdamWConfig
 from rlx.optim.muon import MuonConfig
 
@@ -147,3 +148,64 @@ def test_wrong_numbers(wrong):
 
 def test_equal_adapters_are_written_alike():
     assert LoraConfig(targets=["v", "q", "v"]) == LoraConfig(targets=["q", "v"])
+
+
+def routed():
+    torch.manual_seed(0)
+    return MoeConfig(d_model=24, n_layers=2, n_heads=4, n_experts=4, d_expert=20, n_shared_experts=1).build(30)
+
+
+ROUTED = {"experts": (["experts"], ["gate_up", "down"]), "gate_up of both": (["gate_up"], ["gate_up", "gate", "up"]),
+          "down of both": (["down"], ["down", "down"]), "gate of the shared": (["gate"], ["gate"]),
+          "all": (["all"], ["q", "k", "v", "out", "gate_up", "down", "gate", "up", "down"])}  # fmt: skip
+
+
+@pytest.mark.parametrize("targets, expected", ROUTED.values(), ids=ROUTED.keys())
+def test_names_of_experts(targets, expected):
+    model = routed()
+    LoraConfig(targets=targets).attach(model)
+    parts = [each.part for each in attached(model)]
+    assert sorted(parts) == sorted(2 * expected)
+
+
+@pytest.mark.parametrize("target, near", [("expert", "experts"), ("gate_upp", "gate_up"), ("router", "no linear")])
+def test_wrong_names_of_experts(target, near):
+    with pytest.raises(ConfigError, match=near) as caught:
+        LoraConfig(targets=["q", target]).attach(routed())
+    assert "\n" not in str(caught.value)
+
+
+def test_stacks_are_made_once_a_pass(monkeypatch):
+    model, made = routed(), []
+    LoraConfig(targets=["experts"]).attach(model)
+    forward = StackedLora.forward
+    monkeypatch.setattr(StackedLora, "forward", lambda self, weight: made.append(self) or forward(self, weight))
+    logits(model).sum().backward()
+    assert len(made) == len(set(made)) == 4
+
+
+def test_biases_beside_a_frozen_router_stay():
+    model, load = routed(), torch.tensor([9.0, 1.0, 1.0, 1.0])
+    channel = model.blocks[0].channel
+    channel.balance_rate = 0.5
+    channel.rebalance(load)
+    moved = channel.bias.clone()
+    assert moved.tolist() == [-0.5, 0.5, 0.5, 0.5]
+    LoraConfig(targets=["q"]).attach(model)
+    channel.rebalance(load)
+    assert torch.equal(channel.bias, moved)
+
+
+@pytest.mark.parametrize("optim", [AdamWConfig(lr=0.1), MuonConfig(lr=0.1)], ids=["adamw", "muon"])
+def test_only_adapters_of_experts_are_trained(optim):
+    model = routed()
+    LoraConfig(targets=["experts"], rank=3).attach(model)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = optim.build(model)
+    for _ in range(2):
+        logits(model).logsumexp(-1).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad} and moved
+    assert {type(part).__name__ for part in getattr(optimizer, "parts", [])} <= {"StackedMuon"}

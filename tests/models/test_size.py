@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rlx.batches import Batch, Extent
 from rlx.models.base import Layer, ModelConfig
 from rlx.models.dense import DenseConfig
+from rlx.models.moe import MoeConfig
 from rlx.models.size import Operations, matrix_numel, parameter_count, parameter_counts, state_bytes
 from rlx.nn.decoder import Decoder
 from rlx.options import discover
@@ -89,7 +90,11 @@ def measured(config: ModelConfig, rows: int, length: int, frozen: str = "-") -> 
     """Operations of a forward, and of a forward and a backward pass, by torch's counter."""
     model = config.build(VOCAB)
     freeze(model, frozen)
-    tokens = torch.zeros(rows, length, dtype=torch.int64)
+    return counted(model, torch.zeros(rows, length, dtype=torch.int64))
+
+
+def counted(model: Decoder, tokens: torch.Tensor) -> tuple[float, float]:
+    """As `measured`, of a model that is there."""
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention of the CPU is not in the counter's list
         with FlopCounterMode(display=False) as forward:
             hidden, _ = model(tokens, places=tokens if model.places is not None else None)
@@ -205,3 +210,20 @@ def test_state_of_keys_and_values() -> None:
     model = DenseConfig(d_model=64, n_layers=3, n_heads=4, n_kv_heads=2).build(VOCAB)
     for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
         assert state_bytes(model, 30, dtype) == 3 * 2 * 2 * 16 * 30 * size
+
+
+@pytest.mark.parametrize("targets", [["experts"], ["down"]], ids=["experts", "down"])
+def test_operations_with_adapters_of_experts(targets: list[str]) -> None:
+    """But for B A, which is worked out once a pass, for the gradients of A and of B too."""
+    from rlx.adapters.lora import LoraConfig
+
+    config = MoeConfig(d_model=32, n_layers=2, n_heads=2, n_experts=4, d_expert=24, tie_embeddings=False)
+    model, rank, length, rows = config.build(VOCAB), 3, 16, 4
+    LoraConfig(targets=targets, rank=rank).attach(model)
+    model.embed.requires_grad_(True)  # the gradient goes through the whole first layer
+    operations, square = Operations(model), Extent.of(torch.full((rows * length,), length))
+    forward, both = counted(model, torch.zeros(rows, length, dtype=torch.int64))
+    stacks = sum({"experts": [48 * 32, 32 * 24], "down": [32 * 24]}[targets[0]])
+    product = 2 * config.n_layers * 4 * rank * stacks
+    assert forward - product == operations.forward(square)
+    assert operations.training(square) == pytest.approx(both - 3 * product, rel=0.005)  # the share has of the router

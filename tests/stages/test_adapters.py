@@ -42,9 +42,20 @@ def difference(one: dict, other: dict) -> float:
     return max(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
 
 
+MOE = (*PRETRAIN, "model=moe", "model.n_experts=4", "model.d_expert=24", "model.balance_rate=0.01")
+
+
 @pytest.fixture
 def start(door) -> Path:
     return place(door(*PRETRAIN, "stage.steps=4", "stage.val_every=0").out)
+
+
+@pytest.fixture
+def routed(door) -> Path:
+    """A model of experts, whose biases have moved."""
+    run = place(door(*MOE, "stage.steps=3", "stage.val_every=0").out)
+    assert all(weights(last(run))[f"blocks.{layer}.channel.bias"].any() for layer in range(2))
+    return run
 
 
 def test_the_base_stays_and_the_adapter_lies_beside_it(door, start):
@@ -131,6 +142,46 @@ def test_another_adapter_cannot_go_on(door, start, other, expected, remedy):
     assert len(list(Path("runs").iterdir())) == 2
 
 
+def test_the_base_of_experts_stays_with_its_biases(door, routed):
+    """The bias that balances experts is the base's, as its router is: one base serves all its adapters."""
+    done = door(*sft(routed, *LORA, "adapter.targets=[q,experts]", "checkpoint.keep=all", "stage.steps=6"))
+    assert done.code == 0, done.err
+    run, base = place(done.out), weights(last(routed))
+    folders = sorted(run.glob("checkpoints/*"))
+    assert len(folders) == 2 and all(same(weights(folder), base) for folder in folders)
+    described = json.loads((folders[0] / NAMES[0]).read_text())
+    assert described["target_modules"] == ["q_proj"]
+    assert described["target_parameters"] == ["gate_up_proj", "down_proj"]
+    child = whole(folders[-1])
+    moved = {name for name, tensor in base.items() if not torch.equal(tensor, child[name])}
+    assert {name.split(".", 2)[2] for name in moved} == {"mixer.qkv.weight", "channel.gate_up", "channel.down"}
+    counts, plain = record(run)["parameters"], record(routed)["parameters"]
+    each = 2 * (32 + 48 + 24 + 32)  # rank x (inputs + outputs) of gate_up and down
+    assert counts["trained"] == 2 * (2 * (32 + 32) + 4 * each)
+    assert counts["active"] == plain["active"] + 2 * (2 * (32 + 32) + 2 * each)
+    assert max(row["moe/load_max"] for row in rows(run) if "moe/load_max" in row) > 1
+
+
+def test_two_runs_with_one_adapter_of_experts_are_one(door, routed):
+    more = (*LORA, "adapter.targets=[all]", "schedule=constant", "stage.val_every=0", "checkpoint.every=2", "optim=muon")
+    one = place(door(*sft(routed, *more, "stage.steps=4", "runs_dir=whole")).out)
+    first = place(door(*sft(routed, *more, "stage.steps=2")).out)
+    second = place(door(*sft(first, *more, "stage.steps=4", ON)).out)
+    assert digest(second)["step-000004"] == digest(one)["step-000004"]
+    assert [row["train/loss"] for row in rows(second)] == [row["train/loss"] for row in rows(one)[2:]]
+
+
+def test_replay_with_adapted_experts(door, routed):
+    arguments = rl(routed, *LORA, "adapter.targets=[experts,q]", "stage.replay_routing=true", "stage.val_every=0")
+    done = door(*arguments, "algorithm.kl_coefficient=0.1")
+    assert done.code == 0, done.err
+    found = rows(place(done.out))
+    gaps = [row["sampling/sampling_logp_difference/max"] for row in found if row.get("train/grad_norm")]
+    assert len(gaps) > 2 and 0 < max(gaps) < 1e-4
+    kl = [row["kl"] for row in found if "kl" in row]
+    assert abs(kl[0]) < 1e-3 and kl[-1] > 1e-5  # the reference is the start without the adapter
+
+
 def test_stopped_inside_and_taken_up(door, start, monkeypatch):
     arguments = rl(start, *LORA, "algorithm.minibatches=2", "algorithm.kl_coefficient=0.1")
     unbroken = place(door(*arguments, "runs_dir=whole").out)
@@ -162,10 +213,11 @@ def test_rl_samples_from_what_it_trains_and_stays_near_the_base(door, start, pre
     assert abs(kl[0]) < 1e-3 and kl[-1] > 1e-5  # the reference is the start without the adapter
 
 
-def test_the_engine_takes_the_adapter_of_the_moment(door, start):
+@pytest.mark.parametrize("kind", ["start", "routed"])
+def test_the_engine_takes_the_adapter_of_the_moment(kind, request):
     from rlx.adapters.lora import LoraConfig
 
-    found = load_start(last(start))
+    found = load_start(last(request.getfixturevalue(kind)))
     LoraConfig(rank=2).attach(found.model)
     engine = Engine(found.model, end_id=1, pad_id=0)
     for _ in range(2):

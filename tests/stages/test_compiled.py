@@ -64,9 +64,13 @@ def test_a_resume_that_rounds_otherwise_says_that_it_is_not_exact(rlx, monkeypat
     assert done.code == 0 and said[other] in done.out
 
 
-def test_compiled_adapters_are_the_same_and_resume_to_the_same_bits(rlx, monkeypatch):
-    start = place(rlx(*PRETRAIN, "runs_dir=start", "stage.steps=4").out)
-    arguments = sft(start, "adapter=lora", "adapter.targets=[q,v,up,down]", "stage.steps=4", "stage.val_every=0")
+ADAPTED = {"dense": ([], "q,v,up,down"), "moe": (["model=moe", "model.n_experts=4"], "q,experts")}
+
+
+@pytest.mark.parametrize("model, targets", ADAPTED.values(), ids=ADAPTED.keys())
+def test_compiled_adapters_are_the_same_and_resume_to_the_same_bits(rlx, monkeypatch, model, targets):
+    start = place(rlx(*PRETRAIN, *model, "runs_dir=start", "stage.steps=4").out)
+    arguments = sft(start, "adapter=lora", f"adapter.targets=[{targets}]", "stage.steps=4", "stage.val_every=0")
     plain = rows(place(rlx(*arguments, "runs_dir=plain").out))
     whole = place(rlx(*arguments, COMPILED, "runs_dir=whole").out)
     assert [row["train/loss"] for row in rows(whole)] == pytest.approx([row["train/loss"] for row in plain], rel=1e-5)
