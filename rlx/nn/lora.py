@@ -251,7 +251,10 @@ def without_adapters(model: Decoder) -> Decoder:
                 plain = nn.Linear(child.in_features, child.out_features, bias=child.bias is not None, device="meta")
                 plain.weight, plain.bias = child.weight, child.bias
                 setattr(owner, name, plain)
-        if parametrize.is_parametrized(owner):
-            for name in list(owner.parametrizations):  # pyright: ignore
-                parametrize.remove_parametrizations(owner, name, leave_parametrized=False)
+        stacks = adapted_stacks(owner)
+        if stacks:  # by hand: torch's remove_parametrizations changes the class, which is that of the model copied too
+            owner.__class__ = type(owner).__bases__[0]
+            del owner.parametrizations
+            for name, stack in stacks.items():
+                owner.register_parameter(name, stack)
     return made

@@ -9,6 +9,7 @@ from rlx.adapters.lora import LoraConfig
 from rlx.errors import ConfigError
 from rlx.models.dense import DenseConfig
 from rlx.models.moe import MoeConfig
+from rlx.nn.experts import routed_layers
 from rlx.nn.lora import StackedLora, attached, base_tensors, folded_tensors, is_adapted, without_adapters
 from rlx.optim.adamw import AdamWConfig
 from rlx.optim.muon import MuonConfig
@@ -186,7 +187,7 @@ def test_stacks_are_made_once_a_pass(monkeypatch):
 
 def test_biases_beside_a_frozen_router_stay():
     model, load = routed(), torch.tensor([9.0, 1.0, 1.0, 1.0])
-    channel = model.blocks[0].channel
+    channel = routed_layers(model)[0]
     channel.balance_rate = 0.5
     channel.rebalance(load)
     moved = channel.bias.clone()
@@ -209,3 +210,16 @@ def test_only_adapters_of_experts_are_trained(optim):
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad} and moved
     assert {type(part).__name__ for part in getattr(optimizer, "parts", [])} <= {"StackedMuon"}
+
+
+def test_folded_experts_are_the_same_function_and_the_model_stays():
+    model = routed()
+    base = logits(model)
+    LoraConfig(targets=["experts", "v"], rank=3, alpha=5).attach(model)
+    for each in attached(model):
+        torch.nn.init.normal_(each.adapter.factors()[1], std=0.3)
+    adapted = logits(model)
+    plain = without_adapters(model)
+    assert not is_adapted(plain) and torch.equal(logits(plain), base) and torch.equal(logits(model), adapted)
+    plain.load_state_dict(folded_tensors(model))
+    assert (adapted - base).abs().max() > 1e-3 and (logits(plain) - adapted).abs().max() < 2e-5

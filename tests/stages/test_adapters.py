@@ -163,7 +163,7 @@ def test_the_base_of_experts_stays_with_its_biases(door, routed):
 
 
 def test_two_runs_with_one_adapter_of_experts_are_one(door, routed):
-    more = (*LORA, "adapter.targets=[all]", "schedule=constant", "stage.val_every=0", "checkpoint.every=2", "optim=muon")
+    more = (*LORA, "schedule=constant", "stage.val_every=0", "checkpoint.every=2", "optim=muon")
     one = place(door(*sft(routed, *more, "stage.steps=4", "runs_dir=whole")).out)
     first = place(door(*sft(routed, *more, "stage.steps=2")).out)
     second = place(door(*sft(first, *more, "stage.steps=4", ON)).out)
@@ -179,7 +179,7 @@ def test_replay_with_adapted_experts(door, routed):
     gaps = [row["sampling/sampling_logp_difference/max"] for row in found if row.get("train/grad_norm")]
     assert len(gaps) > 2 and 0 < max(gaps) < 1e-4
     kl = [row["kl"] for row in found if "kl" in row]
-    assert abs(kl[0]) < 1e-3 and kl[-1] > 1e-5  # the reference is the start without the adapter
+    assert abs(kl[0]) < 1e-8 and kl[-1] > 1e-7  # the reference is the start without the adapter
 
 
 def test_stopped_inside_and_taken_up(door, start, monkeypatch):
