@@ -79,6 +79,8 @@ def test_a_matched_context_is_a_window(context: int, pseudo: int, window: int) -
     assert config == IhaConfig(**sizes, window=window), "so that they are one run"
     assert [layer.name for layer in config.pattern()] == ["iha.local+mlp"] * 4 + ["attention+mlp"]
     assert HybridConfig(**sizes, matched_context=context).window == window
+    deep = IhaConfig(depth=5, pseudo_heads=pseudo, layers=layers, matched_context=context)
+    assert (deep.n_layers, deep.window) == (5, window)
 
 
 @pytest.mark.parametrize(("context", "pseudo"), [(256, 2), (2048, 4)])
