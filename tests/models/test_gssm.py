@@ -104,7 +104,7 @@ def test_operations_are_those_that_are_counted(layer: str) -> None:
     model = GssmConfig(d_model=64, n_layers=2, layers=[layer]).build(VOCAB)
     with FlopCounterMode(display=False) as counter:
         model.logits(model(tokens_of(2, 128))[0])
-    conv = sum(2 * 4 * m.mixer.parts[1] for m in model.blocks)  # pyright: ignore
+    conv = sum(2 * 4 * m.mixer.widths[1] for m in model.blocks)  # pyright: ignore
     solved = 0 if layer == "gssm" else sum(32 * m.mixer.heads * (16 + 32) for m in model.blocks)  # pyright: ignore
     whole = Extent.spans(torch.tensor([1, 1]), torch.tensor([128, 128]))
     found = Operations(model).forward(whole) - 256 * (conv + solved)
@@ -232,6 +232,22 @@ def test_the_engine_draws_what_full_passes_say(layer: str, monkeypatch: pytest.M
         logs = model.logits(model(whole)[0])[0].log_softmax(-1)[len(prompts[row // 2]) - 1 : -1]
         expected = logs.gather(1, drawn[:, None])[:, 0]
         torch.testing.assert_close(done.logprobs[row, : len(drawn)], expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])
+@torch.no_grad()
+def test_half_precision_decodes_as_it_trains(layer: str) -> None:
+    """What the engine casts once, autocast casts in every pass of the trainer: no weight is rounded in one alone."""
+    torch.manual_seed(0)
+    model = GssmConfig(d_model=32, n_layers=2, layers=[layer], init_std=0.4).build(8)
+    prompts = [(tokens_of(1, length)[0] % 8).tolist() for length in (1, 7, 3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        decode = DecodeConfig(temperature=1.0, max_tokens=9, rows=3)
+        done = Engine(model, end_id=8, pad_id=0).complete(prompts, keys=[0, 1, 2], samples=1, decode=decode)
+        for prompt, drawn, logprobs in zip(prompts, done.tokens, done.logprobs, strict=True):
+            whole = model.logits(model(torch.tensor([[*prompt, *drawn.tolist()]]))[0])[0].float().log_softmax(-1)
+            expected = whole[len(prompt) - 1 : -1].gather(1, drawn[:, None])[:, 0]
+            torch.testing.assert_close(logprobs, expected, atol=4e-3, rtol=0)
 
 
 @pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])
