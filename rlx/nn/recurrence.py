@@ -9,9 +9,6 @@ from torch.nn import functional as F
 from rlx.kernels.precision import wide
 from rlx.nn.cache import StateCache
 
-LEAST_STEP = 1e-4
-"""Fresh step sizes are at least this."""
-
 
 def fresh_decays(log_decay: Tensor, step_bias: Tensor) -> None:
     """Fill [H] each with Mamba-2's: decay rates uniform in [1, 16], step sizes log-uniform in [0.001, 0.1], which are
@@ -20,7 +17,7 @@ def fresh_decays(log_decay: Tensor, step_bias: Tensor) -> None:
         return
     with torch.no_grad():
         log_decay.uniform_(1, 16).log_()
-        step = step_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=LEAST_STEP)
+        step = step_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()
         step_bias.copy_(step + (-(-step).expm1()).log())
 
 
