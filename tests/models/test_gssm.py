@@ -80,6 +80,15 @@ def test_fresh_decays_and_steps_are_in_mamba_2s_range(layer: str) -> None:
     assert not torch.equal(model.blocks[0].mixer.A_log, model.blocks[1].mixer.A_log)  # pyright: ignore
 
 
+def test_a_fresh_lstm_remembers() -> None:
+    """Weights within 1 / sqrt(W), as torch's, and forget gates that begin open."""
+    torch.manual_seed(0)
+    mixer: Any = GssmConfig(d_model=128, n_layers=1, layers=["lstm"], lstm_width=100).build(VOCAB).blocks[0].mixer
+    for weight in (mixer.proj.weight, mixer.again.weight):
+        assert 0.099 < weight.abs().max() <= 0.1 and weight.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+    assert mixer.proj.bias.view(4, 100).unique(dim=1).tolist() == [[0.0], [1.0], [0.0], [0.0]]
+
+
 @pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])
 def test_the_state_is_as_large_at_any_length(layer: str) -> None:
     model = GssmConfig(d_model=32, n_layers=1, layers=[layer]).build(VOCAB)
