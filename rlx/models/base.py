@@ -167,12 +167,7 @@ class ModelConfig:
         cls.tensor_free = frozenset().union(*(vars(each).get("tensor_free", ()) for each in cls.__mro__))
 
     def __post_init__(self) -> None:
-        if self.depth is not None:
-            check_positive("model.depth", self.depth)
-            for name, value in of_depth(self.depth).items():
-                if hasattr(self, name):
-                    setattr(self, name, value)
-            self.depth = None  # one way to write equal models
+        self.spell_out_depth()
         check_positive("model.d_model", self.d_model)
         check_positive("model.n_layers", self.n_layers)
         if self.norm_eps < 0 or self.init_std < 0 or self.rope_theta <= 0:
@@ -188,6 +183,16 @@ class ModelConfig:
         used = {name for each in pattern for name in (each.token, each.channel)}
         for name in sorted(used - {NO_CHANNEL}):
             getattr(self, f"check_{name}")()
+
+    def spell_out_depth(self) -> None:
+        """Say `depth` by the fields that it stands for: one way to write equal models."""
+        if self.depth is None:
+            return
+        check_positive("model.depth", self.depth)
+        for name, value in of_depth(self.depth).items():
+            if hasattr(self, name):
+                setattr(self, name, value)
+        self.depth = None
 
     def _check_scales(self) -> None:
         check_positive("model.mup_base", self.mup_base)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlx.kernels.precision import wide
 from rlx.nn.alibi import alibi, head_windows
 from rlx.nn.cache import KeyValueCache
 from rlx.nn.norm import RMSNorm
@@ -47,11 +48,11 @@ def attend_cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tens
         return _weigh(q, keys.to(q.dtype), values.to(q.dtype), mask)
     batch, heads, _, width = q.shape
     groups = keys.shape[1]
-    q = q.view(batch, groups, heads // groups, width, 1).float() / math.sqrt(width)  # [B, G, R, K, 1]
+    q = wide(q.view(batch, groups, heads // groups, width, 1)) / math.sqrt(width)  # [B, G, R, K, 1]
     mask = mask.view(len(mask), -1, heads // groups, mask.shape[-1]) if mask.shape[1] > 1 else mask
-    scores = _masked((q * keys[:, :, None].float()).sum(-2), mask)  # [B, G, R, S]
+    scores = _masked((q * wide(keys[:, :, None])).sum(-2), mask)  # [B, G, R, S]
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
-    mixed = (weights[..., None] * values[:, :, None].float()).sum(-2) / weights.sum(-1, keepdim=True)
+    mixed = (weights[..., None] * wide(values[:, :, None])).sum(-2) / weights.sum(-1, keepdim=True)
     return mixed.view(batch, heads, 1, width).to(values.dtype)
 
 
@@ -64,7 +65,7 @@ def _weigh(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     batch, heads, length, width = q.shape
     groups = values.shape[1]
     scores = q.reshape(batch, groups, -1, width) @ keys  # [B, G, R*T, S]
-    scores = _masked(scores.view(batch, heads, length, -1).float() / math.sqrt(width), mask)
+    scores = _masked(wide(scores.view(batch, heads, length, -1)) / math.sqrt(width), mask)
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     mixed = weights.to(values.dtype).view(batch, groups, -1, weights.shape[-1]) @ values  # [B, G, R*T, K]
     return (mixed.view(batch, heads, length, width) / weights.sum(-1, keepdim=True)).to(values.dtype)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlx.kernels.precision import wide
+
 
 class ShortConv(nn.Module):
     """silu(sum of the last `size` tokens' channels, weighted), from and to [B, T, C]; it crosses no document start.
@@ -27,7 +29,7 @@ class ShortConv(nn.Module):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor, *, starts: Tensor | None = None, tail: Tensor | None = None) -> Tensor:
-        """[B, T, C] in float32.
+        """[B, T, C] in at least float32.
 
         Args:
             x: [B, T, C].
@@ -36,7 +38,7 @@ class ShortConv(nn.Module):
         """
         length = x.shape[1]
         before = F.pad(x, (0, 0, self.size - 1, 0)) if tail is None else torch.cat([tail.to(x.dtype), x], dim=1)
-        before, weight = _wide(before), _wide(self.weight)
+        before, weight = wide(before), wide(self.weight)
         total = before[:, self.size - 1 :] * weight[:, 0, -1]
         inside = None if starts is None else ~starts  # [B, T], the token that many places before is of the document
         for lag in range(1, self.size):
@@ -46,7 +48,7 @@ class ShortConv(nn.Module):
                 term = term * inside[..., None]
                 inside = inside & ~F.pad(starts, (lag, 0))[:, :length]
             total = total + term
-        return F.silu(total if self.bias is None else total + _wide(self.bias))
+        return F.silu(total if self.bias is None else total + wide(self.bias))
 
     def next_tail(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> Tensor:
         """[B, size - 1, C], the last tokens of the rows that go on from `tail` with the first `lengths` [B] int64
@@ -61,7 +63,3 @@ class ShortConv(nn.Module):
     def active_numel(self) -> int:
         """Weights that a token is multiplied with."""
         return self.weight.numel()
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

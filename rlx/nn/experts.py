@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from rlx.kernels.base import Impl, chose
 from rlx.kernels.experts import experts, pick
+from rlx.kernels.precision import wide
 from rlx.nn.aux import Aux, Routing
 from rlx.nn.mlp import SwiGLU
 from rlx.nn.rows import Need, Rows, real
@@ -107,8 +108,8 @@ class Experts(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         """[N, E] in at least float32."""
         with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            return F.linear(x.to(dtype), self.router.to(dtype))
+            x = wide(x)
+            return F.linear(x, self.router.to(x.dtype))
 
     def _choose(self, scores: Tensor, taken: Tensor | None) -> Tensor:
         """[N, K] int64 from scores [N, E], the highest first; `taken` [N, K] is taken instead where it is not -1."""

@@ -37,14 +37,21 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor, *, rows: Rows, cache: StateCache | None = None) -> Tensor:
         inputs = self.proj(x)  # [B, T, 4 W]
+        weight = self._again(inputs)
         if cache is None:
-            hiddens, _ = lstm(inputs, self.again.weight, starts=rows.given["starts"])
+            hiddens, _ = lstm(inputs, weight, starts=rows.given["starts"])
             return self.out(hiddens.to(inputs.dtype))
-        hiddens, cells = lstm(inputs, self.again.weight, state=(cache.hidden, cache.cell))
+        hiddens, cells = lstm(inputs, weight, state=(cache.hidden, cache.cell))
         known: Tensor | None = rows.given["real"]
         for kept, found in ((cache.hidden, hiddens), (cache.cell, cells)):
             kept.copy_(found[:, -1] if known is None else found[torch.arange(len(found)), known.sum(1) - 1])
         return self.out(hiddens.to(inputs.dtype))
+
+    def _again(self, inputs: Tensor) -> Tensor:
+        """The recurrent matrix [4 W, W] in the dtype of what a linear layer gives, as it is cast for decoding too."""
+        if type(self.again) is nn.Linear:
+            return self.again.weight.to(inputs.dtype)
+        return self.again(torch.eye(self.width, dtype=inputs.dtype, device=inputs.device)).T  # with its adapters
 
     def needs(self) -> Mapping[str, Need]:
         return {"starts": starts, "real": real}

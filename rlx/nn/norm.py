@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlx.kernels.precision import wide
+
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis; the mean is taken in float32."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis; the mean is taken in at least float32."""
 
     def __init__(self, width: int, *, eps: float) -> None:
         super().__init__()
@@ -14,6 +16,5 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype is torch.float32:
-            return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+        inner = wide(x)
+        return F.rms_norm(inner, (x.shape[-1],), self.weight.to(inner.dtype), self.eps).to(x.dtype)

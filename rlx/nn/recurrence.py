@@ -6,15 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlx.kernels.precision import wide
 from rlx.nn.cache import StateCache
-
-LEAST_STEP = 1e-4
-"""Fresh step sizes are at least this."""
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32, or float64 where it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def fresh_decays(log_decay: Tensor, step_bias: Tensor) -> None:
@@ -24,7 +17,7 @@ def fresh_decays(log_decay: Tensor, step_bias: Tensor) -> None:
         return
     with torch.no_grad():
         log_decay.uniform_(1, 16).log_()
-        step = step_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=LEAST_STEP)
+        step = step_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp()
         step_bias.copy_(step + (-(-step).expm1()).log())
 
 

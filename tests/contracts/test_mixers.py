@@ -14,6 +14,7 @@ from rlx.data.documents import Document
 from rlx.data.packing import Packer
 from rlx.models.base import ModelConfig
 from rlx.nn.decoder import Decoder
+from rlx.nn.lora import Strength, attach, folded_tensors, sites, without_adapters
 from rlx.options import discover
 
 VOCAB = 23
@@ -165,6 +166,43 @@ def test_rows_of_a_cache_go_on_apart(model: Decoder) -> None:
         positions = torch.full((len(alive), 1), place)
         found = hidden_of(model, tokens[alive, place, None], positions=positions, cache=cache, slots=place + 1)
         torch.testing.assert_close(found[:, 0], whole[alive, place], atol=1e-5, rtol=1e-5)
+
+
+def test_float64_stays_float64(model: Decoder) -> None:
+    """Full passes, packed rows and steps from a cache differ by its roundings only; documents of one token too."""
+    tokens, model = some_tokens(2, 40), model.double()
+    lengths = [1, 1, 5, 1, 20, 12]
+    documents = torch.arange(6).repeat_interleave(torch.tensor(lengths)).expand(2, -1)
+    positions = torch.cat([torch.arange(length) for length in lengths]).expand(2, -1)
+    packed = hidden_of(model, tokens, positions=positions, documents=documents)
+    assert packed.dtype is torch.float64
+    for number in range(6):
+        inside = documents[0] == number
+        torch.testing.assert_close(packed[:, inside], hidden_of(model, tokens[:, inside]), atol=1e-10, rtol=1e-10)
+    whole, cache, given = hidden_of(model, tokens), model.new_cache(2, 40), torch.tensor([1, 35])
+    prompt = hidden_of(model, tokens[:, :35], cache=cache, slots=35, lengths=given)
+    torch.testing.assert_close(prompt[1], whole[1, :35], atol=1e-10, rtol=1e-10)
+    for step in range(3):
+        place = (given + step)[:, None]
+        found = hidden_of(model, tokens.gather(1, place), positions=place, cache=cache)
+        torch.testing.assert_close(found[:, 0], whole[torch.arange(2), place[:, 0]], atol=1e-10, rtol=1e-10)
+
+
+def test_every_matrix_can_have_an_adapter(model: Decoder) -> None:
+    """Each one is used: gradients reach it, and the pass is that of the matrices with the products added."""
+    attach(model, [(site, site.parts) for site in sites(model) if site.path != "head"], Strength(2, 4.0))
+    tokens, trained = some_tokens(2, 12), [each for each in model.named_parameters() if each[1].requires_grad]
+    with torch.no_grad():
+        for _, parameter in trained:
+            parameter.normal_(std=0.1)
+    hidden, _ = model(tokens, places=places_of(model, tokens))
+    found = hidden if model.places is None or model.places.head is None else model.places.head(hidden)
+    (hidden.square().sum() + found.square().sum()).backward()
+    for name, parameter in trained:
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    plain = without_adapters(model)
+    plain.load_state_dict(folded_tensors(model))
+    torch.testing.assert_close(hidden_of(plain, tokens), hidden.detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_reach_every_parameter(model: Decoder) -> None:

@@ -82,6 +82,14 @@ def test_bfloat16_is_no_further_off_than_its_inputs() -> None:
 
 
 @BOTH
+def test_float32_stays_float32_under_autocast(impl: Impl) -> None:
+    inputs = made(SHAPES[1], torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = experts(*inputs, impl=impl)
+    torch.testing.assert_close(found, by_hand(*inputs), atol=2e-5, rtol=2e-5)
+
+
+@BOTH
 def test_all_experts_are_the_dense_mixture(impl: Impl) -> None:
     x, _, _, gate_up, down = made((9, 6, 5, 4, 4))
     gates = torch.rand(9, 4, dtype=torch.float64)

@@ -179,10 +179,11 @@ def test_no_gradient_crosses_a_reset(core: Core) -> None:
 
 
 @cores
-def test_half_precision_comes_in_and_out_and_float32_is_inside(core: Core) -> None:
+@pytest.mark.parametrize("impl", [Impl.reference, Impl.torch])
+def test_half_precision_comes_in_and_out_and_float32_is_inside(core: Core, impl: Impl) -> None:
     inputs = [x.bfloat16() if place < 3 else x for place, x in enumerate(inputs_of(core, 2, 70, dtype=torch.float32))]
     with torch.autocast("cpu", torch.bfloat16):
-        out, last = core(*inputs)
+        out, last = core(*inputs, impl=impl)
     expected, state = core(*(x.double() for x in inputs), impl=Impl.reference)
     assert (out.dtype, last.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(last.double(), state, atol=1e-5, rtol=1e-4)

@@ -80,6 +80,15 @@ def test_fresh_decays_and_steps_are_in_mamba_2s_range(layer: str) -> None:
     assert not torch.equal(model.blocks[0].mixer.A_log, model.blocks[1].mixer.A_log)  # pyright: ignore
 
 
+def test_a_fresh_lstm_remembers() -> None:
+    """Weights within 1 / sqrt(W), as torch's, and forget gates that begin open."""
+    torch.manual_seed(0)
+    mixer: Any = GssmConfig(d_model=128, n_layers=1, layers=["lstm"], lstm_width=100).build(VOCAB).blocks[0].mixer
+    for weight in (mixer.proj.weight, mixer.again.weight):
+        assert 0.099 < weight.abs().max() <= 0.1 and weight.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+    assert mixer.proj.bias.view(4, 100).unique(dim=1).tolist() == [[0.0], [1.0], [0.0], [0.0]]
+
+
 @pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])
 def test_the_state_is_as_large_at_any_length(layer: str) -> None:
     model = GssmConfig(d_model=32, n_layers=1, layers=[layer]).build(VOCAB)
@@ -104,7 +113,7 @@ def test_operations_are_those_that_are_counted(layer: str) -> None:
     model = GssmConfig(d_model=64, n_layers=2, layers=[layer]).build(VOCAB)
     with FlopCounterMode(display=False) as counter:
         model.logits(model(tokens_of(2, 128))[0])
-    conv = sum(2 * 4 * m.mixer.parts[1] for m in model.blocks)  # pyright: ignore
+    conv = sum(2 * 4 * m.mixer.widths[1] for m in model.blocks)  # pyright: ignore
     solved = 0 if layer == "gssm" else sum(32 * m.mixer.heads * (16 + 32) for m in model.blocks)  # pyright: ignore
     whole = Extent.spans(torch.tensor([1, 1]), torch.tensor([128, 128]))
     found = Operations(model).forward(whole) - 256 * (conv + solved)
@@ -232,6 +241,22 @@ def test_the_engine_draws_what_full_passes_say(layer: str, monkeypatch: pytest.M
         logs = model.logits(model(whole)[0])[0].log_softmax(-1)[len(prompts[row // 2]) - 1 : -1]
         expected = logs.gather(1, drawn[:, None])[:, 0]
         torch.testing.assert_close(done.logprobs[row, : len(drawn)], expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])
+@torch.no_grad()
+def test_half_precision_decodes_as_it_trains(layer: str) -> None:
+    """What the engine casts once, autocast casts in every pass of the trainer: no weight is rounded in one alone."""
+    torch.manual_seed(0)
+    model = GssmConfig(d_model=32, n_layers=2, layers=[layer], init_std=0.4).build(8)
+    prompts = [(tokens_of(1, length)[0] % 8).tolist() for length in (1, 7, 3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        decode = DecodeConfig(temperature=1.0, max_tokens=9, rows=3)
+        done = Engine(model, end_id=8, pad_id=0).complete(prompts, keys=[0, 1, 2], samples=1, decode=decode)
+        for prompt, drawn, logprobs in zip(prompts, done.tokens, done.logprobs, strict=True):
+            whole = model.logits(model(torch.tensor([[*prompt, *drawn.tolist()]]))[0])[0].float().log_softmax(-1)
+            expected = whole[len(prompt) - 1 : -1].gather(1, drawn[:, None])[:, 0]
+            torch.testing.assert_close(logprobs, expected, atol=4e-3, rtol=0)
 
 
 @pytest.mark.parametrize("layer", ["gssm", "delta", "lstm"])

@@ -7,6 +7,7 @@ import torch
 
 from rlx.batches import Extent
 from rlx.errors import ConfigError
+from rlx.kernels.iha.reference import seen
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import config_of, describe, load_weights, weights_of
 from rlx.models.hybrid import HybridConfig
@@ -79,6 +80,8 @@ def test_a_matched_context_is_a_window(context: int, pseudo: int, window: int) -
     assert config == IhaConfig(**sizes, window=window), "so that they are one run"
     assert [layer.name for layer in config.pattern()] == ["iha.local+mlp"] * 4 + ["attention+mlp"]
     assert HybridConfig(**sizes, matched_context=context).window == window
+    deep = IhaConfig(depth=5, pseudo_heads=pseudo, layers=layers, matched_context=context)
+    assert (deep.n_layers, deep.window) == (5, window)
 
 
 @pytest.mark.parametrize(("context", "pseudo"), [(256, 2), (2048, 4)])
@@ -96,6 +99,18 @@ def test_what_the_schedule_costs(context: int, pseudo: int) -> None:
     assert 4 * local + square < 3 * square
     assert causal == pytest.approx(square / 2, rel=0.01)
     assert local / causal == pytest.approx(1 - 1 / (4 * pseudo**2), rel=0.02)
+
+
+@pytest.mark.parametrize("mask", IhaMask)
+@pytest.mark.parametrize("window", [None, 3])
+def test_operations_are_those_of_the_pairs_that_the_mask_has(mask: IhaMask, window: int | None) -> None:
+    layer = "iha" if window is None else "iha.local"
+    mixer: Any = IhaConfig(layers=[layer], window=window, pseudo_heads=3, iha_mask=mask).build(VOCAB).blocks[0].mixer
+    pairs = seen(8, 3, flat=mask is IhaMask.flat, window=window, documents=None)[0, 0].view(8, -1).sum(1)
+    mixed = 2 * sum(mixer.get_parameter(name).numel() for name in ("mix_q", "mix_k", "mix_v", "collapse"))
+    expected = (4 * mixer.n_heads * pairs + mixed) * mixer.head_dim
+    found = mixer.flops(torch.arange(1, 9, dtype=torch.float64), cached=False)
+    assert found.tolist() == expected.tolist()
 
 
 def test_operations_grow_with_the_square_of_pseudo_heads() -> None:

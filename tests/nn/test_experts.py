@@ -108,6 +108,23 @@ def test_losses_and_loads_are_of_real_tokens(router: Router) -> None:
     assert all(torch.equal(other.losses[name], value) for name, value in aux.losses.items())
 
 
+def test_a_pass_of_padding_alone_has_losses_of_0() -> None:
+    module, x = made(balance_loss=1.0, router_z_loss=1.0), some()
+    _, aux = module(x, rows=rows_of(x, torch.zeros(3, 7, dtype=torch.bool)))
+    assert [value.item() for value in aux.losses.values()] == [0.0, 0.0] and aux.routing[0].load.sum() == 0
+
+
+def test_given_experts_of_score_0_are_no_nan() -> None:
+    module, x = made(router=Router.sigmoid).float(), torch.ones(1, 2, 8)
+    with torch.no_grad():
+        module.router.fill_(-100.0)
+        module.router[:2] = 100.0
+    out, _ = module(x, rows=rows_of(x, routing=torch.tensor([[[[2, 3], [0, 1]]]])))
+    out.square().sum().backward()
+    assert out[0, 0].abs().max() == 0 and out[0, 1].abs().max() > 0
+    assert module.router.grad is not None and module.router.grad.isfinite().all()
+
+
 def test_losses_that_weigh_nothing_are_not_there() -> None:
     assert made()(some(), rows=rows_of(some()))[1].losses == {}
 

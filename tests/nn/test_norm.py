@@ -7,7 +7,9 @@ from rlx.nn.norm import RMSNorm
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)], ids=["fp32", "bf16: half a last place"]
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-6), (torch.bfloat16, 2**-8), (torch.float64, 1e-13)],
+    ids=["fp32", "bf16: half a last place", "fp64"],
 )
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_norm_is_its_formula(dtype: torch.dtype, tolerance: float, scale: float) -> None:
@@ -20,4 +22,4 @@ def test_norm_is_its_formula(dtype: torch.dtype, tolerance: float, scale: float)
     expected = wide / (wide.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
     found = norm(x)
     assert found.dtype is dtype
-    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=tolerance)
+    torch.testing.assert_close(found.double(), expected, atol=min(1e-6, tolerance), rtol=tolerance)

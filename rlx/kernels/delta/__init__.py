@@ -51,11 +51,11 @@ def delta(
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v, log_gates, rates))
         raise ValueError(f"q, k [B, T, H, N], v [B, T, H, K], log_gates and rates [B, T, H] expected; {shapes}")
     impl = pick("delta", v.device, impl)
-    if impl is Impl.reference:
-        return delta_reference(q, k, v, log_gates, rates, starts, state)
     if impl is Impl.fla:
         return _by_fla(q, k, v, log_gates, rates, starts, state)
     with torch.autocast(v.device.type, enabled=False):
+        if impl is Impl.reference:
+            return delta_reference(q, k, v, log_gates, rates, starts, state)
         return _chunked(q, k, v, log_gates, rates, starts, state, min(chunk, v.shape[1]))
 
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 from rlx.errors import ConfigError
 from rlx.kernels.base import Impl
 from rlx.kernels.experts.reference import experts_reference
+from rlx.kernels.precision import wide
 
 __all__ = ["experts", "experts_reference", "pick"]
 
@@ -60,9 +61,14 @@ def experts(
         raise ValueError(
             f"x [N, D], chosen and gates [N, K], gate_up [E, 2I, D], down [E, D, I] expected; got {shapes}"
         )
-    if pick(impl) is Impl.reference:
-        return experts_reference(x, chosen, gates, gate_up, down)
-    order, inverse, ends = _sorted(chosen, count)
+    with torch.autocast(x.device.type, enabled=False):
+        if pick(impl) is Impl.reference:
+            return experts_reference(x, chosen, gates, gate_up, down)
+        return _grouped(x, chosen, gates, gate_up, down)
+
+
+def _grouped(x: Tensor, chosen: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    order, inverse, ends = _sorted(chosen, len(gate_up))
     sent: Any = _Send.apply(x, order, inverse)  # [N * K, D]
     gate, up = grouped_product(sent, gate_up, ends, True).chunk(2, dim=-1)
     answers = grouped_product(F.silu(gate) * up, down, ends, True)  # [N * K, D]
@@ -90,7 +96,7 @@ class _Send(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (inverse,) = ctx.saved_tensors
-        return _wide(_of_tokens(grad, inverse)).sum(1).to(grad.dtype), None, None
+        return wide(_of_tokens(grad, inverse)).sum(1).to(grad.dtype), None, None
 
 
 class _Collect(torch.autograd.Function):
@@ -99,24 +105,19 @@ class _Collect(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, answers: Tensor, gates: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(answers, gates, order, inverse)
-        return (_wide(_of_tokens(answers, inverse)) * gates[..., None]).sum(1).to(answers.dtype)
+        return (wide(_of_tokens(answers, inverse)) * gates[..., None]).sum(1).to(answers.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         answers, gates, order, inverse = ctx.saved_tensors
-        weighed = _wide(grad.index_select(0, order // inverse.shape[1])) * gates.flatten()[order, None]  # [N * K, D]
-        to_gates = (_wide(_of_tokens(answers, inverse)) * _wide(grad)[:, None]).sum(-1)  # [N, K]
+        weighed = wide(grad.index_select(0, order // inverse.shape[1])) * gates.flatten()[order, None]  # [N * K, D]
+        to_gates = (wide(_of_tokens(answers, inverse)) * wide(grad)[:, None]).sum(-1)  # [N, K]
         return weighed.to(answers.dtype), to_gates.to(gates.dtype), None, None
 
 
 def _of_tokens(rows: Tensor, inverse: Tensor) -> Tensor:
     """[N, K, D] from rows [N * K, D] by expert."""
     return rows.index_select(0, inverse.flatten()).view(*inverse.shape, rows.shape[-1])
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In at least float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @torch.library.custom_op("rlx::grouped_product", mutates_args=())

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlx.kernels.iha.reference import seen, turned
+from rlx.kernels.precision import wide
 
 BLOCK = 64
 """Virtual queries whose scores are held at once in form 3."""
@@ -31,8 +32,7 @@ def _product(weights: Tensor, x: Tensor) -> Tensor:
     """weights [R, C] times x [B, N, C, K], in x's dtype."""
     if not torch.compiler.is_compiling():
         return weights.to(x.dtype) @ x
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return (x.to(wide)[:, :, None] * weights[:, :, None].to(wide)).sum(3).to(x.dtype)
+    return (wide(x)[:, :, None] * wide(weights)[:, :, None]).sum(3).to(x.dtype)
 
 
 def virtual(x: Tensor, mix: Tensor, norm: tuple[Tensor, float] | None, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -40,8 +40,7 @@ def virtual(x: Tensor, mix: Tensor, norm: tuple[Tensor, float] | None, rotary: t
     found = mixed(x, mix).flatten(1, 2).transpose(1, 2)
     if norm is not None:
         scale, eps = norm
-        wide = torch.promote_types(found.dtype, torch.float32)
-        found = F.rms_norm(found.to(wide), (found.shape[-1],), scale.to(wide), eps).to(x.dtype)
+        found = F.rms_norm(wide(found), (found.shape[-1],), wide(scale), eps).to(x.dtype)
     return found if rotary is None else turned(found, *rotary)
 
 
@@ -99,10 +98,10 @@ def attend_cached(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, pseu
     """
     if q.shape[2] > pseudo or not torch.compiler.is_compiling():
         return weigh(q, keys.to(q.dtype), values.to(q.dtype), mask)
-    q = (q.float() / math.sqrt(q.shape[-1]))[..., None]  # [B, H, P, K, 1]
-    scores = (q * keys[:, :, None].float()).sum(-2).masked_fill(~mask, -torch.inf)  # [B, H, P, S P]
+    q = (wide(q) / math.sqrt(q.shape[-1]))[..., None]  # [B, H, P, K, 1]
+    scores = (q * wide(keys[:, :, None])).sum(-2).masked_fill(~mask, -torch.inf)  # [B, H, P, S P]
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
-    found = (weights[..., None] * values[:, :, None].float()).sum(-2) / weights.sum(-1, keepdim=True)
+    found = (weights[..., None] * wide(values[:, :, None])).sum(-2) / weights.sum(-1, keepdim=True)
     return found.to(values.dtype)
 
 
@@ -113,8 +112,7 @@ def weigh(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     one over S.
     """
     scores = q @ keys
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    scores = (scores.to(wide) / math.sqrt(q.shape[-1])).masked_fill(~mask, -torch.inf)
+    scores = (wide(scores) / math.sqrt(q.shape[-1])).masked_fill(~mask, -torch.inf)
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     return (weights.to(values.dtype) @ values / weights.sum(-1, keepdim=True)).to(values.dtype)
 

@@ -49,11 +49,11 @@ def scan(
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v, log_gates))
         raise ValueError(f"q, k [B, T, G, N], v [B, T, H, K], log_gates [B, T, H] and G dividing H expected; {shapes}")
     impl = pick("scan", v.device, impl)
-    if impl is Impl.reference:
-        return scan_reference(q, k, v, log_gates, starts, state)
     if impl is Impl.fla:
         return _by_fla(q, k, v, log_gates, starts, state)
     with torch.autocast(v.device.type, enabled=False):
+        if impl is Impl.reference:
+            return scan_reference(q, k, v, log_gates, starts, state)
         return _chunked(q, k, v, log_gates, starts, state, min(chunk, v.shape[1]))
 
 

@@ -68,6 +68,7 @@ class WithIha(WithAttention):
     given."""
 
     def __post_init__(self) -> None:
+        self.spell_out_depth()
         if self.matched_context is not None:
             self._match()
         super().__post_init__()

@@ -67,9 +67,10 @@ class MoeLayout(AttentionLayout):
 
     def fields_of(self, theirs: dict[str, Any]) -> dict[str, Any]:
         mixtral = theirs["model_type"] == "mixtral"
+        slides = mixtral or theirs.get("use_sliding_window")  # in all layers, whatever max_window_layers says
+        if slides and theirs.get("sliding_window") is not None:
+            raise CheckpointError(f"sliding_window={theirs['sliding_window']}; rlx attends everything")
         if mixtral:
-            if theirs.get("sliding_window") is not None:
-                raise CheckpointError(f"sliding_window={theirs['sliding_window']}; rlx attends everything")
             theirs = {"rms_norm_eps": 1e-5, "rope_theta": 1e6, **theirs}
             theirs.update({ours: theirs[name] for ours, name in _MIXTRAL.items() if name in theirs})
         elif "num_local_experts" in theirs:  # newer versions write it for num_experts
@@ -89,9 +90,7 @@ class MoeLayout(AttentionLayout):
         if config.qk_norm:
             kind = "qwen3_moe"
             more = {"norm_topk_prob": renormalises, "decoder_sparse_step": 1, "mlp_only_layers": []}
-            more["intermediate_size"] = (
-                config.feed_forward_width()
-            )  # of layers without experts, which there are none of
+            more["intermediate_size"] = config.feed_forward_width()  # of layers without experts: there are none
         else:
             kind, more = "mixtral", {}
             if not renormalises:
@@ -100,8 +99,6 @@ class MoeLayout(AttentionLayout):
                     f"renormalise={str(config.renormalise).lower()}) does not; Qwen3-MoE's, that of "
                     "model.qk_norm=true, can say so"
                 )
-            if config.d_model % config.n_heads and config.head_dim is None:
-                raise ConfigError(f"model.n_heads={config.n_heads} does not divide model.d_model={config.d_model}")
             whole = {_MIXTRAL.get(name, name): value for name, value in whole.items()}
         names = {"architectures": [self.classes[kind]], "model_type": kind, "vocab_size": vocab_size}
         return {**names, **whole, **more}
