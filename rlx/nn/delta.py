@@ -35,8 +35,8 @@ class Delta(nn.Module):
         super().__init__()
         self.width, self.heads, self.size = width, heads, state
         mixed = width + 2 * heads * state
-        self.parts = (width, mixed, heads, heads)
-        self.proj = nn.Linear(d_model, sum(self.parts), bias=False)
+        self.splits = (width, mixed, heads, heads)
+        self.proj = nn.Linear(d_model, sum(self.splits), bias=False)
         self.conv = ShortConv(mixed, conv, bias=False)
         self.dt_bias = nn.Parameter(torch.zeros(heads))
         self.A_log = nn.Parameter(torch.zeros(heads))
@@ -47,7 +47,7 @@ class Delta(nn.Module):
         fresh_decays(self.A_log, self.dt_bias)
 
     def forward(self, x: Tensor, *, rows: Rows, cache: StateCache | None = None) -> Tensor:
-        z, mixed, rates, steps = self.proj(x).split(self.parts, dim=-1)
+        z, mixed, rates, steps = self.proj(x).split(self.splits, dim=-1)
         rates, steps = wide(rates).sigmoid(), F.softplus(wide(steps) + self.dt_bias)  # [B, T, H]
         if cache is None:
             begins: Tensor | None = rows.given["starts"]
@@ -87,12 +87,12 @@ class Delta(nn.Module):
 
     def new_cache(self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device) -> StateCache:
         """A state of zeros; it is as large for any `length`."""
-        tail = (self.conv.size - 1, self.parts[1])
+        tail = (self.conv.size - 1, self.splits[1])
         return new_state(batch, tail, (self.heads, self.size, self.width // self.heads), dtype=dtype, device=device)
 
     def state_numel(self, seq_len: int) -> int:
         """Numbers kept per sequence, however long it is."""
-        return self.size * self.width + (self.conv.size - 1) * self.parts[1]
+        return self.size * self.width + (self.conv.size - 1) * self.splits[1]
 
     def flops(self, attended: Tensor, *, cached: bool) -> Tensor:
         """The recurrence's, the same at every length."""

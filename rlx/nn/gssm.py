@@ -47,8 +47,8 @@ class GSSM(nn.Module):
         super().__init__()
         self.width, self.heads, self.groups, self.size, self.dt_limits = width, heads, groups, state, dt_limits
         mixed = width + 2 * groups * state
-        self.parts = (width, mixed, heads)
-        self.proj = nn.Linear(d_model, sum(self.parts), bias=False)
+        self.splits = (width, mixed, heads)
+        self.proj = nn.Linear(d_model, sum(self.splits), bias=False)
         self.conv = ShortConv(mixed, conv, bias=True)
         self.dt_bias = nn.Parameter(torch.zeros(heads))
         self.A_log = nn.Parameter(torch.zeros(heads))
@@ -60,7 +60,7 @@ class GSSM(nn.Module):
         fresh_decays(self.A_log, self.dt_bias)
 
     def forward(self, x: Tensor, *, rows: Rows, cache: StateCache | None = None) -> Tensor:
-        z, mixed, dt = self.proj(x).split(self.parts, dim=-1)
+        z, mixed, dt = self.proj(x).split(self.splits, dim=-1)
         dt = F.softplus(wide(dt) + self.dt_bias)
         if self.dt_limits != (0.0, math.inf):
             dt = dt.clamp(*self.dt_limits)  # [B, T, H]
@@ -103,12 +103,12 @@ class GSSM(nn.Module):
 
     def new_cache(self, batch: int, length: int, *, dtype: torch.dtype, device: torch.device) -> StateCache:
         """A state of zeros; it is as large for any `length`."""
-        tail = (self.conv.size - 1, self.parts[1])
+        tail = (self.conv.size - 1, self.splits[1])
         return new_state(batch, tail, (self.heads, self.size, self.width // self.heads), dtype=dtype, device=device)
 
     def state_numel(self, seq_len: int) -> int:
         """Numbers kept per sequence, however long it is."""
-        return self.size * self.width + (self.conv.size - 1) * self.parts[1]
+        return self.size * self.width + (self.conv.size - 1) * self.splits[1]
 
     def flops(self, attended: Tensor, *, cached: bool) -> Tensor:
         """The scan's, the same at every length; with the decay and the update of the state in a step."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlx.kernels.lstm import lstm
 from rlx.nn.cache import StateCache
+from rlx.nn.lora import whole_weight
 from rlx.nn.rows import Need, Rows, real, starts
 
 
@@ -38,9 +39,9 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, *, rows: Rows, cache: StateCache | None = None) -> Tensor:
         inputs = self.proj(x)  # [B, T, 4 W]
         if cache is None:
-            hiddens, _ = lstm(inputs, self.again.weight, starts=rows.given["starts"])
+            hiddens, _ = lstm(inputs, whole_weight(self.again), starts=rows.given["starts"])
             return self.out(hiddens.to(inputs.dtype))
-        hiddens, cells = lstm(inputs, self.again.weight, state=(cache.hidden, cache.cell))
+        hiddens, cells = lstm(inputs, whole_weight(self.again), state=(cache.hidden, cache.cell))
         known: Tensor | None = rows.given["real"]
         for kept, found in ((cache.hidden, hiddens), (cache.cell, cells)):
             kept.copy_(found[:, -1] if known is None else found[torch.arange(len(found)), known.sum(1) - 1])

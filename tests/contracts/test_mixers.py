@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from rlx.adapters.lora import LoraConfig
 from rlx.data.documents import Document
 from rlx.data.packing import Packer
 from rlx.models.base import ModelConfig
 from rlx.nn.decoder import Decoder
+from rlx.nn.lora import attached, folded_tensors, without_adapters
 from rlx.options import discover
 
 VOCAB = 23
@@ -177,6 +179,25 @@ def test_gradients_reach_every_parameter(model: Decoder) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+def test_adapters_do_in_training_what_they_do_folded(model: Decoder) -> None:
+    """Beside every linear layer and every stack: what is sampled from has them in its weights."""
+    tokens = some_tokens(2, 12)
+    before = hidden_of(model, tokens)
+    LoraConfig(rank=2).attach(model)
+    assert torch.equal(hidden_of(model, tokens), before)
+    torch.manual_seed(0)
+    for each in attached(model):
+        torch.nn.init.normal_(each.adapter.factors()[1], std=0.1)
+    adapted, _ = model(tokens, places=places_of(model, tokens))
+    ids = 0.0 if model.places is None or model.places.head is None else model.places.head(adapted).sum()
+    (adapted.square().sum() + ids).backward()
+    for each in attached(model):
+        assert all(factor.grad is not None and factor.grad.abs().max() > 0 for factor in each.adapter.factors())
+    plain = without_adapters(model)
+    plain.load_state_dict(folded_tensors(model))
+    torch.testing.assert_close(hidden_of(plain, tokens), adapted.detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_cross_no_document(model: Decoder) -> None:
