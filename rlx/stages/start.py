@@ -120,6 +120,10 @@ def changes_of(config: "Config", context: "Context", folder: Path, own: "ModelCo
         asked, found = getattr(config.model, name), getattr(own, name, None)
         if asked == found:
             continue
+        if name == "layers":
+            asked, found = (
+                "[" + ",".join(each or [model.plain]) + "]" for each, model in ((asked, config.model), (found, own))
+            )
         grows = name == "n_layers" and config.init.grow is not None
         if name not in own.tensor_free and not grows:
             deeper = name == "n_layers" and config.stage is not None and config.stage.trains and asked > own.n_layers
