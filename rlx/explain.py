@@ -118,6 +118,8 @@ def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None
     hint = nearest(last, known)
     if outer == "hydra.launcher" and "did you mean" not in hint:
         hint = _of_launchers(last) or hint
+    if outer in ROOMS and (theirs := [name for name, each in discover(outer).items() if last in _names(each.config)]):
+        hint = f"; {' and '.join(f'{outer}={name}' for name in theirs)} {'has' if len(theirs) == 1 else 'have'} it"
     return f"{place}unknown key {name}{hint}"
 
 

@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,22 @@ class LoraLinear(nn.Linear):
             for part, rows in self.rows.items()
         ]
         return y + (added[0] if len(added) == 1 else torch.cat(added, dim=-1))
+
+    def whole(self) -> Tensor:
+        """The weight [O, I] with the adapters added, and with their gradients."""
+        added = []
+        for part, rows in self.rows.items():
+            if part in self.adapters:
+                adapter = cast(Lora, self.adapters[part])
+                added.append(adapter.strength.scale * (adapter.b.weight @ adapter.a.weight))
+            else:
+                added.append(self.weight.new_zeros(rows, self.in_features))
+        return self.weight + torch.cat(added)
+
+
+def whole_weight(linear: nn.Linear) -> Tensor:
+    """The weight [O, I] of a linear layer, for who takes it in place of calling the layer: its adapters are in it."""
+    return linear.whole() if isinstance(linear, LoraLinear) else linear.weight
 
 
 class StackedLora(nn.Module):

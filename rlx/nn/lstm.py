@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlx.kernels.lstm import lstm
 from rlx.nn.cache import StateCache
+from rlx.nn.lora import whole_weight
 from rlx.nn.rows import Need, Rows, real, starts
 
 
@@ -49,9 +50,7 @@ class LSTM(nn.Module):
 
     def _again(self, inputs: Tensor) -> Tensor:
         """The recurrent matrix [4 W, W] in the dtype of what a linear layer gives, as it is cast for decoding too."""
-        if type(self.again) is nn.Linear:
-            return self.again.weight.to(inputs.dtype)
-        return self.again(torch.eye(self.width, dtype=inputs.dtype, device=inputs.device)).T  # with its adapters
+        return whole_weight(self.again).to(inputs.dtype)
 
     def needs(self) -> Mapping[str, Need]:
         return {"starts": starts, "real": real}

@@ -134,13 +134,14 @@ def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "t
 
 def check_alike(folders: Sequence[Path]) -> None:
     """Raise ConfigError unless all folders hold the same architecture and the same tokenizer."""
-    from rlx.options import plain_value
+    from rlx.options import option_of, plain_value
 
     _, first, tokenizer = read_model(folders[0])
     for folder in folders[1:]:
         _, other, another = read_model(folder)
         if type(other) is not type(first):
-            raise ConfigError(f"{folder} is {type(other).__name__}, {folders[0]} is {type(first).__name__}")
+            mine, theirs = option_of(first).name, option_of(other).name
+            raise ConfigError(f"merge.models differ in their model: {mine} in {folders[0]}, {theirs} in {folder}")
         mine, theirs = plain_value(first), plain_value(other)
         for name in mine:
             if mine[name] != theirs[name]:

@@ -48,7 +48,8 @@ class RlConfig(RunStageConfig):
     prompts: int = 32
     """Prompts an iteration; each gets algorithm.group_size samples."""
     micro_rows: int = 256
-    """Rows that go through the model at once in an update; the gradient is the same up to rounding."""
+    """Rows that go through the model at once in an update; the gradient is the same up to rounding, but for the balance
+    loss of experts, which is the mean of that of each part."""
     replay_routing: bool = False
     """Updates take the experts that sampling chose for every token (routing replay), with gates of the current router;
     for models with experts."""

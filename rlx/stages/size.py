@@ -48,8 +48,9 @@ class SizeConfig(StageConfig):
             assert config.model is not None and config.tokenizer is not None
             model, vocab_size = config.model, config.tokenizer.build().vocab_size
         else:
-            if typed := typed_fields(context):
-                raise ConfigError(f"model.{typed[0]} cannot be set with init_from: the size is the checkpoint's")
+            if context.typed("model"):
+                name = ".".join(["model", *typed_fields(context)[:1]])
+                raise ConfigError(f"{name}= cannot be set with init_from: the size is the checkpoint's")
             folder = resolve(parse_reference(str(config.init_from)))
             model, vocab_size = config_of(read_model_config(folder), folder)
         print("\n".join(table(model, vocab_size, self.lengths)), flush=True)

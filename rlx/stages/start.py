@@ -125,7 +125,8 @@ def changes_of(config: "Config", context: "Context", folder: Path, own: "ModelCo
             deeper = name == "n_layers" and config.stage is not None and config.stage.trains and asked > own.n_layers
             key = f"model.{name}"
             raise ConfigError(
-                f"{key}={asked} but {folder} has {found}, and its weights fit no other; leave {key}= out, "
+                f"{key}={_written(name, config.model)} but {folder} has {_written(name, own)}, and its weights fit no "
+                f"other; leave {key}= out, "
                 + ("add layers by init.grow=stack, " if deeper else "")
                 + "or start from fresh weights with init_from=random"
             )
@@ -133,6 +134,13 @@ def changes_of(config: "Config", context: "Context", folder: Path, own: "ModelCo
     if typed := context.typed("tokenizer"):
         raise ConfigError(f"{next(iter(typed))} cannot be set with init_from: the tokenizer is the checkpoint's")
     return changes
+
+
+def _written(name: str, model: "ModelConfig | None") -> Any:
+    """A model's field as the command line has it; layers that are null are the model's own."""
+    if model is not None and name == "layers":
+        return f"[{','.join(model.layers or [model.plain])}]"
+    return getattr(model, name, None)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -52,7 +52,8 @@ class TrainingConfig(RunStageConfig):
     row_tokens: int = 640
     """Tokens a row; the longest document must fit."""
     micro_batches: int = 1
-    """Parts that a step's rows are computed in, to save memory; the gradient is the same up to rounding."""
+    """Parts that a step's rows are computed in, to save memory; the gradient is the same up to rounding, but for the
+    balance loss of experts, which is the mean of that of each part."""
     clip_norm: float = 1.0
     """The gradient's norm is clipped to this."""
     val_every: int = 100

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from rlx.adapters.lora import LoraConfig
 from rlx.data.documents import Document
 from rlx.data.packing import Packer
 from rlx.models.base import ModelConfig
 from rlx.nn.decoder import Decoder
-from rlx.nn.lora import Strength, attach, folded_tensors, sites, without_adapters
+from rlx.nn.lora import attached, folded_tensors, without_adapters
 from rlx.options import discover
 
 VOCAB = 23
@@ -188,23 +189,6 @@ def test_float64_stays_float64(model: Decoder) -> None:
         torch.testing.assert_close(found[:, 0], whole[torch.arange(2), place[:, 0]], atol=1e-10, rtol=1e-10)
 
 
-def test_every_matrix_can_have_an_adapter(model: Decoder) -> None:
-    """Each one is used: gradients reach it, and the pass is that of the matrices with the products added."""
-    attach(model, [(site, site.parts) for site in sites(model) if site.path != "head"], Strength(2, 4.0))
-    tokens, trained = some_tokens(2, 12), [each for each in model.named_parameters() if each[1].requires_grad]
-    with torch.no_grad():
-        for _, parameter in trained:
-            parameter.normal_(std=0.1)
-    hidden, _ = model(tokens, places=places_of(model, tokens))
-    found = hidden if model.places is None or model.places.head is None else model.places.head(hidden)
-    (hidden.square().sum() + found.square().sum()).backward()
-    for name, parameter in trained:
-        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
-    plain = without_adapters(model)
-    plain.load_state_dict(folded_tensors(model))
-    torch.testing.assert_close(hidden_of(plain, tokens), hidden.detach(), atol=1e-4, rtol=1e-4)
-
-
 def test_gradients_reach_every_parameter(model: Decoder) -> None:
     tokens = some_tokens(2, 12)
     hidden, _ = model(tokens, places=places_of(model, tokens))
@@ -215,6 +199,25 @@ def test_gradients_reach_every_parameter(model: Decoder) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+def test_adapters_do_in_training_what_they_do_folded(model: Decoder) -> None:
+    """Beside every linear layer and every stack: what is sampled from has them in its weights."""
+    tokens = some_tokens(2, 12)
+    before = hidden_of(model, tokens)
+    LoraConfig(rank=2).attach(model)
+    assert torch.equal(hidden_of(model, tokens), before)
+    torch.manual_seed(0)
+    for each in attached(model):
+        torch.nn.init.normal_(each.adapter.factors()[1], std=0.1)
+    adapted, _ = model(tokens, places=places_of(model, tokens))
+    ids = 0.0 if model.places is None or model.places.head is None else model.places.head(adapted).sum()
+    (adapted.square().sum() + ids).backward()
+    for each in attached(model):
+        assert all(factor.grad is not None and factor.grad.abs().max() > 0 for factor in each.adapter.factors())
+    plain = without_adapters(model)
+    plain.load_state_dict(folded_tensors(model))
+    torch.testing.assert_close(hidden_of(plain, tokens), adapted.detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_cross_no_document(model: Decoder) -> None:

@@ -161,6 +161,19 @@ def test_parts_of_a_step_count_together(rlx: Any) -> None:
     assert heavy["train/grad_norm"] != rows(whole)[0]["train/grad_norm"]
 
 
+def test_parts_weigh_by_all_their_tokens(rlx: Any) -> None:
+    """In sft and rl few tokens count in the loss, and other shares of them in every part."""
+    heavy = ("model=moe", "model.balance_loss=0", "model.router_z_loss=10", "stage.steps=1")
+    tuning = [argument for argument in PRETRAIN if argument.split("=")[0] not in ("stage", "model", "stage.steps")]
+    tuning = ["stage=sft", *tuning, *heavy]
+    start = trained(rlx, *tuning)
+    learning = rl(start, *heavy, "stage.val_every=0", "stage.preflight_problems=0")
+    for command, parts in ((tuning, "stage.micro_batches=4"), (learning, "stage.micro_rows=3")):
+        one, two = (rows(trained(rlx, *command, *more, "rerun=parts"))[0] for more in ((), (parts,)))
+        for name in ("moe/router_z_loss", "train/grad_norm", "moe/load_max"):
+            assert one[name] == pytest.approx(two[name], rel=2e-5), name
+
+
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 def test_a_stopped_run_goes_on_with_the_same_bits(rlx: Any, monkeypatch: pytest.MonkeyPatch, optim: str) -> None:
     """Biases included: they are in the checkpoint."""

@@ -12,8 +12,9 @@ from rlx.data.packing import Packer
 from rlx.data.tokenizers.char import CharConfig
 from rlx.models.dense import DenseConfig
 from rlx.models.layers.attention import Position
+from rlx.nn.decoder import Decoder
 from rlx.stages.modules import policy, rollouts, supervised
-from rlx.stages.modules.supervised import id_sums, negative_log_likelihood
+from rlx.stages.modules.supervised import held_out_sums, negative_log_likelihood
 from rlx.tasks.arithmetic import ArithmeticConfig
 from rlx.tasks.arithmetic_traces import Trace
 from rlx.types import Split
@@ -44,7 +45,7 @@ def batch_of(rows: int = 2) -> Batch:
     ).next()
 
 
-def test_the_loss_of_predicted_ids_by_hand() -> None:
+def test_the_loss_of_predicted_ids_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     config = DenseConfig(
         d_model=32, n_layers=1, init_std=0.3, position=Position.predicted, max_position=9, position_weight=0.5
@@ -63,9 +64,14 @@ def test_the_loss_of_predicted_ids_by_hand() -> None:
         ids += float(id_logits.exp().sum().log() - id_logits[batch.places[row, at]])
         right += int(id_logits.argmax() == batch.places[row, at])
     assert negative_log_likelihood(model, batch).item() == pytest.approx(tokens, rel=1e-5)
-    trained = supervised._losses(model, batch, supervised._trained_losses, 0.0)[0].item()
-    assert trained == pytest.approx(tokens + 0.5 * ids, rel=1e-5)
-    found = id_sums(model, batch)
+    loss, penalty, *_ = supervised._losses(model, batch, supervised._trained_losses, 0.0)
+    assert loss.item() == pytest.approx(tokens, rel=1e-5), "train/loss is every model's same quantity"
+    assert torch.as_tensor(penalty).item() == pytest.approx(0.5 * ids, rel=1e-5)
+    run, passes = Decoder.run, []
+    monkeypatch.setattr(Decoder, "run", lambda *a: passes.append(a[1]) or run(*a))
+    found = held_out_sums(model, batch)
+    assert len(passes) == 1, "the ledger has one pass"
+    assert found["val/loss"] == negative_log_likelihood(model, batch).item()
     assert found["val/id_loss"] == pytest.approx(ids, rel=1e-5) and found["val/id_accuracy"] == right
 
 
@@ -76,8 +82,8 @@ def test_through_the_stages(rlx, monkeypatch, position):
     trained, measured, sampled = [], [], []
     losses, complete, gather = supervised._trained_losses, rollouts.Engine.complete, policy.rollout_metrics
     monkeypatch.setattr(supervised, "_trained_losses", lambda *a: trained.append(a[2].places) or losses(*a))
-    plain = supervised._row_losses
-    monkeypatch.setattr(supervised, "_row_losses", lambda *a: measured.append(a[2].places) or plain(*a))
+    plain = supervised.held_out_sums
+    monkeypatch.setattr(supervised, "held_out_sums", lambda *a: measured.append(a[1].places) or plain(*a))
     done = rlx(*PRETRAIN, f"model.position={position}")
     assert done.code == 0, done.err
     run = place(done.out)

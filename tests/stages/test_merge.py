@@ -35,6 +35,14 @@ def test_models_that_do_not_fit_are_one_line(rlx):
     wide = place(rlx(*PRETRAIN, "model.d_model=48").out)
     done = rlx(*MERGE, f"merge.models=[{start},{wide}]")
     assert done.code == 2 and "d_model" in done.err and len(done.err.strip().splitlines()) == 1
+    other = place(rlx(*PRETRAIN, "model=iha").out)
+    done = rlx(*MERGE, f"merge.models=[{start},{other}]")
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert f"differ in their model: dense in {start}/checkpoints" in done.err and f", iha in {other}/" in done.err
+    nope = place(rlx(*PRETRAIN, "model.layers=[attention.nope,attention]").out)
+    done = rlx(*MERGE, f"merge.models=[{start},{nope}]")
+    assert done.code == 2 and done.err.count("\n") == 1 and "differ in model.layers: None in" in done.err
+    assert "['attention.nope+mlp', 'attention+mlp'] in" in done.err
 
 
 def test_precision_is_that_of_the_trainer(rlx, monkeypatch):

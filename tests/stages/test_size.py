@@ -49,7 +49,13 @@ def test_the_size_of_a_run_is_its_own(rlx):
     made = record(run)["parameters"]
     assert made["active"] == made["total"] > made["embedding"] == 112 * 32
     assert "  3 layers  " in done.out and f"{made['total']:,}" in done.out
-    assert rlx("stage=size", f"init_from={run}", "model.n_layers=4").code == 2
+    for typed, name in (
+        ("model.n_layers=4", "model.n_layers"),
+        ("model=moe", "model"),
+        ("model.depth=4", "model.n_layers"),
+    ):
+        done = rlx("stage=size", f"init_from={run}", typed)
+        assert done.code == 2 and f"{name}= cannot be set with init_from" in done.err and not done.out
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,8 @@ class PolicyModule(StepModule):
         totals = Totals.of(batch, self.decode.max_tokens)
         heard = self._heard(advantages)
         batch, advantages = batch.rows(heard), advantages[heard]
-        self.run.ledger.train += self.operations.training(batch.extent())
+        extent = batch.extent()
+        self.run.ledger.train += self.operations.training(extent)
         sampled = max(float(batch.loss_mask.sum()), 1.0)
         found: dict[str, float] = {"train/loss": 0.0}
         gaps, drift, weights = [], 0.0, []
@@ -223,7 +224,7 @@ class PolicyModule(StepModule):
             loss = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss is {loss.item()}: the run has diverged")
-            self.manual_backward(self.routing.added(loss, aux, part.loss_mask.sum() / sampled))
+            self.manual_backward(self.routing.added(loss, aux, part.extent().tokens / extent.tokens))
             metrics = {**metrics, "train/loss": loss, "entropy": _share(out.entropy, part.loss_mask, sampled)}
             for name, value in metrics.items():
                 found[name] = found.get(name, 0.0) + float(value.detach())

@@ -27,8 +27,11 @@ class RoutingLog:
         self._entropy: Tensor | None = None  # [L], summed over tokens
         self._added: dict[str, Tensor] = {}
 
-    def added(self, loss: Tensor, aux: Aux, share: Tensor | float) -> Tensor:
-        """`loss`, a part of a mean over the step's tokens, and the losses of the pass that made `share` of those."""
+    def added(self, loss: Tensor, aux: Aux, share: float) -> Tensor:
+        """`loss`, a part of a mean over a step, and the losses of the pass that had `share` of the step's tokens.
+
+        The tokens are those that are not padding, whether they count in `loss` or not: layers speak of all of them.
+        """
         if not self.layers:
             return loss
         load = torch.stack([each.load for each in aux.routing])

@@ -65,15 +65,16 @@ class SupervisedModule(StepModule):
     def training_step(self, batches: list[Batch], index: int) -> None:
         optimizer: Any = self.optimizers()
         counted = sum(batch.loss_mask.sum() for batch in batches)
+        extents = [batch.extent() for batch in batches]
+        extent = sum(extents, Extent())
         total, drift = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for batch in batches:
+        for batch, part in zip(batches, extents, strict=True):
             loss, penalty, log_z, aux = _losses(self.model, batch, self.likelihood, self.z_loss)
-            whole = self.routing.added((loss + penalty) / counted, aux, batch.loss_mask.sum() / counted)
+            whole = self.routing.added((loss + penalty) / counted, aux, part.tokens / extent.tokens)
             self.manual_backward(whole)
             total += loss.detach() / counted
             drift += log_z / counted
         norm = self.update(optimizer)
-        extent = sum((batch.extent() for batch in batches), Extent())
         self.tokens = int(extent.tokens)
         self.run.ledger.train += self.operations.training(extent)
         self.row = {"train/loss": total, "train/grad_norm": norm, "train/lr": self.learning_rate()}
@@ -86,17 +87,15 @@ class SupervisedModule(StepModule):
         return [part.to(device) for part in batch]
 
     def validate(self) -> dict[str, float]:
-        total = counted = 0.0
-        found: dict[str, float] = {}
+        counted, sums = 0.0, {}
         for batch in self.held_out:
             batch = batch.to(self.device)
             with self.trainer.precision_plugin.forward_context():
-                total += negative_log_likelihood(self.model, batch).item()
-                for name, value in id_sums(self.model, batch).items():
-                    found[name] = found.get(name, 0.0) + value
+                for name, value in held_out_sums(self.model, batch).items():
+                    sums[name] = sums.get(name, 0.0) + value
             counted += batch.loss_mask.sum().item()
-            self.run.ledger.eval += self.operations.forward(batch.extent()) * (2 if found else 1)
-        return {name: value / max(counted, 1.0) for name, value in {"val/loss": total, **found}.items()}
+            self.run.ledger.eval += self.operations.forward(batch.extent())
+        return {name: value / max(counted, 1.0) for name, value in sums.items()}
 
     def note(self) -> str:
         return f"loss {float(self.row['train/loss']):.3f}"
@@ -136,26 +135,31 @@ def _losses_and_hidden(
     return (loss, penalty, log_z, aux), hidden
 
 
-def id_sums(model: Decoder, batch: Batch) -> dict[str, float]:
-    """Of a model that predicts ids, over the tokens whose loss mask is 1: the sum of -log p (nats) of their ids, and
-    how many ids are the likeliest; empty for other models."""
+def held_out_sums(model: Decoder, batch: Batch) -> dict[str, float]:
+    """Of the tokens whose loss mask is 1: the sum of -log p (nats); where the model predicts their ids, that of the ids
+    too, and how many of these are the likeliest."""
+    (loss, *_), hidden = _losses_and_hidden(model, batch.tokens, _rows_of(model, batch), batch.loss_mask, 0.0)
+    found = {"val/loss": loss.item()}
     if model.places is None or model.places.head is None:
-        return {}
+        return found
     assert batch.places is not None
-    hidden, _ = model(batch.tokens, positions=batch.positions, documents=batch.documents, places=batch.places)
     logits = model.places.head(hidden)
     right = logits[:, :-1].argmax(-1) == batch.places[:, 1:]
-    loss = -(token_logprobs(logits, batch.places) * batch.loss_mask).sum()
-    return {"val/id_loss": loss.item(), "val/id_accuracy": (right * batch.loss_mask[:, 1:]).sum().item()}
+    found["val/id_loss"] = -(token_logprobs(logits, batch.places) * batch.loss_mask).sum().item()
+    return {**found, "val/id_accuracy": (right * batch.loss_mask[:, 1:]).sum().item()}
 
 
 def _losses(
     model: Decoder, batch: Batch, core: Callable[..., Any], z_loss: float
 ) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
     """`negative_log_likelihood`; with z_loss its penalty and log Z, sums over the same tokens; and what layers say."""
+    return core(model, batch.tokens, _rows_of(model, batch), batch.loss_mask, z_loss)
+
+
+def _rows_of(model: Decoder, batch: Batch) -> Rows:
     rows = model.rows(batch.tokens, positions=batch.positions, documents=batch.documents)
     rows.places = batch.places
-    return core(model, batch.tokens, rows, batch.loss_mask, z_loss)
+    return rows
 
 
 def negative_log_likelihood(model: Decoder, batch: Batch) -> Tensor:
