@@ -62,6 +62,16 @@ def test_layers_that_add_nothing_keep_the_function_and_learn(after: int) -> None
             assert last.grad is not None and last.grad.abs().max() > 0
 
 
+def test_layers_of_every_kind_add_nothing_at_first() -> None:
+    """Shared experts write into the residual stream too."""
+    layers = ["attention+experts", "iha", "gssm", "delta", "lstm"]
+    config = HybridConfig(d_model=32, n_layers=5, layers=layers, init_std=0.3, n_shared_experts=1)
+    torch.manual_seed(0)
+    small, large = config.build(23), grown_config(config, 10, Grow.zero).build(23)
+    load_weights(large, grown_tensors(weights_of(small), weights_of(large), Grow.zero, 5, 10), "here")
+    torch.testing.assert_close(logits(large), logits(small), atol=1e-6, rtol=0)
+
+
 def test_fresh_layers_are_on_top_of_the_old_ones() -> None:
     small, large = grown(Grow.random, 5)
     for layer in range(3):
