@@ -216,6 +216,14 @@ def configs_of(layer: str) -> tuple[ModelConfig, ModelConfig]:
     return DenseConfig(d_model=64), GssmConfig(d_model=64, layers=[layer])
 
 
+@pytest.mark.parametrize(("layer", "each"), [("gssm", 5), ("delta", 7)])
+def test_a_step_is_counted_by_its_recurrence(layer: str, each: int) -> None:
+    """Of every number of the state: decay, what comes in (2; the delta rule reads first, 2 more), what is read (2)."""
+    model = GssmConfig(d_model=64, n_layers=3, layers=[layer]).build(VOCAB)
+    size = sum(block.mixer.size * block.mixer.width for block in model.blocks)  # pyright: ignore
+    assert step_cost(model, 10) == 2 * matrix_numel(model) + each * size
+
+
 @pytest.mark.parametrize("layer", ["gssm", "delta"])
 def test_a_step_costs_the_same_however_long_the_row_is(layer: str) -> None:
     dense, fixed = (config.build(VOCAB) for config in configs_of(layer))

@@ -104,6 +104,8 @@ class GssmLayout(Layout):
                 raise ConfigError(
                     f"a layer {each.name} has no place in the {self.name} layout, whose layers are gssm+none alone"
                 )
+        if config.couples():
+            raise ConfigError(f"model.position={config.position} has no place in the {self.name} layout")
         known, plain = {*_FIELDS.values(), "layers", "rope_theta", "z_loss"}, GssmConfig()  # nothing turns
         for field in fields(ModelConfig):
             value = getattr(config, field.name)
