@@ -159,8 +159,11 @@ def _fields(module: str, name: str) -> list[Field]:
     if place is None:
         return []
     module, node = place
-    for base in node.bases:
-        found.update({field.name: field for field in _fields(module, ast.unparse(base))})
+    for base in reversed(node.bases):  # the order of dataclasses
+        if isinstance(base, ast.Starred):  # model=hybrid: the settings of all mixers
+            found.update({field.name: field for other, cls in reversed(_mixers()) for field in _fields(other, cls)})
+        else:
+            found.update({field.name: field for field in _fields(module, ast.unparse(base))})
     docs = [*node.body[1:], None]
     for statement, after in zip(node.body, docs, strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -169,6 +172,17 @@ def _fields(module: str, name: str) -> list[Field]:
             if not kind.startswith("ClassVar") and not key.startswith("_"):
                 found[key] = Field(key, kind, _default(statement.value), _doc(after), *_below(module, kind))
     return list(found.values())
+
+
+def _mixers() -> list[tuple[str, str]]:
+    """Modules and names of the classes under `@layer(...)`, but for those that others of them extend."""
+    decorator = re.compile(r"^@layer\([^\n]*\n(?:@[^\n]*\n)*class (\w+)\((\w+)", re.MULTILINE)
+    found, extended = [], set()
+    for path in sorted(PACKAGE.joinpath("models", "layers").glob("*.py")):
+        for name, base in decorator.findall(path.read_text(encoding="utf-8")):
+            found.append((f"rlx.models.layers.{path.stem}", name))
+            extended.add(base)
+    return [(module, name) for module, name in found if name not in extended]
 
 
 def _below(module: str, kind: str) -> tuple[tuple[str, ...], tuple[Field, ...]]:

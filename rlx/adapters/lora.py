@@ -31,7 +31,7 @@ class LoraConfig(AdapterConfig):
     """Rank of each product B A."""
     alpha: float = 16.0
     """B A is multiplied with alpha / rank."""
-    targets: list[str] = field(default_factory=lambda: [ALL])
+    targets: list[str] = field(default_factory=lambda: ["all"])
     """What is adapted: q, k, v, out, gate, up, down, head ...; of routed experts gate_up, down, or experts (both); or
     all (all but the head and routers)."""
     rslora: bool = False

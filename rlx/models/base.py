@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache
 from typing import ClassVar, TypeVar
@@ -180,19 +180,49 @@ class ModelConfig:
         names = [each.name for each in pattern]
         period = next(size for size in range(1, len(names) + 1) if names == (names[:size] * len(names))[: len(names)])
         self.layers = None if names[:period] == [self.plain] else names[:period]  # one way to write equal models
-        used = {name for each in pattern for name in (each.token, each.channel)}
-        for name in sorted(used - {NO_CHANNEL}):
+        for name in self._mixers():
             getattr(self, f"check_{name}")()
+        self._check_read()
 
     def spell_out_depth(self) -> None:
         """Say `depth` by the fields that it stands for: one way to write equal models."""
         if self.depth is None:
             return
         check_positive("model.depth", self.depth)
+        self.n_layers = self.depth  # it decides which layers there are, and they whether there are heads
         for name, value in of_depth(self.depth).items():
-            if hasattr(self, name):
+            if name in self.read():
                 setattr(self, name, value)
         self.depth = None
+
+    def _mixers(self) -> list[str]:
+        """Names of the mixers that layers have."""
+        return sorted({name for each in self.pattern() for name in (each.token, each.channel)} - {NO_CHANNEL})
+
+    def read(self) -> set[str]:
+        """Names of the settings that the layers' mixers read, or that every model reads."""
+        return {field.name for name in self._mixers() for field in fields(kinds()[name].fields)}
+
+    def _check_read(self) -> None:
+        """
+        Raises:
+            ConfigError: a setting of mixers that no layer has was given: it would change nothing but the run's name.
+        """
+        read = self.read()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in read and value != field.default:
+                names = ",".join(dict.fromkeys(each.name for each in self.pattern()))
+                shown = value.name if isinstance(value, Enum) else value
+                raise ConfigError(
+                    f"model.{field.name}={shown} is for none of the layers, which are {names}; leave it out, or name "
+                    "others by model.layers"
+                )
+
+    @property
+    def is_routed(self) -> bool:
+        """True when a layer sends tokens to some of its parts."""
+        return any(kinds()[name].routed for name in self._mixers())
 
     def _check_scales(self) -> None:
         check_positive("model.mup_base", self.mup_base)

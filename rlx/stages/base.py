@@ -85,6 +85,10 @@ class RunStageConfig(StageConfig):
     def check_runs(self, config: "Config") -> None:
         """Raise ConfigError where the runs that this one needs besides its parents are not as they must be."""
 
+    def check_start(self, config: "Config") -> None:
+        """Raise ConfigError for what cannot be done with the model at hand (`config.model`), or with the parents, which
+        are there; called before anything is written."""
+
     def also_from(self) -> dict[str, str]:
         """Runs that the result depends on besides the parents: field name to reference."""
         return {}
@@ -124,6 +128,7 @@ class RunStageConfig(StageConfig):
             folder = own or Path(parents[0]["folder"])
             config.model, config.tokenizer = parent_model(config, context, folder, begun=own is not None), None
         check_adapter(config)
+        self.check_start(config)
         name = RunName.of(place)
         assert name is not None
         record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
@@ -285,6 +290,11 @@ def check_training(config: "Config") -> None:
     assert stage is not None
     if config.init_from in (None, "random"):
         check_adapter(config)
+        if config.adapter is not None and config.init_from is None:
+            raise ConfigError(
+                "adapter= trains beside a model that stays as it is, here fresh weights; give init_from=<run>, or "
+                "init_from=random for that"
+            )
     if config.init.state is InitState.all and config.init_from in (None, "random"):
         raise ConfigError("init.state=all goes on from a parent; give init_from=<run>, or take init.state=weights")
     if config.init.grow is not None and config.init_from in (None, "random"):

@@ -53,6 +53,9 @@ class MergeStageConfig(RunStageConfig):
             raise ConfigError("stage=merge takes its parents from merge.models=[...]; leave init_from out")
         return models
 
+    def check_start(self, config: "Config") -> None:
+        check_alike([resolve(parse_reference(reference)) for reference in self.parents(config)])
+
     def cost(self, config: "Config", outset: Outset) -> Cost:
         held_out = outset.batch(config, Split.val, tokens=self.val_tokens, length=self.row_tokens)
         return Cost(eval=(len(self.parents(config)) + 1) * outset.forward(held_out))  # the result's loss too
@@ -64,7 +67,6 @@ class MergeStageConfig(RunStageConfig):
         assert config.merge is not None
         prepare(config, run)
         folders = [resolve(parse_reference(reference)) for reference in config.merge.models]
-        check_alike(folders)
         _, model_config, tokenizer = read_model(folders[0])
         tensors = merged(config.merge.build(), folders, context.stop)
         path = checkpoint_path(run.path, 0)

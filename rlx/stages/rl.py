@@ -93,6 +93,10 @@ class RlConfig(RunStageConfig):
             raise ConfigError("decode.temperature=0 draws the same completion for a whole group; use decode=sample")
         check_training(config)
 
+    def check_start(self, config: "Config") -> None:
+        if self.replay_routing and config.model is not None and not config.model.is_routed:
+            raise ConfigError("stage.replay_routing=true: the model has no experts; leave it out")
+
     def cost(self, config: "Config", outset: Outset) -> Cost:
         algorithm = config.algorithm
         assert algorithm is not None

@@ -125,8 +125,8 @@ def changes_of(config: "Config", context: "Context", folder: Path, own: "ModelCo
             deeper = name == "n_layers" and config.stage is not None and config.stage.trains and asked > own.n_layers
             key = f"model.{name}"
             raise ConfigError(
-                f"{key}={_written(name, config.model)} but {folder} has {_written(name, own)}, and its weights fit no "
-                f"other; leave {key}= out, "
+                f"{key}={_written(name, config.model)} but {folder} has {_written(name, own)}, which stays "
+                f"with its weights; leave {key}= out, "
                 + ("add layers by init.grow=stack, " if deeper else "")
                 + "or start from fresh weights with init_from=random"
             )

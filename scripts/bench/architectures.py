@@ -48,7 +48,7 @@ CONTEXTS = (64, 256, 1024, 4096)
 def config(name: str, size: str) -> ModelConfig:
     """The model at a size; those without heads of attention's kind go without their number."""
     cls = discover("model")[name].config
-    sizes = {key: value for key, value in _sizes.SIZES[size].items() if hasattr(cls, key)}
+    sizes = {key: value for key, value in _sizes.SIZES[size].items() if key in cls().read()}
     return cls(**sizes, **MODELS[name])
 
 

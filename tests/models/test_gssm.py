@@ -67,7 +67,7 @@ def test_parameters_of_mamba_2_by_hand() -> None:
 @pytest.mark.parametrize("layer", ["gssm", "delta"])
 def test_fresh_decays_and_steps_are_in_mamba_2s_range(layer: str) -> None:
     torch.manual_seed(0)
-    heads = {"gssm_heads": 128, "delta_heads": 128}
+    heads: dict[str, Any] = {f"{layer}_heads": 128}
     model = GssmConfig(d_model=128, n_layers=4, layers=[layer], **heads).build(VOCAB)
     for block in model.blocks:
         mixer: Any = block.mixer

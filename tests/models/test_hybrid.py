@@ -36,7 +36,8 @@ def names(**settings: Any) -> list[str]:
     ids=["left out", "one", "counted", "channel mixer alone, spaces"],
 )  # fmt: skip
 def test_layers_are_repeated(layers: list[str] | None, expected: list[str]) -> None:
-    assert names(layers=layers, n_layers=5, window=8) == expected
+    window = 8 if "local" in str(layers) else None
+    assert names(layers=layers, n_layers=5, window=window) == expected
 
 
 def test_equal_models_are_equal_configs() -> None:
@@ -59,6 +60,11 @@ def test_equal_models_are_equal_configs() -> None:
         ({"layers": []}, "is empty"),
         ({"layers": ["attention*3", "attention.nope"], "n_layers": 2}, "names 4 layers, model.n_layers=2"),
         ({"layers": ["attention.local"]}, "model.window=64"),
+        ({"window": 5}, "model.window=5 is what .local layers attend, and there are none"),
+        ({"hard_heads": 2}, "model.hard_heads=2 is for hard_alibi layers"),
+        ({"pseudo_heads": 4}, "model.pseudo_heads=4 is for none of the layers, which are attention.mlp; leave it out"),
+        ({"layers": ["gssm"], "position": Position.alibi}, "model.position=alibi is for none of the layers"),
+        ({"layers": ["gssm+none"], "n_heads": 8}, "model.n_heads=8 is for none of the layers, which are gssm.none"),
         ({"layers": ["attention.local"], "window": 0}, "model.window=0 must be at least 1"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
@@ -67,6 +73,15 @@ def test_wrong_layers_are_one_line(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
         HybridConfig(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_ids_are_embedded_whatever_the_layers_are() -> None:
+    assert HybridConfig(layers=["gssm"], position=Position.coupled, max_position=9).largest_place() == 9
+
+
+def test_depth_gives_heads_to_layers_that_have_them() -> None:
+    assert HybridConfig(layers=["gssm"], depth=2) == HybridConfig(layers=["gssm"], n_layers=2, d_model=128)
+    assert HybridConfig(depth=2) == HybridConfig(n_layers=2, d_model=128, n_heads=2)
 
 
 def test_it_has_the_settings_of_all_mixers() -> None:
@@ -81,7 +96,10 @@ def test_positions_of_layers() -> None:
     assert [found.position_of(layer).value for layer in found.pattern()[:3]] == ["hard_alibi", "nope", "alibi"]
     coupled = HybridConfig(layers=["attention", "attention.alibi"], position=Position.coupled)
     assert [coupled.position_of(layer).value for layer in coupled.pattern()[:2]] == ["nope", "alibi"]
-    assert HybridConfig(n_heads=16).hard_head_count() == 8 and HybridConfig(hard_heads=3).hard_head_count() == 3
+    assert (
+        HybridConfig(n_heads=16).hard_head_count() == 8
+        and HybridConfig(position=Position.hard_alibi, hard_heads=3).hard_head_count() == 3
+    )
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,7 @@ def test_a_model_that_routes_nothing_replays_nothing(rlx: Any) -> None:
     start = trained(rlx, *[part for part in PRETRAIN if "moe" not in part and "balance" not in part], "runs_dir=start")
     done = rlx(*rl(start, "stage.replay_routing=true"))
     assert done.code == 2 and "stage.replay_routing=true: the model has no experts" in done.err
+    assert not list(Path().glob("*/*-rl-*")), "nothing is written"
 
 
 def test_a_run_of_moe_is_exported(rlx: Any) -> None:

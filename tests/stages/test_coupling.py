@@ -131,4 +131,4 @@ def test_a_run_goes_on_with_the_positions_it_began_with(rlx):
     run = place(rlx(*PRETRAIN, "model.position=alibi").out)
     done = rlx(*PRETRAIN[:-1], f"init_from={run}", "model.position=hard_alibi")
     assert done.code == 2
-    assert "model.position=hard_alibi but" in done.err and "has alibi, and its weights fit no other" in done.err
+    assert "model.position=hard_alibi but" in done.err and "has alibi, which stays" in done.err

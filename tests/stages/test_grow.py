@@ -86,7 +86,7 @@ LINES = {
     "all": (["init.grow=stack", "model.n_layers=4", "init.state=all"], "init.grow=stack takes the weights alone"),
     "no growth": (["model.n_layers=4"], "add layers by init.grow=stack"),
     "other layers": (["model.layers=[attention.nope]"], "model.layers=[attention.nope+mlp] but"),
-    "its layers": (["model.layers=[attention.nope]"], "has [attention+mlp], and its weights fit no other"),
+    "its layers": (["model.layers=[attention.nope]"], "has [attention+mlp], which stays"),
     "other model": (["model=hybrid"], "model=hybrid but"),
 }
 

@@ -72,11 +72,22 @@ class WithAttention(ModelConfig):
             check_divides("model.n_kv_heads", self.n_kv_heads, "model.n_heads", self.n_heads)
         if self.window is not None:
             check_positive("model.window", self.window)
-        if self.window is None and any("local" in each.hows for each in self.pattern()):
+        local = any("local" in each.hows for each in self.pattern())
+        if self.window is None and local:
             raise ConfigError(
                 "model.layers has .local layers; say how many tokens they attend, such as model.window=64"
             )
-
+        if self.window is not None and not local:
+            raise ConfigError(
+                f"model.window={self.window} is what .local layers attend, and there are none; name some, as in "
+                "model.layers=[attention.local*3,attention]"
+            )
+        hard = any(self.position_of(each) is Position.hard_alibi for each in self.pattern())
+        if self.hard_heads is not None and not hard:
+            raise ConfigError(
+                f"model.hard_heads={self.hard_heads} is for hard_alibi layers, and there are none; take "
+                "model.position=hard_alibi, or leave it out"
+            )
         self.check_positions("attention")
 
     def check_positions(self, mixer: str, *, known: frozenset[str] = POSITIONS) -> None:
@@ -99,6 +110,10 @@ class WithAttention(ModelConfig):
                 raise ConfigError(
                     f"model.hard_heads={self.hard_head_count()} must be 1 to model.n_heads={self.n_heads}"
                 )
+
+    def read(self) -> set[str]:
+        ids = {"position", "max_position", "position_weight"} if self.couples() else set()
+        return super().read() | ids  # ids are embedded whatever the layers are
 
     def position_of(self, layer: Layer) -> Position:
         """How a layer knows positions: rope, nope, alibi or hard_alibi."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlx.algorithms.base import Totals, importance_weights
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.decoding.logprobs import token_logprobs_and_entropy
-from rlx.errors import CheckpointError, ConfigError, DivergedError, RunError, Stopped
+from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
 from rlx.nn.aux import Aux
 from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
@@ -52,8 +52,6 @@ class PolicyModule(StepModule):
         self.sampler = sampler
         self.stage, self.settings, self.decode = config.stage, config.algorithm, config.decode
         self.algorithm = config.algorithm.build()
-        if self.stage.replay_routing and not self.routing.layers:
-            raise ConfigError("stage.replay_routing=true: the model has no experts; leave it out")
         self.precision = config.trainer.precision
         self.is_compiled = config.trainer.compile
         self._outlook = compiled(_outlook) if self.is_compiled else _outlook
