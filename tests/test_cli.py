@@ -23,6 +23,7 @@ WRONG = {
     "added key": (["stage=pretrain", "task=countdown", "+modle.width=3"], "modle", "did you mean model"),
     "added inner key": (["stage=pretrain", "task=countdown", "+model.n_head=3"], "model.n_head", "you mean n_heads"),
     "another model's key": (["stage=pretrain", "model.n_experts=4"], "model.n_experts; ", "and model=moe have it"),
+    "adapter of fresh weights": (["stage=pretrain", "task=math", "adapter=lora"], "fresh weights", "init_from=random"),
     "layers as a product": (["model.layers=[attention,gssm]*4"], "model.layers=[attention,gssm]*4", "list of layers"),
     "one layer without a list": (["model.layers=attention"], "model.layers=attention", "=[attention*3,gssm]"),
     "mixer misspelt": (["stage=pretrain", "task=math", "model.layers=[atention]"], "atention", "mean attention"),

@@ -1,5 +1,7 @@
 """stage=merge: the mean of two runs, its loss beside theirs."""
 
+from pathlib import Path
+
 from safetensors.torch import load_file
 
 from rlx.nn.decoder import Decoder
@@ -43,6 +45,7 @@ def test_models_that_do_not_fit_are_one_line(rlx):
     done = rlx(*MERGE, f"merge.models=[{start},{nope}]")
     assert done.code == 2 and done.err.count("\n") == 1 and "differ in model.layers: None in" in done.err
     assert "['attention.nope+mlp', 'attention+mlp'] in" in done.err
+    assert not list(Path().glob("*/*-merge-*")), "nothing is written"
 
 
 def test_precision_is_that_of_the_trainer(rlx, monkeypatch):
