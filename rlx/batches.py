@@ -114,10 +114,15 @@ class RolloutBatch:
     """[B, T] int64, which turn of the interaction the token belongs to (0 in single-turn rollouts)."""
     finished: Tensor
     """[B] bool, False where the completion was cut at its limit."""
+    correct: Tensor
+    """[B] bool, what the verifier found, whatever the rewards are."""
     reference_logprobs: Tensor | None = None
     """[B, T] float32 under the reference policy, for algorithms that need "reference"."""
     old_logprobs: Tensor | None = None
     """[B, T] float32, the trainer's own before an iteration's first update, for algorithms that need "old_logprobs"."""
+    values: Tensor | None = None
+    """[B, T] float32, the critic's before an iteration's first update, for algorithms that need "values"; entry t is
+    the return expected before token t is drawn."""
     routing: Tensor | None = None
     """[B, T, L, K] int16, experts that the L routed layers chose while sampling; -1 where nothing was passed."""
     places: Tensor | None = None
@@ -135,8 +140,35 @@ class RolloutBatch:
 
     def rows(self, index: Tensor) -> Self:
         """The batch with only the rows in `index` ([N] int64), all tensors indexed alike."""
-        picked = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value[index] for name, value in picked.items() if value is not None})
+        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are there, by name."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def padded(self, width: int, pad_id: int) -> Self:
+        """The batch with columns of padding on the right, up to `width` of them in all."""
+        more = width - self.tokens.shape[1]
+
+        def wide(name: str, value: Tensor) -> Tensor:
+            empty = {"tokens": pad_id, "routing": -1}.get(name, 0)
+            sides = (0, 0) * (value.dim() - 2) + (0, more)
+            return torch.nn.functional.pad(value, sides, value=empty)
+
+        return replace(self, **{name: wide(name, value) for name, value in self.tensors().items() if value.dim() > 1})
+
+    @classmethod
+    def joined(cls, batches: "Sequence[RolloutBatch]", pad_id: int) -> "RolloutBatch":
+        """Rows of several batches, which have the same fields, one after the other; their groups stay apart."""
+        width = max(batch.tokens.shape[1] for batch in batches)
+        parts, first = [], 0
+        for batch in batches:
+            part = batch.padded(width, pad_id)
+            part.group = part.group - part.group.min() + first if len(part.group) else part.group
+            first = int(part.group.max()) + 1 if len(part.group) else first
+            parts.append(part.tensors())
+        return cls(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,4 +180,4 @@ class PolicyOutput:
     entropy: Tensor | None = None
     """[B, T] float32, nats, of the distribution each token was drawn from."""
     values: Tensor | None = None
-    """[B, T] float32, for algorithms that need "values"."""
+    """[B, T] float32, the critic's, with gradient, for algorithms that need "values"."""

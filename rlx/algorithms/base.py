@@ -6,7 +6,7 @@ splitting a batch into micro-batches leaves the sum of losses, and the gradient,
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,12 @@ from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.types import Verdict
 
+EQUAL = 1e-6
+"""Rewards that spread less than this are equal: what is left is noise of sums."""
+
 
 class Normalization(str, Enum):
-    """How a per-token loss becomes one number (papers differ; the sheets of the algorithms say which)."""
+    """How a per-token loss becomes one number (papers differ; the files of the algorithms say which)."""
 
     token = "token"
     """Sum over sampled tokens / number of sampled tokens of the step (DAPO)."""
@@ -25,6 +28,8 @@ class Normalization(str, Enum):
     """Mean over rows of each row's mean (GRPO as published)."""
     constant = "constant"
     """Sum over sampled tokens / (rows * most tokens a completion may have) (Dr. GRPO)."""
+    sum = "sum"
+    """Mean over rows of each row's sum: the gradient of a completion's log-probability (REINFORCE, RLOO)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,28 +49,79 @@ class Totals:
         return cls(rows=int((mask.sum(-1) > 0).sum()), tokens=float(mask.sum()), max_tokens=max_tokens)
 
 
-class Algorithm(Protocol):
-    """From rollouts to a loss."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathering:
+    """Iterations that only sample, then a round of training on what was kept of them."""
 
-    needs: frozenset[str]
-    """What the stage must supply: "reference" (log-probabilities of the starting policy), "old_logprobs" (the
-    trainer's own before the iteration's first update, where those recorded while sampling do not do), "values"."""
-    silent_at_zero: bool
+    iterations: int | None
+    """Iterations a round; None: all of the run are one."""
+    rounds: int | None
+    """Rounds whose samples are trained on, the newest; None: all."""
+    batch_rows: int
+    """Rows an optimizer step."""
+    start_samples: bool
+    """The starting policy samples throughout, not the newest."""
+    start_trains: bool
+    """Every round begins with the starting policy's weights, a new optimizer and a schedule of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstrations:
+    """Solutions as the task writes them that every update learns from too."""
+
+    rows: int
+    """Solutions an update."""
+    lr: float | None
+    """Peak learning rate of their own optimizer; None: optim.lr."""
+    averaged: bool
+    """They have an optimizer of their own, and the two steps are averaged; else their loss is added."""
+    weight: float
+    """Weight of their loss, where it is added."""
+
+
+class Algorithm:
+    """From rollouts to a loss: tensors in, tensors out.
+
+    An iteration calls `shape`, `select`, `advantages` once each, on all of its rows, and `losses` on each micro-batch
+    of every update.
+    """
+
+    needs: frozenset[str] = frozenset()
+    """What the stage must supply: "reference" (log-probabilities of a reference policy), "old_logprobs" (the trainer's
+    own before the iteration's first update, where those recorded while sampling do not do), "values" (a critic's)."""
+    silent_at_zero: bool = True
     """A row whose advantages are all 0 adds nothing to the gradient, so the stage may leave it out of the update."""
+    unit: int = 1
+    """Neighbouring rows that a loss takes together; a step's rows are never parted within them."""
+    gathering: Gathering | None = None
+    """How iterations are gathered into rounds; None: every iteration is trained on as it is sampled."""
+    demonstrations: Demonstrations | None = None
+    """Solutions that are trained on besides."""
+
+    def shape(self, batch: RolloutBatch, max_tokens: int) -> dict[str, Tensor]:
+        """Parts of the reward besides the verifier's, by name: [B] each, added on the last sampled token."""
+        return {}
 
     def select(self, batch: RolloutBatch) -> RolloutBatch:
         """The rows worth training on."""
-        ...
+        return batch
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
         """[B, T] float32, 0 where the loss mask is 0."""
-        ...
+        raise NotImplementedError
 
     def losses(
         self, out: PolicyOutput, batch: RolloutBatch, advantages: Tensor, totals: Totals
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Named scalar losses, to be summed and differentiated; and detached sums for metrics ([] each)."""
-        ...
+        """Named scalar losses, to be summed and differentiated; and detached shares of the step's metrics ([] each)."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What else a resumed run needs, as plain values and tensors."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave; one of another algorithm (init.state=all) is left."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,6 +147,8 @@ class AlgorithmConfig:
     """Optimizer steps per pass."""
     rewards: Rewards = field(default_factory=Rewards)
     """Worth of each verdict."""
+    reference_every: int | None = None
+    """Iterations after which the reference becomes the policy of the moment; null: it stays the starting policy."""
 
     def __post_init__(self) -> None:
         if self.group_size < 1 or self.epochs < 1 or self.minibatches < 1:
@@ -98,12 +156,27 @@ class AlgorithmConfig:
                 f"algorithm.group_size={self.group_size}, epochs={self.epochs} and minibatches={self.minibatches} "
                 "must be at least 1"
             )
+        if self.reference_every is not None and self.reference_every < 1:
+            raise ConfigError(f"algorithm.reference_every={self.reference_every} must be at least 1")
+        if self.reference_every is not None and "reference" not in self.build().needs:
+            raise ConfigError("algorithm.reference_every: nothing here has a reference; give a kl_coefficient, or null")
 
     def reward(self, verdict: Verdict) -> float:
         return getattr(self.rewards, verdict.outcome.value)
 
     def build(self) -> Algorithm:
         raise NotImplementedError
+
+    def check_compares(self, why: str = "compares a prompt's samples") -> None:
+        """Raise ConfigError for groups of one, where advantages are differences within a group."""
+        if self.group_size < 2:
+            raise ConfigError(f"algorithm.group_size={self.group_size}: it {why}; take 2 or more")
+
+    def check_at_least_0(self, *names: str) -> None:
+        """Raise ConfigError for one that is below 0."""
+        for name in names:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"algorithm.{name}={getattr(self, name)} must be at least 0")
 
 
 def importance_weights(batch: RolloutBatch, cap: float) -> Tensor:
@@ -113,6 +186,11 @@ def importance_weights(batch: RolloutBatch, cap: float) -> Tensor:
     """
     assert batch.old_logprobs is not None, "the stage supplies what an algorithm needs"
     return (batch.old_logprobs - batch.logprobs).clamp(-20, 20).exp().clamp(max=cap)
+
+
+def listed(values: Tensor) -> list[Any]:
+    """The tensor's numbers as (nested) lists."""
+    return cast("list[Any]", values.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def group_mean(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,6 +211,19 @@ def group_std(values: Tensor, group: Tensor) -> Tensor:
     return (spread * count / (count - 1).clamp(min=1)).sqrt()
 
 
+def whitened(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """[B, T] with mean 0 and standard deviation 1 (Bessel's correction) over the tokens of `mask`, 0 elsewhere.
+
+    0 everywhere where the values are equal up to `EQUAL`.
+    """
+    exact, count = values.double(), mask.sum().clamp(min=1)  # equal values then have their own value as their mean
+    mean = (exact * mask).sum() / count
+    std = (((exact - mean) ** 2 * mask).sum() / (count - 1).clamp(min=1)).sqrt()
+    if std < EQUAL:
+        return torch.zeros_like(values)
+    return ((exact - mean) / (std + eps) * mask).to(values.dtype)
+
+
 def reduce(per_token: Tensor, mask: Tensor, normalization: Normalization, totals: Totals) -> Tensor:
     """This micro-batch's share [] of the step's loss, from a per-token loss [B, T] and mask [B, T]."""
     masked = per_token * mask
@@ -140,4 +231,6 @@ def reduce(per_token: Tensor, mask: Tensor, normalization: Normalization, totals
         return masked.sum() / max(totals.tokens, 1.0)
     if normalization is Normalization.constant:
         return masked.sum() / max(totals.rows * totals.max_tokens, 1)
+    if normalization is Normalization.sum:
+        return masked.sum() / max(totals.rows, 1)
     return (masked.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / max(totals.rows, 1)

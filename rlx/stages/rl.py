@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
-from rlx.options import option, recorded
+from rlx.options import option, option_of, recorded
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
@@ -78,8 +78,16 @@ class RlConfig(RunStageConfig):
         assert config.algorithm is not None and config.decode is not None
         if config.init_from is None:
             raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights")
-        if config.init_from == "random" and "reference" in config.algorithm.build().needs:
-            raise ConfigError("algorithm.kl_coefficient needs a starting policy to stay near; give init_from=<run>")
+        built = config.algorithm.build()
+        if config.init_from == "random" and "reference" in built.needs:
+            asks = f"algorithm={option_of(config.algorithm).name}"
+            asks = "algorithm.kl_coefficient" if getattr(config.algorithm, "kl_coefficient", 0) else asks
+            raise ConfigError(f"{asks} needs a starting policy to stay near; give init_from=<run>")
+        if self.max_flops is not None and built.gathering is not None and built.gathering.iterations is None:
+            raise ConfigError(
+                "algorithm.round_iterations=null trains after the last of stage.steps, which stage.max_flops may never "
+                "reach; give algorithm.round_iterations, or leave stage.max_flops out"
+            )
         if config.init.grow is not None:
             raise ConfigError(
                 f"init.grow={config.init.grow.name} is for pretrain and sft, which mend what new layers break"
@@ -103,10 +111,17 @@ class RlConfig(RunStageConfig):
         group, built = algorithm.group_size, algorithm.build()
         drawn = outset.completions(config, Split.train, problems=self.prompts, samples=group, again=True)
         rollout = outset.decoding(drawn)
-        heard = SIGNAL if built.silent_at_zero else 1.0
-        again = "old_logprobs" in built.needs and algorithm.epochs * algorithm.minibatches > 1
+        heard = SIGNAL if built.silent_at_zero or built.gathering is not None else 1.0
+        updates = algorithm.epochs * algorithm.minibatches
+        again = "old_logprobs" in built.needs and updates > 1
         train = algorithm.epochs * outset.training(drawn.rows) + again * outset.forward(drawn.rows)
-        train = heard * train + ("reference" in built.needs) * outset.forward(drawn.rows)
+        critic = (train + outset.forward(drawn.rows)) * ("values" in built.needs)  # a model like the policy
+        train = heard * train + ("reference" in built.needs) * outset.forward(drawn.rows) + critic
+        if built.demonstrations is not None:
+            share = built.demonstrations.rows / (self.prompts * group)
+            train += updates * share * outset.training(drawn.rows)
+        if getattr(algorithm, "dynamic_sampling", False):  # as many groups are drawn as it takes, and all of them teach
+            rollout, train = rollout / SIGNAL, train / SIGNAL
         steps = outset.steps(self.steps, self.max_flops, rollout + train)
         validations = outset.validations(steps, self.val_every)
         val = outset.completions(config, Split.val, problems=self.val_problems, samples=group)

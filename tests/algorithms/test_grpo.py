@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlx.algorithms.base import Normalization, Totals
 from rlx.algorithms.grpo import GrpoConfig
+from rlx.algorithms.policy_gradient import StdNormalization
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 
@@ -36,6 +37,7 @@ def rollout(seed: int = 0, rows: int = 12, *, scale: float = 1.0, spread: float 
         group=torch.tensor([0, 1, 2] * (rows // 3)).sort().values[torch.randperm(rows, generator=generator)],
         turn=torch.zeros(mask.shape, dtype=torch.int64),
         finished=lengths < MAX_TOKENS,
+        correct=rewards.sum(-1) > 0,
         reference_logprobs=old + 0.4 * normal(*old.shape),
         old_logprobs=old + 0.4 * normal(*old.shape),
     )
@@ -57,7 +59,7 @@ def by_loops(config: GrpoConfig, batch: RolloutBatch, now: Tensor, entropy: Tens
         siblings = [rewards[j] for j in range(rows) if group[j] == group[i]]
         centre = sum(siblings) / len(siblings)
         advantage = rewards[i] - centre
-        if config.std_normalization:
+        if config.std_normalization is StdNormalization.group:
             variance = sum((r - centre) ** 2 for r in siblings) / (len(siblings) - 1)
             advantage /= math.sqrt(variance) + config.std_eps
         for t in range(width):
@@ -67,6 +69,7 @@ def by_loops(config: GrpoConfig, batch: RolloutBatch, now: Tensor, entropy: Tens
                 Normalization.token: 1 / sum(counted),
                 Normalization.sequence: 1 / counted[i] / rows,
                 Normalization.constant: 1 / (rows * MAX_TOKENS),
+                Normalization.sum: 1 / rows,
             }[config.normalization]
             ratio = math.exp(new[i][t] - old[i][t])
             clipped = min(max(ratio, 1 - config.clip_low), 1 + config.clip_high)
@@ -103,7 +106,7 @@ def loss_of(
     "settings",
     [
         {},
-        {"std_normalization": False},
+        {"std_normalization": StdNormalization.none},
         {"std_eps": 0.5},
         {"clip_low": 0.1, "clip_high": 0.6},
         {"clip_low": 0.0, "clip_high": 0.0},
@@ -152,6 +155,7 @@ def test_first_update_is_reinforce(normalization: Normalization) -> None:
         Normalization.token: 1 / counted.sum(),
         Normalization.sequence: 1 / counted / len(now),
         Normalization.constant: torch.tensor(1 / len(now) / MAX_TOKENS, dtype=torch.float64),
+        Normalization.sum: torch.tensor(1 / len(now), dtype=torch.float64),
     }[normalization]
     torch.testing.assert_close(gradient, -advantages * weight * batch.loss_mask, atol=1e-12, rtol=1e-12)
 
@@ -159,7 +163,7 @@ def test_first_update_is_reinforce(normalization: Normalization) -> None:
 def test_scaled_rewards() -> None:
     """Ten times the rewards: the same step with the standard deviation, ten times the step without."""
     (one, now), (ten, _) = rollout(scale=1.0), rollout(scale=10.0)
-    for std, factor in ((True, 1.0), (False, 10.0)):
+    for std, factor in ((StdNormalization.group, 1.0), (StdNormalization.none, 10.0)):
         config = GrpoConfig(std_normalization=std, std_eps=0.0, normalization=Normalization.constant)
         torch.testing.assert_close(loss_of(config, ten, now)[1], factor * loss_of(config, one, now)[1])
 
@@ -220,6 +224,7 @@ def kl_of(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, Te
         group=torch.zeros(count, dtype=torch.int64),
         turn=torch.zeros(count, 1, dtype=torch.int64),
         finished=torch.ones(count, dtype=torch.bool),
+        correct=torch.ones(count, dtype=torch.bool),
         reference_logprobs=reference[tokens][:, None],
     )
     algorithm = GrpoConfig(kl_coefficient=1.0).build()
@@ -299,9 +304,9 @@ def test_what_the_stage_must_supply() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"group_size": 1}, "group_size=1: grpo compares"),
+        ({"group_size": 1}, "group_size=1: it compares"),
         ({"clip_low": -0.1}, "clip_low=-0.1"),
-        ({"clip_low": 1.0}, "clip_low=1.0"),
+        ({"clip_low": 1.1}, "clip_low=1.1"),
         ({"clip_high": -0.1}, "clip_high=-0.1"),
         ({"std_eps": -1.0}, "std_eps=-1.0"),
         ({"kl_coefficient": -1.0}, "kl_coefficient=-1.0"),

@@ -17,7 +17,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "grpo": [
         {},
         {"normalization": "token"},
-        {"normalization": "constant", "std_normalization": False},
+        {"normalization": "constant", "std_normalization": "none"},
         {"kl_coefficient": 0.3, "entropy_coefficient": 0.1},
         {"importance_sampling_cap": 1.2},
     ]
@@ -80,6 +80,7 @@ def rollout(rewards: list[float], group: list[int], seed: int = 0) -> RolloutBat
         group=torch.tensor(group),
         turn=torch.zeros_like(tokens),
         finished=lengths < MAX_TOKENS,
+        correct=torch.tensor(rewards) > 0.5,
         reference_logprobs=look(table() + 0.3 * table(seed + 2), tokens).logprobs,
         old_logprobs=look(table() + 0.3 * table(seed + 3), tokens).logprobs,
     )
@@ -247,6 +248,7 @@ def bandit(config: AlgorithmConfig, lr: float, updates: int) -> list[float]:
             group=group,
             turn=torch.zeros(64, 2, dtype=torch.int64),
             finished=torch.ones(64, dtype=torch.bool),
+            correct=paid > 0,
             reference_logprobs=torch.full((64, 2), 0.1).log() * mask,
             old_logprobs=logprobs.detach(),
         )

@@ -57,13 +57,15 @@ def test_epochs_and_minibatches_and_parts(rlx, start, monkeypatch):
     one = rows(place(rlx(*rl(start)).out))
     parts = rows(place(rlx(*rl(start, "stage.micro_rows=3")).out))
     assert abs(one[0]["train/grad_norm"] - parts[0]["train/grad_norm"]) < 1e-4
-    order, orders = policy.PolicyModule._order, []
+    updates, orders = policy.PolicyModule._updates, []
 
     def watched(*given):
-        orders.append(tuple(order(*given).tolist()))
-        return order(*given)
+        made = updates(*given)
+        assert [len(rows) for rows in made] == [8] * 4
+        orders.extend(tuple(torch.cat(made[first : first + 2]).tolist()) for first in (0, 2))
+        return made
 
-    monkeypatch.setattr(policy.PolicyModule, "_order", watched)
+    monkeypatch.setattr(policy.PolicyModule, "_updates", watched)
     several = rows(place(rlx(*rl(start, "algorithm.epochs=2", "algorithm.minibatches=2")).out))
     assert len(set(orders)) == 6 * 2 and {tuple(sorted(made)) for made in orders} == {tuple(range(16))}
     assert several[0]["reward"] == one[0]["reward"] and several[-1]["train/loss"] != one[-1]["train/loss"]
@@ -101,7 +103,7 @@ def test_the_numbers_of_a_rollout_by_hand():
                             finished=torch.tensor([True] * 6 + [False] * 2))  # fmt: skip
     outcomes = [Outcome.correct, Outcome.wrong, Outcome.malformed, Outcome.malformed, *[Outcome.correct] * 4]
     verdicts = [Verdict(outcome, measures={"code": place % 2}) for place, outcome in enumerate(outcomes)]
-    rollout: Any = SimpleNamespace(batch=batch, verdicts=verdicts,
+    rollout: Any = SimpleNamespace(batch=batch, verdicts=verdicts, parts={}, rows=None,
                                    lengths=torch.tensor([2, 4, 4, 4, 4, 6, 8, 8]))  # fmt: skip
     found = policy.rollout_metrics(rollout)
     assert found.pop("reward_std") == pytest.approx(0.25)  # of the sample, as in TRL: 0.5 and 0
@@ -118,7 +120,8 @@ def test_the_numbers_of_a_rollout_by_hand():
 def test_equal_rewards_have_no_spread_whatever_rounds(worth):
     rewards = torch.full((8,), worth)  # the spread of which is 8e-9 to 7e-5 in float32
     batch = SimpleNamespace(returns=lambda: rewards, group=torch.zeros(8), finished=torch.ones(8) > 0)
-    rollout: Any = SimpleNamespace(batch=batch, verdicts=[Verdict(Outcome.wrong)] * 8, lengths=torch.ones(8))
+    rollout: Any = SimpleNamespace(batch=batch, verdicts=[Verdict(Outcome.wrong)] * 8, lengths=torch.ones(8), parts={},
+                                   rows=None)  # fmt: skip
     assert rewards.std() > 0 and policy.rollout_metrics(rollout)["frac_reward_zero_std"] == 1
 
 

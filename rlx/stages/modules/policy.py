@@ -1,5 +1,6 @@
 """Policy-gradient training on rollouts: one `training_step` is one iteration."""
 
+import copy
 import time
 from dataclasses import replace
 from typing import Any
@@ -9,19 +10,20 @@ from torch import Tensor
 
 from rlx.algorithms.base import Totals, importance_weights
 from rlx.batches import PolicyOutput, RolloutBatch
-from rlx.decoding.logprobs import token_logprobs_and_entropy
 from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
 from rlx.nn.aux import Aux
-from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
-from rlx.nn.rows import Rows
+from rlx.options import option_of
 from rlx.runs.files import METRICS
 from rlx.runs.identity import RunName
 from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import read_config
 from rlx.stages.modules.alarms import WINDOW, Alarms, Probe, Setting, conclusion, preflight
+from rlx.stages.modules.companion import Companion, Critic, averaged, copied, trained
+from rlx.stages.modules.gathered import Gathered
+from rlx.stages.modules.looking import Looker
 from rlx.stages.modules.rollouts import Rollout, RolloutSource, Sampler, rollout_metrics
-from rlx.stages.modules.step import StepModule
+from rlx.stages.modules.step import StepModule, stepped, with_peaks
 from rlx.stages.start import Start, load_start, seed_for
 from rlx.trainers.base import Precision
 from rlx.types import Example, Outcome, Split
@@ -31,20 +33,21 @@ __all__ = ["PolicyModule", "RolloutSource", "Sampler"]
 SAMPLES_LOGGED = 2
 """Groups an iteration whose first completion goes to samples.jsonl, every `SAMPLES_EVERY` iterations."""
 SAMPLES_EVERY = 10
-SMALLEST_ROWS = 32
-"""Rows that a compiled pass has at least."""
 GAP_FP32 = 1e-5
 """Largest mean gap (nats) between sampled and trained log-probabilities in float32: more is a fault of ours."""
 
 
 class PolicyModule(StepModule):
-    """Epochs x minibatches of updates on each rollout.
+    """Epochs x minibatches of updates on each rollout, or on what several iterations gathered.
 
     The gap between recorded and recomputed log-probabilities is measured before the first update of an iteration,
     where both come from the same weights. Rows without an advantage are left out of the update where the algorithm
     allows it; entropy and the gap are then means over the rows trained on, and absent when there are none. Where an
     iteration has several updates, approx_kl estimates KL(sampling policy || current) on its last minibatch, before that
     update: the mean of ratio - 1 - log ratio, of that expectation, never negative, and less noisy than log ratio alone.
+
+    What is trained or kept beside the policy (critic, second optimizer, renewed reference, starting weights, gathered
+    completions) is no part of the Lightning module: `state` gives it, and a resume takes it up.
     """
 
     def __init__(self, start: Start, config: Any, run: Any, sampler: Sampler, *, total: int, clip_norm: float) -> None:
@@ -53,8 +56,13 @@ class PolicyModule(StepModule):
         self.stage, self.settings, self.decode = config.stage, config.algorithm, config.decode
         self.algorithm = config.algorithm.build()
         self.precision = config.trainer.precision
-        self.is_compiled = config.trainer.compile
-        self._outlook = compiled(_outlook) if self.is_compiled else _outlook
+        self.looker = Looker(
+            pad_id=start.tokenizer.pad_id,
+            micro_rows=config.stage.micro_rows,
+            temperature=config.decode.temperature,
+            routed=bool(self.routing.layers),
+            compile=config.trainer.compile,
+        )
         self.setting = Setting(
             lr=config.optim.lr,
             max_tokens=config.decode.max_tokens,
@@ -64,26 +72,68 @@ class PolicyModule(StepModule):
         )
         self.watch = Alarms(self.setting)
         self.preflight: dict[str, Any] | None = None
-        self._reference = self._load_reference()
+        self._reference = self._make_reference()
+        self._companions: dict[str, Companion] = {}
+        self._add_companions()
+        self._gathered: Gathered | None = None
+        self._first_weights: dict[str, Tensor] = {}
+        """What the run began with, where rounds begin there or sample with it."""
+        self._generator: list[Decoder] = []
+        self._add_gathering()
 
-    def _load_reference(self) -> list[Decoder]:
-        """The starting policy, where the algorithm needs it; in a list, so that it is no part of the module."""
+    @property
+    def _renews_reference(self) -> bool:
+        return "reference" in self.algorithm.needs and self.settings.reference_every is not None
+
+    def _make_reference(self) -> list[Decoder]:
+        """The reference policy, where the algorithm needs one; in a list, so that it is no part of the module."""
         if "reference" not in self.algorithm.needs:
             return []
+        if self._renews_reference:
+            return [copy.deepcopy(self.model).eval().requires_grad_(False)]
         if self.start.origin is None:
             raise RunError(
-                "algorithm.kl_coefficient needs a starting policy, and this lineage began with random weights"
+                f"{needs_reference(self.settings)} needs a starting policy, and this lineage began with random weights"
             )
         try:
             model = load_start(self.start.origin, model_config=self.config.model).model
         except CheckpointError as error:
             raise CheckpointError(
-                f"algorithm.kl_coefficient needs the policy that the run began from: {error}"
+                f"{needs_reference(self.settings)} needs the policy that the run began from: {error}"
             ) from error
         return [model.eval().requires_grad_(False)]
 
+    def _add_companions(self) -> None:
+        optim, demonstrations = self.config.optim, self.algorithm.demonstrations
+        assert optim is not None
+        if "values" in self.algorithm.needs:
+            lr = self.settings.critic_lr
+            self._companions["critic"] = Critic(self.model, optim, lr=lr, clip_norm=self.clip_norm)
+        if demonstrations is not None and demonstrations.averaged:
+            self._companions["demonstrations"] = Companion(
+                self.model, optim, lr=demonstrations.lr, clip_norm=self.clip_norm
+            )
+
+    def _add_gathering(self) -> None:
+        gathering = self.algorithm.gathering
+        if gathering is None:
+            return
+        pad_id = self.start.tokenizer.pad_id
+        self._gathered = Gathered(gathering, self.algorithm, total=self.total, pad_id=pad_id)
+        if gathering.start_samples or gathering.start_trains:
+            self._first_weights = copied(self.model)
+        if gathering.start_samples:
+            self._generator = [copy.deepcopy(self.model).eval().requires_grad_(False)]
+            self.sampler.generate_with(self._generator[0])
+
+    @property
+    def critic(self) -> Critic | None:
+        """The critic, where the algorithm needs values."""
+        found = self._companions.get("critic")
+        return found if isinstance(found, Critic) else None
+
     def on_train_start(self) -> None:
-        for model in self._reference:
+        for model in [*self._reference, *self._generator, *([self.critic.model] if self.critic else [])]:
             model.to(self.device)
         if self.position == 0 and self.preflight is None and self.stage.preflight_problems:
             self._look_ahead()
@@ -101,6 +151,7 @@ class PolicyModule(StepModule):
             rollout = self.sampler.sample(examples, "preflight", version=0, purpose="eval")
         except Stopped:
             return
+        rollout.shape(self.algorithm, self.decode.max_tokens)
         row = rollout_metrics(rollout)
         said, hopeless = preflight(row, self.setting, self._probe(examples))
         if hopeless:
@@ -136,13 +187,12 @@ class PolicyModule(StepModule):
         assert rollout is not None, "Lightning makes no step of None"
         assert rollout.version == self.position, "a rollout must come from the policy that it trains"
         began = time.perf_counter()
-        batch = self.algorithm.select(rollout.batch)
-        self._refer(batch)
-        advantages = self.algorithm.advantages(batch)
-        self._remember(batch, advantages)
-        figures = self._train(batch, advantages)
+        rollout.shape(self.algorithm, self.decode.max_tokens)
+        batch = rollout.batch if rollout.rows is None else rollout.batch.rows(rollout.rows)
+        figures = self._improve(self.algorithm.select(batch)) if self._gathered is None else self._gather(batch)
         self.tokens = int(rollout.lengths.sum())
-        self.row = {**rollout_metrics(rollout), **figures, "train/lr": self.learning_rate()}
+        self.row = {**rollout_metrics(rollout), **figures}
+        self.row.setdefault("train/lr", self.learning_rate())
         self.row.update({f"timing_s/{name}": seconds for name, seconds in rollout.seconds.items()})
         self.row["timing_s/update"] = time.perf_counter() - began
         self._log_samples(rollout)
@@ -151,43 +201,40 @@ class PolicyModule(StepModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
 
-    def _refer(self, batch: RolloutBatch) -> None:
-        """Fill in the reference policy's log-probabilities, where the algorithm needs them."""
-        for model in self._reference:
-            with torch.no_grad():
-                own = replace(batch, routing=None)  # another model's choices are its own
-                parts = [self._look(model, own.rows(rows))[0].logprobs for rows in self._parts(len(batch.tokens))]
-            batch.reference_logprobs = torch.cat(parts)
+    def _gather(self, batch: RolloutBatch) -> dict[str, float]:
+        """Keep what is worth it; where a round is due, train on what was kept."""
+        assert self._gathered is not None and self.algorithm.gathering is not None
+        figures = self._gathered.add(batch)
+        if not self._gathered.is_due(self.position + 1):
+            return figures
+        kept = self._gathered.take(batch.rows(torch.zeros(0, dtype=torch.int64)))
+        figures["buffer/trained_rows"] = float(len(kept.tokens))
+        if not self.algorithm.gathering.start_trains:
+            return {**figures, **self._improve(kept)}
+        assert self.config.optim is not None
+        self.model.load_state_dict(self._first_weights)
+        optimizer = with_peaks(self.config.optim.build(self.model))
+        return {**figures, **self._improve(kept, optimizer), "train/lr": optimizer.param_groups[0]["lr"]}
+
+    def _improve(self, batch: RolloutBatch, optimizer: Any = None) -> dict[str, float]:
+        """Train on the rows selected, with the run's optimizer or one that is the round's own."""
+        self._renew_reference()
+        if self._reference:
+            own = replace(batch, routing=None)  # another model's choices are its own
+            batch.reference_logprobs = self.looker.logprobs(self._reference[0], own)
             self.run.ledger.train += self.operations.forward(batch.extent())
-
-    def _remember(self, batch: RolloutBatch, advantages: Tensor) -> None:
-        """Fill in the trainer's own log-probabilities of the rows that are trained on, where the algorithm needs them.
-
-        With one update an iteration they are those of its forward pass: `_update` fills them in.
-        """
-        if "old_logprobs" not in self.algorithm.needs or self.settings.epochs * self.settings.minibatches == 1:
-            return
-        batch.old_logprobs = batch.logprobs.clone()
-        heard = self._heard(advantages)
-        for rows in heard.split(self.stage.micro_rows) if len(heard) else ():
-            with torch.no_grad():
-                batch.old_logprobs[rows] = self._look(self.model, batch.rows(rows))[0].logprobs
-        self.run.ledger.train += self.operations.forward(batch.rows(heard).extent())
-
-    def _heard(self, advantages: Tensor) -> Tensor:
-        """Numbers [N] int64 of the rows that an update goes through."""
-        if not self.algorithm.silent_at_zero:
-            return torch.arange(len(advantages), device=advantages.device)
-        return advantages.any(-1).nonzero().squeeze(1)
-
-    def _train(self, batch: RolloutBatch, advantages: Tensor) -> dict[str, float]:
-        """All updates of the iteration, and their metrics."""
-        orders = [self._order(len(batch.tokens), epoch) for epoch in range(self.settings.epochs)]
-        updates = [rows for order in orders for rows in order.chunk(self.settings.minibatches)]
-        figures = [
-            self._update(batch.rows(rows), advantages[rows], first=n == 0, last=n == len(updates) - 1)
-            for n, rows in enumerate(updates)
-        ]
+        if self.critic is not None:
+            batch.values = self.looker.all_values(self.critic.model, replace(batch, routing=None))
+            self.run.ledger.train += self.critic.operations.forward(batch.extent())
+        updates = self._updates(len(batch.tokens))
+        advantages = self._advantages(batch, len(updates))
+        figures = []
+        for n, rows in enumerate(updates):
+            factor = self.rate_factor() if optimizer is None else self._round_factor(n, len(updates))
+            part = batch.rows(rows)
+            figures.append(
+                self._update(part, advantages[rows], optimizer, factor, number=n, last=n == len(updates) - 1)
+            )
         names = dict.fromkeys(name for figure in figures for name in figure)
         means = {}
         for name in names:
@@ -195,35 +242,134 @@ class PolicyModule(StepModule):
             means[name] = sum(values) / len(values)
         return means
 
-    def _order(self, rows: int, epoch: int) -> Tensor:
-        """Rows in the order of the minibatches: as sampled when there is one, else shuffled."""
-        if self.settings.minibatches == 1:
-            return torch.arange(rows)
-        generator = torch.Generator().manual_seed(seed_for(self.config.seed, "minibatches", self.position, epoch))
-        return torch.randperm(rows, generator=generator)
+    def _renew_reference(self) -> None:
+        """The reference becomes the policy of the moment, where it is time."""
+        made = self.position - self.start.made
+        if self._renews_reference and made and made % self.settings.reference_every == 0:
+            self._reference[0].load_state_dict(self.model.state_dict())
 
-    def _update(self, batch: RolloutBatch, advantages: Tensor, *, first: bool, last: bool) -> dict[str, float]:
+    def _round_factor(self, update: int, updates: int) -> float:
+        assert self.config.schedule is not None
+        return self.config.schedule.factor(update, updates)
+
+    def _advantages(self, batch: RolloutBatch, updates: int) -> Tensor:
+        """Advantages [B, T]; and the trainer's own log-probabilities of the rows that are trained on, where the
+        algorithm needs them.
+
+        With one update an iteration they are those of its forward pass: `_update` fills them in.
+        """
+        advantages = self.algorithm.advantages(batch)
+        if "old_logprobs" in self.algorithm.needs and updates > 1:
+            batch.old_logprobs = batch.logprobs.clone()
+            heard = self._heard(advantages)
+            if len(heard):
+                batch.old_logprobs[heard] = self.looker.logprobs(self.model, batch.rows(heard))
+            self.run.ledger.train += self.operations.forward(batch.rows(heard).extent())
+        return advantages
+
+    def _updates(self, rows: int) -> list[Tensor]:
+        """Row numbers of each optimizer step of the iteration, pass by pass, no unit of the algorithm's parted: as
+        sampled when a pass is one step, else shuffled."""
+        unit, gathering = self.algorithm.unit, self.algorithm.gathering
+        found: list[Tensor] = []
+        for epoch in range(self.settings.epochs):
+            units = torch.arange(rows).view(-1, unit)
+            if gathering is not None or self.settings.minibatches > 1:
+                seed = seed_for(self.config.seed, "minibatches", self.position, epoch)
+                units = units[torch.randperm(len(units), generator=torch.Generator().manual_seed(seed))]
+            parts = (
+                units.chunk(self.settings.minibatches)
+                if gathering is None
+                else units.split(max(gathering.batch_rows // unit, 1))
+            )
+            found += [part.flatten() for part in parts if len(part) or gathering is None]
+        return found
+
+    def _heard(self, advantages: Tensor) -> Tensor:
+        """Numbers [N] int64 of the rows that an update goes through."""
+        if not self.algorithm.silent_at_zero:
+            return torch.arange(len(advantages), device=advantages.device)
+        return advantages.any(-1).nonzero().squeeze(1)
+
+    def _update(
+        self, batch: RolloutBatch, advantages: Tensor, optimizer: Any, factor: float, *, number: int, last: bool
+    ) -> dict[str, float]:
         """One optimizer step on a minibatch, computed in parts of `micro_rows` rows."""
-        optimizer: Any = self.optimizers()
+        averages = self.algorithm.demonstrations is not None and self.algorithm.demonstrations.averaged
+        before = [parameter.clone() for parameter in trained(self.model)] if averages else []
+        found = self._backward(batch, advantages, first=number == 0, last=last and number > 0)
+        if self.algorithm.demonstrations is not None and not averages:
+            found["train/sft_loss"] = self._demonstrate(number, self.algorithm.demonstrations.weight)
+        found.update(self._step(optimizer, factor))
+        if averages:
+            found.update(self._average(before, number, factor))
+        self.routing.stepped(self.position + 1)
+        found.update({name: float(value) for name, value in self.routing.row.items()})
+        return found
+
+    def _step(self, optimizer: Any, factor: float) -> dict[str, float]:
+        """Move the policy, and the critic; the latter alone in the iterations that are its warm-up."""
+        critic, found = self.critic, {}
+        if critic is not None:
+            found["critic/grad_norm"] = critic.step(factor).item()
+        if critic is not None and self.position - self.start.made < self.settings.critic_warmup:
+            self.model.zero_grad()
+            return found
+        own: Any = self.optimizers() if optimizer is None else optimizer
+        found["train/grad_norm"] = stepped(own, self.model, factor, self.clip_norm).item()
+        return found
+
+    def _average(self, before: list[Tensor], number: int, factor: float) -> dict[str, float]:
+        """Put the model in the middle between where the policy's step led and where one on demonstrations does."""
+        after = [parameter.clone() for parameter in trained(self.model)]
+        for parameter, value in zip(trained(self.model), before, strict=True):
+            parameter.copy_(value)
+        loss = self._demonstrate(number, 1.0)
+        norm = self._companions["demonstrations"].step(factor)
+        averaged(self.model, before, after)
+        return {"train/sft_loss": loss, "train/sft_grad_norm": norm.item()}
+
+    def _demonstrate(self, number: int, weight: float) -> float:
+        """Add the gradient of `weight` times the mean negative log-likelihood of this update's solutions."""
+        assert self.algorithm.demonstrations is not None
+        rows, each = self.algorithm.demonstrations.rows, self.settings.epochs * self.settings.minibatches
+        batch = self.sampler.demonstrations((self.position * each + number) * rows, rows)
+        extent, counted, total = batch.extent(), float(batch.loss_mask.sum()), 0.0
+        self.run.ledger.train += self.operations.training(extent)
+        for part in (batch.rows(rows) for rows in self.looker.parts(rows)):
+            out, aux = self.looker.policy(self.model, part)
+            loss = -(out.logprobs * part.loss_mask).sum() / counted
+            if not torch.isfinite(loss):
+                raise DivergedError(f"the loss of solutions is {loss.item()}: the run has diverged")
+            self.manual_backward(self.routing.added(weight * loss, aux, part.extent().tokens / extent.tokens))
+            total += loss.item()
+        return total
+
+    def _backward(self, batch: RolloutBatch, advantages: Tensor, *, first: bool, last: bool) -> dict[str, float]:
+        """Add the gradient of the algorithm's losses on a minibatch; its metrics. `last`: the last of several."""
         totals = Totals.of(batch, self.decode.max_tokens)
         heard = self._heard(advantages)
         batch, advantages = batch.rows(heard), advantages[heard]
         extent = batch.extent()
         self.run.ledger.train += self.operations.training(extent)
+        if self.critic is not None:
+            self.run.ledger.train += self.critic.operations.training(extent)
         sampled = max(float(batch.loss_mask.sum()), 1.0)
         found: dict[str, float] = {"train/loss": 0.0}
         gaps, drift, weights = [], 0.0, []
-        for rows in self._parts(len(batch.tokens)):
+        for rows in self.looker.parts(len(batch.tokens), self.algorithm.unit):
             part = batch.rows(rows)
-            out, aux = self._look(self.model, part)
+            out, aux = self._look(part)
             if "old_logprobs" in self.algorithm.needs and part.old_logprobs is None:
                 part.old_logprobs = out.logprobs.detach()
             losses, metrics = self.algorithm.losses(out, part, advantages[rows], totals)
             loss = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss is {loss.item()}: the run has diverged")
-            self.manual_backward(self.routing.added(loss, aux, part.extent().tokens / extent.tokens))
+            self.manual_backward(self.routing.added(loss, aux, part.extent().tokens / max(extent.tokens, 1.0)))
             metrics = {**metrics, "train/loss": loss, "entropy": _share(out.entropy, part.loss_mask, sampled)}
+            if len(losses) > 1:
+                metrics.update({f"train/{name}_loss": value for name, value in losses.items()})
             for name, value in metrics.items():
                 found[name] = found.get(name, 0.0) + float(value.detach())
             now = out.logprobs.detach()
@@ -232,15 +378,20 @@ class PolicyModule(StepModule):
                 weights.append(importance_weights(part, self.settings.importance_sampling_cap)[part.loss_mask > 0])
             moved = (now - (part.logprobs if part.old_logprobs is None else part.old_logprobs)).clamp(-20, 20)
             drift += float(((moved.exp() - 1 - moved) * part.loss_mask).sum())
-        found["train/grad_norm"] = self.update(optimizer).item()
-        found.update({name: float(value) for name, value in self.routing.row.items()})
-        if first and gaps:
-            found.update(self._gap(gaps, sampled))
         if first and weights:
             found.update(_ratios(torch.cat(weights)))
-        if last and not first and gaps:
-            found["approx_kl"] = drift / sampled
+        if self._gathered is None and gaps:  # what was gathered comes from other weights
+            if first:
+                found.update(self._gap(gaps, sampled))
+            if last:
+                found["approx_kl"] = drift / sampled
         return found
+
+    def _look(self, batch: RolloutBatch) -> tuple[PolicyOutput, Aux]:
+        out, aux = self.looker.policy(self.model, batch)
+        if self.critic is not None:
+            out.values = self.looker.values(self.critic.model, replace(batch, routing=None))
+        return out, aux
 
     def _gap(self, gaps: list[Tensor], sampled: float) -> dict[str, float]:
         """How far recorded log-probabilities are from the trainer's, on the policy's own samples.
@@ -259,26 +410,6 @@ class PolicyModule(StepModule):
                 f"{GAP_FP32:g}): a fault in the model's cache; please report it"
             )
         return {"sampling/sampling_logp_difference/mean": mean, "sampling/sampling_logp_difference/max": largest}
-
-    def _look(self, model: Decoder, batch: RolloutBatch) -> tuple[PolicyOutput, Aux]:
-        """What a model says of the batch's tokens; compiled for few shapes, to which the rows are padded."""
-        count, width = batch.tokens.shape
-        tokens, places, pad = batch.tokens, batch.places, torch.nn.functional.pad
-        right = below = 0
-        if self.is_compiled:
-            right, below = rounded(width) - width, halved(self.stage.micro_rows, count, SMALLEST_ROWS) - count
-            tokens = pad(tokens, (0, right, 0, below), value=self.start.tokenizer.pad_id)
-        routed = bool(self.routing.layers)  # their loads and losses are of real tokens
-        rows = model.rows(tokens, lengths=pad(_lengths(batch), (0, below)) if routed else None)
-        rows.places = None if places is None else pad(places, (0, right, 0, below))
-        if batch.routing is not None:
-            rows.routing = pad(batch.routing, (0, 0, 0, 0, 0, right, 0, below), value=-1).permute(2, 0, 1, 3).long()
-        logprobs, entropy, aux = self._outlook(model, tokens, rows, self.decode.temperature)
-        return PolicyOutput(logprobs=logprobs[:count, :width], entropy=entropy[:count, :width]), aux
-
-    def _parts(self, rows: int) -> tuple[Tensor, ...]:
-        """Row numbers in parts that go through the model at once."""
-        return torch.arange(rows).split(self.stage.micro_rows) if rows else ()
 
     def _log_samples(self, rollout: Rollout) -> None:
         if (self.position + 1) % SAMPLES_EVERY and self.position:
@@ -312,11 +443,33 @@ class PolicyModule(StepModule):
         return f"reward {self.row['reward']:.3f}"
 
     def state(self) -> dict[str, Any]:
-        return {"alarms": self.watch.state(), "preflight": self.preflight}
+        return {
+            "alarms": self.watch.state(),
+            "preflight": self.preflight,
+            "algorithm": self.algorithm.state(),
+            "companions": {name: companion.state() for name, companion in self._companions.items()},
+            "reference": self._reference[0].state_dict() if self._renews_reference else None,
+            "first_weights": self._first_weights,
+            "gathered": None if self._gathered is None else self._gathered.state(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state; one of another algorithm (init.state=all) lacks what that one did not have, which then
+        begins as in a new run."""
         self.watch.restore(state["alarms"])
         self.preflight = state["preflight"]
+        self.algorithm.restore(state.get("algorithm", {}))
+        for name, companion in self._companions.items():
+            if name in state.get("companions", {}):
+                companion.restore(state["companions"][name])
+        if self._renews_reference and state.get("reference") is not None:
+            self._reference[0].load_state_dict(state["reference"])
+        if self._first_weights and state.get("first_weights"):
+            self._first_weights = state["first_weights"]
+            for model in self._generator:
+                model.load_state_dict(self._first_weights)
+        if self._gathered is not None and state.get("gathered") is not None:
+            self._gathered.restore(state["gathered"])
 
     def count_anew(self) -> None:
         self.watch.said.clear()
@@ -330,17 +483,11 @@ class PolicyModule(StepModule):
         self.run.save_record(conclusion=sentence)
 
 
-def _outlook(model: Decoder, tokens: Tensor, rows: Rows, temperature: float) -> tuple[Tensor, Tensor, Aux]:
-    """Log-probabilities of tokens [B, T] and entropies, each [B, T], and what layers have to say besides: the part that
-    is worth compiling."""
-    hidden, aux = model.run(tokens, rows)
-    return *token_logprobs_and_entropy(model.logits(hidden), tokens, temperature), aux
-
-
-def _lengths(batch: RolloutBatch) -> Tensor:
-    """[B] int64: tokens up to each row's last sampled one."""
-    width = batch.tokens.shape[1]
-    return (batch.loss_mask * torch.arange(1, width + 1, device=batch.tokens.device)).amax(-1).long()
+def needs_reference(settings: Any) -> str:
+    """What of an algorithm's settings asks for a reference, as typed."""
+    if getattr(settings, "kl_coefficient", 0):
+        return "algorithm.kl_coefficient"
+    return f"algorithm={option_of(settings).name}"
 
 
 def _format(task: str, trace: Any) -> str:

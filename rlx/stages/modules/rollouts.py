@@ -1,22 +1,25 @@
 """Rollouts: prompts drawn, completed by the engine, verified, as one `RolloutBatch` an iteration."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlx.algorithms.base import Algorithm
 from rlx.batches import RolloutBatch
 from rlx.config import Config
-from rlx.data.documents import guides, prompt_ids
+from rlx.data.documents import Document, coupled_stream, document_of, guides, prompt_ids
 from rlx.data.order import Order
 from rlx.decoding.engine import Completions, Engine
 from rlx.errors import Stopped
 from rlx.evaluation.verdicts import mean_measures, verified
 from rlx.models.size import Operations
+from rlx.nn.decoder import Decoder
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles
 from rlx.stages.start import Start, seed_for
@@ -45,6 +48,29 @@ class Rollout:
     """Time spent: generate, verify."""
     flops: float
     """Operations of the sampling."""
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """[B] each: parts of the reward besides the verifier's, by name."""
+    rows: Tensor | None = None
+    """[N] int64, the rows to be trained on; None: all."""
+    draws: int = 1
+    """Times that prompts were drawn."""
+
+    @property
+    def group_size(self) -> int:
+        """Samples a prompt."""
+        return len(self.verdicts) // max(len(self.examples), 1)
+
+    def shape(self, algorithm: Algorithm, max_tokens: int) -> None:
+        """Add the algorithm's parts of the reward, on each row's last sampled token."""
+        self.parts = algorithm.shape(self.batch, max_tokens)
+        last = (self.batch.loss_mask * torch.arange(self.batch.tokens.shape[1])).argmax(-1)
+        for part in self.parts.values():
+            self.batch.rewards[torch.arange(len(last)), last] += part
+
+    def mixed(self) -> Tensor:
+        """[P] bool: prompts with right and wrong samples."""
+        right = self.batch.correct.view(len(self.examples), -1)
+        return right.any(-1) & ~right.all(-1)
 
 
 class Sampler:
@@ -56,20 +82,65 @@ class Sampler:
         self.task, self.algorithm, self.decode = config.task.build(), config.algorithm, config.decode
         self.operations = Operations(start.model)
         self.replays = getattr(config.stage, "replay_routing", False)
-        tokenizer = start.tokenizer
-        self.engine = Engine(
-            start.model,
+        self.stop = stop
+        self.engine = self._engine(start.model)
+        self.generator = self.engine
+        """What training completions are drawn with."""
+        size = self.task.size(Split.train)
+        self.order = Order(size, config.seed, "rl", start.depth)
+        self.demonstrated = Order(size, config.seed, "demonstrations", start.depth)
+
+    def _engine(self, model: Decoder) -> Engine:
+        tokenizer = self.start.tokenizer
+        return Engine(
+            model,
             end_id=tokenizer.end_id,
             pad_id=tokenizer.pad_id,
-            stop=stop,
-            compile=compiles(config.trainer),
+            stop=self.stop,
+            compile=compiles(self.config.trainer),
         )
-        self.order = Order(self.task.size(Split.train), config.seed, "rl", start.depth)
 
-    def training_examples(self, iteration: int, count: int) -> list[Example]:
-        """The problems of an iteration (0, 1, 2, ...)."""
-        first = iteration * count
+    def generate_with(self, model: Decoder) -> None:
+        """Draw training completions with another model's weights; what is measured stays the policy's."""
+        self.generator = self._engine(model)
+
+    def training_examples(self, first: int, count: int) -> list[Example]:
+        """`count` problems from the `first` (0, 1, 2, ...) on."""
         return [self.task.example(Split.train, self.order[first + n]) for n in range(count)]
+
+    def demonstrations(self, first: int, count: int) -> RolloutBatch:
+        """Prompts with their solutions as the task writes them, from the `first` of an order of their own on; nothing
+        in the batch but tokens, mask and coupled positions is meant to be read."""
+        model, tokenizer = self.start.model, self.start.tokenizer
+
+        def written(position: int) -> Document:
+            example = self.task.example(Split.train, self.demonstrated[position])
+            return document_of(example, tokenizer, whole=False)
+
+        stream = written
+        if model.places is not None:
+            stream = coupled_stream(written, model.places.most, key=(self.config.seed, "demonstrations"))
+        documents = [stream(first + n) for n in range(count)]
+        width = max(len(document.ids) for document in documents)
+
+        def rows(of: Callable[[Document], Sequence[int]], empty: int) -> Tensor:
+            found = [[*of(document), *[empty] * (width - len(document.ids))] for document in documents]
+            return torch.tensor(found, device=model.embed.weight.device)
+
+        tokens = rows(lambda document: document.ids, tokenizer.pad_id)
+        mask = rows(lambda document: [int(n >= document.given) for n in range(len(document.ids))], 0).float()
+        nothing, row = torch.zeros_like(mask), torch.zeros_like(tokens[:, 0])
+        return RolloutBatch(
+            tokens=tokens,
+            loss_mask=mask,
+            logprobs=nothing,
+            rewards=nothing,
+            group=row,
+            turn=torch.zeros_like(tokens),
+            finished=row == 0,
+            correct=row == 0,
+            places=None if model.places is None else rows(lambda document: document.places or (), 0),
+        )
 
     def held_out_examples(self, count: int) -> list[Example]:
         """The first problems of the validation split."""
@@ -93,7 +164,8 @@ class Sampler:
             moved = (base,) if purpose == "rollout" else None
             places = guides(examples, self.start.tokenizer, coupled.most, key=moved)
         with arithmetic(self.config.trainer):
-            completions = self.engine.complete(
+            engine = self.generator if purpose == "rollout" else self.engine
+            completions = engine.complete(
                 prompts,
                 keys=keys,
                 samples=self.algorithm.group_size,
@@ -158,37 +230,89 @@ class Sampler:
             group=torch.arange(len(prompts), device=device).repeat_interleave(samples),
             turn=torch.zeros_like(tokens),
             finished=completions.finished,
+            correct=torch.tensor([verdict.correct for verdict in verdicts], device=device),
             places=places,
             routing=None if completions.routing is None else completions.routing[:, :width],
         )
 
 
 class RolloutSource:
-    """One rollout an iteration, sampled when it is asked for; None when the sampling was abandoned."""
+    """One rollout an iteration, sampled when it is asked for; None when the sampling was abandoned.
+
+    Under dynamic sampling prompts are drawn until enough of them have right and wrong samples, in at most `max_draws`
+    draws: after the first, as many as should do by the share that had so far. Those past `prompts` are not trained on.
+    """
 
     def __init__(self, sampler: Sampler, policy: Any, *, prompts: int, total: int) -> None:
         self.sampler, self.policy, self.prompts, self.total = sampler, policy, prompts, total
-        self.made = 0
+        settings: Any = sampler.algorithm
+        self.dynamic: bool = getattr(settings, "dynamic_sampling", False)
+        self.most: int = settings.max_draws if self.dynamic else 1
+        self.made = self.drawn = 0
 
     def __len__(self) -> int:
         return self.total
 
     def __iter__(self) -> Iterator[Rollout | None]:
         while self.made < self.total:
+            ledger = self.sampler.run.ledger
+            spent = ledger.state_dict()
             try:
-                examples = self.sampler.training_examples(self.made, self.prompts)
-                rollout = self.sampler.sample(examples, "train", self.made, version=self.policy.position)
+                rollout = self._rollout()
             except Stopped:
+                ledger.load_state_dict(spent)
                 yield None
                 return
             self.made += 1
+            self.drawn += len(rollout.examples)
             yield rollout
 
+    def _rollout(self) -> Rollout:
+        found: list[Rollout] = []
+        drawn, mixed = 0, torch.zeros(0, dtype=torch.bool)
+        for draw in range(self.most):
+            missing = self.prompts - int(mixed.sum())
+            count = math.ceil(missing * drawn / max(int(mixed.sum()), 1)) if draw else self.prompts
+            count = min(count, self.prompts)
+            examples = self.sampler.training_examples(self.drawn + drawn, count)
+            key = ("train", self.made, draw) if draw else ("train", self.made)
+            found.append(self.sampler.sample(examples, *key, version=self.policy.position))
+            drawn += count
+            mixed = torch.cat((mixed, found[-1].mixed().cpu()))
+            if mixed.sum() >= self.prompts:
+                break
+        rollout = joined(found, self.sampler.engine.pad_id)
+        if self.dynamic:
+            groups = mixed.nonzero().squeeze(1)[: self.prompts]
+            samples = torch.arange(rollout.group_size)
+            rollout.rows = (groups[:, None] * len(samples) + samples).flatten()
+        return rollout
+
     def state_dict(self) -> dict[str, Any]:
-        return {"made": self.made}
+        return {"made": self.made, "drawn": self.drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.made = state["made"]
+        self.drawn = state.get("drawn", self.made * self.prompts)
+
+
+def joined(rollouts: Sequence[Rollout], pad_id: int) -> Rollout:
+    """Several draws of an iteration as one."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    names = rollouts[0].seconds
+    return Rollout(
+        batch=RolloutBatch.joined([rollout.batch for rollout in rollouts], pad_id),
+        examples=[example for rollout in rollouts for example in rollout.examples],
+        texts=[text for rollout in rollouts for text in rollout.texts],
+        verdicts=[verdict for rollout in rollouts for verdict in rollout.verdicts],
+        prompt_lengths=torch.cat([rollout.prompt_lengths for rollout in rollouts]),
+        lengths=torch.cat([rollout.lengths for rollout in rollouts]),
+        version=rollouts[0].version,
+        seconds={name: sum(rollout.seconds[name] for rollout in rollouts) for name in names},
+        flops=sum(rollout.flops for rollout in rollouts),
+        draws=len(rollouts),
+    )
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
@@ -214,5 +338,9 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     }
     counts = Counter(verdict.outcome.value for verdict in rollout.verdicts)
     row.update({f"outcomes/{o.value}": counts[o.value] / len(rollout.verdicts) for o in Outcome})
+    row.update({f"rewards/{name}/mean": part.mean().item() for name, part in rollout.parts.items()})
+    if rollout.rows is not None:
+        row["sampling/draws"] = float(rollout.draws)
+        row["sampling/kept_ratio"] = len(rollout.rows) / len(rewards)
     row.update({f"measures/{name}": value for name, value in mean_measures(rollout.verdicts).items()})
     return row

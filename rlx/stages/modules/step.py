@@ -49,9 +49,7 @@ class StepModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         assert self.config.optim is not None
-        optimizer = self.config.optim.build(self.model)
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+        optimizer = with_peaks(self.config.optim.build(self.model))
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
@@ -66,17 +64,14 @@ class StepModule(pl.LightningModule):
     def update(self, optimizer: Any) -> Tensor:
         """Set the rate, clip, step, clear the gradient and balance the experts; returns the gradient's norm before
         clipping."""
-        assert self.config.schedule is not None
-        factor = self.config.schedule.factor(self.position, self.span)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        if not torch.isfinite(norm):
-            raise DivergedError(f"the gradient is {norm.item()}: the run has diverged")
-        optimizer.step()
-        optimizer.zero_grad()
+        norm = stepped(optimizer, self.model, self.rate_factor(), self.clip_norm)
         self.routing.stepped(self.position + 1)
         return norm
+
+    def rate_factor(self) -> float:
+        """What multiplies peak rates in this step."""
+        assert self.config.schedule is not None
+        return self.config.schedule.factor(self.position, self.span)
 
     def learning_rate(self) -> float:
         """The first group's rate."""
@@ -104,3 +99,26 @@ class StepModule(pl.LightningModule):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
+
+
+def with_peaks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer, whose groups remember their rate as the peak that a schedule multiplies."""
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
+
+
+def stepped(optimizer: Any, model: torch.nn.Module, factor: float, clip_norm: float) -> Tensor:
+    """Set the rate, clip, step and clear the gradient; returns the gradient's norm [] before clipping.
+
+    Raises:
+        DivergedError: the gradient is not finite; no weight was changed.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    if not torch.isfinite(norm):
+        raise DivergedError(f"the gradient is {norm.item()}: the run has diverged")
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm

@@ -1,0 +1,45 @@
+"""`algorithm=gspo`: group sequence policy optimization (Zheng et al., arXiv 2507.18071, section 4).
+
+    s_i = exp( mean_t (log p - log p_old) ),   L = mean_i -min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i)
+
+with GRPO's advantages. A whole row is clipped or not, by the geometric mean of its tokens' ratios, so that the clip is
+a thousand times narrower. A token's part of the loss is its row's, which makes the paper's mean over rows
+`normalization=sequence`; `sum` weighs rows by their length (LUSPO, arXiv 2602.05261).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rlx.algorithms.base import Normalization
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
+from rlx.batches import PolicyOutput, RolloutBatch
+from rlx.options import option
+
+
+@option("algorithm", "gspo")
+@dataclass(kw_only=True, slots=True)
+class GspoConfig(GroupConfig):
+    """Clipped policy gradient on ratios of whole completions."""
+
+    clip_low: float = 3e-4
+    """A completion's ratio is clipped below at 1 - clip_low."""
+    clip_high: float = 4e-4
+    """A completion's ratio is clipped above at 1 + clip_high."""
+    normalization: Normalization = Normalization.sequence
+    """How the per-token loss becomes one number: token, sequence, constant or sum."""
+    std_normalization: StdNormalization = StdNormalization.group
+    """What advantages are divided by: none, group or batch."""
+
+    def build(self) -> "Gspo":
+        return Gspo(self)
+
+
+class Gspo(GroupRelative[GspoConfig]):
+    """The algorithm at one setting."""
+
+    def log_ratio(self, out: PolicyOutput, batch: RolloutBatch) -> Tensor:
+        mask = batch.loss_mask
+        gaps = (out.logprobs - self.old(batch)) * mask
+        mean = gaps.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+        return mean.clamp(-20, 20).expand_as(mask)
