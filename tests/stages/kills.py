@@ -72,7 +72,7 @@ PLACES = {
     "rows dropped": _at("rlx.runs.metrics:MetricsLog.rewind", after=True),
     "forward pass": _at("rlx.nn.decoder:Decoder.logits"),
     "minibatch": _at("rlx.stages.modules.loop:StepModule.manual_backward"),
-    "update": _at("rlx.stages.modules.loop:StepModule.update", after=True),
+    "update": _at("rlx.stages.modules.step:stepped", after=True),
     "sampling": _at("rlx.decoding.engine:Engine.complete"),
     "sampled": _at("rlx.decoding.engine:Engine.complete", after=True),
     "verified": _at("rlx.evaluation.verdicts:verified", after=True),

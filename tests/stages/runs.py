@@ -74,3 +74,17 @@ def record(run: Path) -> dict:
 
 def status(run: Path) -> dict:
     return json.loads((run / "status").read_text())
+
+
+MODULAR = ("task=arithmetic", "task.operation=modular", "task.min_digits=2", "task.max_digits=3", "task.modulus=5",
+           "task.held_out=8", "scale=smoke", "trainer.threads=1")  # fmt: skip
+"""Sums modulo 5: a start of a few steps is right now and then, and not always."""
+ADDS = (*MODULAR, "stage=sft", "init_from=random", "stage.steps=60", "stage.batch_tokens=512", "stage.row_tokens=64",
+        "optim=muon", "optim.lr=2e-2", "stage.val_every=0")  # fmt: skip
+
+
+def improve(start: Path | str, algorithm: str, *more: str) -> list[str]:
+    """An rl run of six iterations of 8 prompts with 4 samples each, from a run of `ADDS`."""
+    return [*MODULAR, "stage=rl", f"algorithm={algorithm}", f"init_from={start}", "decode.max_tokens=6",
+            "stage.steps=6", "stage.prompts=8", "algorithm.group_size=4", "stage.val_every=3", "stage.val_problems=4",
+            "stage.preflight_problems=4", "checkpoint.every=2", *more]  # fmt: skip

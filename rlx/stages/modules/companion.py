@@ -55,20 +55,23 @@ class Critic(Companion):
 
     model: Decoder
 
-    def __init__(self, policy: Decoder, optim: OptimConfig, *, lr: float | None, clip_norm: float) -> None:
+    def __init__(self, policy: Decoder, optim: OptimConfig, *, lr: float | None, clip_norm: float, since: int) -> None:
         model = copy.deepcopy(policy)
         model.head = nn.Linear(model.embed.embedding_dim, 1, bias=False, device=model.embed.weight.device)
         nn.init.zeros_(model.head.weight)
         model.tied, model.logit_cap = False, None
         super().__init__(model, optim, lr=lr, clip_norm=clip_norm)
         self.operations = Operations(model)
+        self.since = since
+        """Steps made before it began."""
 
     def state(self) -> dict[str, Any]:
-        return {"weights": self.model.state_dict(), "optimizer": super().state()}
+        return {"weights": self.model.state_dict(), "optimizer": super().state(), "since": self.since}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["weights"])
         super().restore(state["optimizer"])
+        self.since = state["since"]
 
 
 def trained(model: nn.Module) -> list[Tensor]:

@@ -108,7 +108,8 @@ class PolicyModule(StepModule):
         assert optim is not None
         if "values" in self.algorithm.needs:
             lr = self.settings.critic_lr
-            self._companions["critic"] = Critic(self.model, optim, lr=lr, clip_norm=self.clip_norm)
+            since = self.start.made
+            self._companions["critic"] = Critic(self.model, optim, lr=lr, clip_norm=self.clip_norm, since=since)
         if demonstrations is not None and demonstrations.averaged:
             self._companions["demonstrations"] = Companion(
                 self.model, optim, lr=demonstrations.lr, clip_norm=self.clip_norm
@@ -192,7 +193,8 @@ class PolicyModule(StepModule):
         figures = self._improve(self.algorithm.select(batch)) if self._gathered is None else self._gather(batch)
         self.tokens = int(rollout.lengths.sum())
         self.row = {**rollout_metrics(rollout), **figures}
-        self.row.setdefault("train/lr", self.learning_rate())
+        if self._gathered is None:
+            self.row["train/lr"] = self.learning_rate()
         self.row.update({f"timing_s/{name}": seconds for name, seconds in rollout.seconds.items()})
         self.row["timing_s/update"] = time.perf_counter() - began
         self._log_samples(rollout)
@@ -210,7 +212,7 @@ class PolicyModule(StepModule):
         kept = self._gathered.take(batch.rows(torch.zeros(0, dtype=torch.int64)))
         figures["buffer/trained_rows"] = float(len(kept.tokens))
         if not self.algorithm.gathering.start_trains:
-            return {**figures, **self._improve(kept)}
+            return {**figures, **self._improve(kept), "train/lr": self.learning_rate()}
         assert self.config.optim is not None
         self.model.load_state_dict(self._first_weights)
         optimizer = with_peaks(self.config.optim.build(self.model))
@@ -244,8 +246,7 @@ class PolicyModule(StepModule):
 
     def _renew_reference(self) -> None:
         """The reference becomes the policy of the moment, where it is time."""
-        made = self.position - self.start.made
-        if self._renews_reference and made and made % self.settings.reference_every == 0:
+        if self._renews_reference and self.position and self.position % self.settings.reference_every == 0:
             self._reference[0].load_state_dict(self.model.state_dict())
 
     def _round_factor(self, update: int, updates: int) -> float:
@@ -312,7 +313,7 @@ class PolicyModule(StepModule):
         critic, found = self.critic, {}
         if critic is not None:
             found["critic/grad_norm"] = critic.step(factor).item()
-        if critic is not None and self.position - self.start.made < self.settings.critic_warmup:
+        if critic is not None and self.position - critic.since < self.settings.critic_warmup:
             self.model.zero_grad()
             return found
         own: Any = self.optimizers() if optimizer is None else optimizer

@@ -1,0 +1,235 @@
+"""Every algorithm through the stage: it trains, says what it did, and what is beside the policy does its part."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlx.options import discover
+from rlx.stages.modules import policy
+from rlx.stages.modules.companion import trained
+from tests.stages.runs import ADDS, digest, improve, place, record, rows
+
+SHORT: dict[str, tuple[str, ...]] = {
+    "expert_iteration": ("algorithm.round_iterations=3", "algorithm.batch_rows=4"),
+    "rft": ("algorithm.batch_rows=4",),
+    "parallel": ("algorithm.sft_rows=8",),
+    "ppo": ("algorithm.minibatches=2",),
+}
+"""What six iterations ask for besides the defaults."""
+SAID: dict[str, set[str]] = {
+    "dapo": {"sampling/draws", "sampling/kept_ratio", "rewards/overlong/mean"},
+    "dpo": {"rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected"},
+    "expert_iteration": {"buffer/rows", "buffer/kept_ratio", "buffer/trained_rows"},
+    "rft": {"buffer/rows", "buffer/kept_ratio", "buffer/trained_rows"},
+    "npo": {"npo/weight", "npo/log_ratio"},
+    "grpo_lambda": {"rewards/length/mean"},
+    "parallel": {"train/sft_loss", "train/sft_grad_norm"},
+    "ppo": {"critic/value", "critic/error", "critic/grad_norm", "train/policy_loss", "train/value_loss"},
+}
+"""What the rows of an algorithm have besides those of every one."""
+
+
+@pytest.fixture(scope="session")
+def adds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("adds")
+
+
+@pytest.fixture
+def start(rlx, adds: Path) -> Path:
+    """A start that adds right now and then, made by the first test that asks."""
+    made = list(adds.glob("*/seed0"))
+    return made[0] if made else place(rlx(*ADDS, f"runs_dir={adds}").out)
+
+
+@pytest.mark.parametrize("name", discover("algorithm"))
+def test_it_trains_and_says_what_it_did(rlx, start, name):
+    done = rlx(*improve(start, name, *SHORT.get(name, ())))
+    assert done.code == 0, done.err
+    run = place(done.out)
+    found = rows(run)
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(value) for row in found for value in row.values())
+    assert any(row.get("train/grad_norm", 0) > 0 for row in found)
+    assert set().union(*found) >= SAID.get(name, set())
+    weights = digest(run)
+    assert len(set(weights.values())) == len(weights)
+    assert record(run)["options"]["algorithm"] == name
+    gaps = [row[key] for row in found if (key := "sampling/sampling_logp_difference/mean") in row]
+    assert all(gap <= 1e-5 for gap in gaps) and bool(gaps) == (name not in ("expert_iteration", "rft"))
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tuple[Any, ...]]:
+    """Filled with (self, given ..., result) at every call of a method."""
+    seen: list[tuple[Any, ...]] = []
+    whole = getattr(owner, name)
+
+    def watching(*given: Any, **named: Any) -> Any:
+        found = whole(*given, **named)
+        seen.append((*given, found))
+        return found
+
+    monkeypatch.setattr(owner, name, watching)
+    return seen
+
+
+def test_dynamic_sampling_draws_until_every_group_teaches(rlx, start, monkeypatch):
+    seen = watched(monkeypatch, policy.RolloutSource, "_rollout")
+    done = rlx(*improve(start, "dapo", "algorithm.max_draws=20", "stage.val_every=0", "algorithm.minibatches=2"))
+    assert done.code == 0, done.err
+    found, drawn = rows(place(done.out)), 0
+    for row, (source, rollout) in zip(found, seen, strict=True):
+        batch = rollout.batch.rows(rollout.rows)
+        right = batch.correct.view(-1, 4)
+        assert len(right) == 8 and right.any(-1).all() and not right.all(-1).any()
+        assert row["sampling/draws"] == rollout.draws > 1
+        assert row["sampling/kept_ratio"] == len(rollout.rows) / len(rollout.verdicts)
+        assert row["rewards/verifier/mean"] == pytest.approx(rollout.batch.correct.float().mean().item())
+        ids = [example.id for example in rollout.examples]
+        order = source.sampler.training_examples(drawn, len(ids))
+        assert ids == [example.id for example in order]  # every problem is drawn once, none is passed over
+        drawn += len(ids)
+    short = rows(place(rlx(*improve(start, "dapo", "algorithm.max_draws=1", "stage.val_every=0")).out))
+    assert all(row["sampling/draws"] == 1 and row["sampling/kept_ratio"] < 1 for row in short)
+
+
+def test_the_critic_learns_and_is_no_part_of_the_model(rlx, start, monkeypatch):
+    """It begins as the policy with values of 0; in its warm-up the policy stands still."""
+    more = ("algorithm.critic_warmup=2", "algorithm.critic_lr=3e-3", "checkpoint.every=1", "checkpoint.keep=all",
+            "schedule=constant", "schedule.warmup_steps=0")  # fmt: skip
+    done = rlx(*improve(start, "ppo", *more))
+    assert done.code == 0, done.err
+    run = place(done.out)
+    found, weights = rows(run), digest(run)
+    assert found[0]["critic/value"] == 0 and found[-1]["critic/value"] != 0
+    assert "train/grad_norm" not in found[0] and found[2]["train/grad_norm"] > 0
+    *_, first = digest(start).values()
+    assert weights["step-000001"] == weights["step-000002"] == first != weights["step-000003"]
+    described = json.loads((run / "checkpoints/step-000006/config.json").read_text())
+    assert described == json.loads(next(iter(start.glob("checkpoints/*/config.json"))).read_text())
+    state = torch.load(run / "checkpoints/step-000006/trainer/state.pt", weights_only=True)
+    critic = state["run"]["module"]["companions"]["critic"]["weights"]
+    assert critic["head.weight"].shape[0] == 1 and critic["head.weight"].any()
+
+
+def test_rounds_begin_where_they_are_told_to(rlx, start, monkeypatch):
+    """Who samples and what a round of training begins with are chosen apart."""
+    begun: dict[str, list[dict[str, torch.Tensor]]] = {}
+    improve_on, sample = policy.PolicyModule._improve, policy.Sampler.sample
+    case = ""
+
+    def improving(module: Any, batch: Any, optimizer: Any = None) -> Any:
+        begun[case].append({name: tensor.clone() for name, tensor in module.model.state_dict().items()})
+        return improve_on(module, batch, optimizer)
+
+    sampled: dict[str, list[list[str]]] = {}
+
+    def sampling(sampler: Any, examples: Any, *key: Any, **named: Any) -> Any:
+        rollout = sample(sampler, examples, *key, **named)
+        if key[0] == "train":
+            sampled[case].append(rollout.texts)
+        return rollout
+
+    monkeypatch.setattr(policy.PolicyModule, "_improve", improving)
+    monkeypatch.setattr(policy.Sampler, "sample", sampling)
+    for generator in ("start", "latest"):
+        for origin in ("start", "latest"):
+            case = f"{generator} {origin}"
+            begun[case], sampled[case] = [], []
+            more = ("algorithm.round_iterations=2", f"algorithm.generator={generator}", "algorithm.batch_rows=2",
+                    f"algorithm.train_from={origin}", "stage.val_every=0", "stage.preflight_problems=0")  # fmt: skip
+            done = rlx(*improve(start, "expert_iteration", *more, f"runs_dir={case.replace(' ', '-')}"))
+            assert done.code == 0, done.err
+            assert len(begun[case]) == 3
+
+    def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    for case, weights in begun.items():
+        assert equal(weights[0], weights[2]) == case.endswith("start"), case
+    assert sampled["start start"] == sampled["start latest"]
+    assert sampled["latest start"][:2] == sampled["start start"][:2]
+    assert sampled["latest start"][2:] != sampled["start start"][2:] != sampled["latest latest"][2:]
+
+
+def test_the_buffer_keeps_what_it_is_told_to(rlx, start):
+    def trained_rows(*more: str) -> list[float]:
+        made = rows(place(rlx(*improve(start, "expert_iteration", "algorithm.generator=start", *more)).out))
+        return [row["buffer/trained_rows"] for row in made if "buffer/trained_rows" in row]
+
+    one = trained_rows("algorithm.round_iterations=2")
+    every = trained_rows("algorithm.round_iterations=2", "algorithm.buffer_rounds=null")
+    assert len(one) == len(every) == 3 and every[0] == one[0]
+    assert one[1] < every[1] <= one[0] + one[1] and every[1] < every[2] <= sum(one)
+    (whole,) = trained_rows("algorithm.round_iterations=null")
+    assert whole == every[2]
+    few = ("algorithm.round_iterations=null", "task.train_examples=6", "algorithm.deduplicate=false")
+    (doubled,), (capped,) = trained_rows(*few), trained_rows(*few, "algorithm.max_per_prompt=1")
+    assert 0 < capped <= 6 < doubled
+    (last,) = trained_rows("algorithm.round_iterations=100")  # the last step ends a round that is not full
+    assert last == whole
+
+
+def test_a_renewed_reference_is_the_policy_of_that_iteration(rlx, start, monkeypatch):
+    more = ("algorithm.kl_coefficient=0.1", "algorithm.minibatches=2")
+    kept = rows(place(rlx(*improve(start, "grpo", *more)).out))
+    renewed = rows(place(rlx(*improve(start, "grpo", *more, "algorithm.reference_every=3")).out))
+    assert [row["kl"] for row in kept[:3]] == [row["kl"] for row in renewed[:3]]
+    assert renewed[3]["kl"] < 0.5 * kept[3]["kl"]
+    always = rows(
+        place(rlx(*improve(start, "grpo", "algorithm.kl_coefficient=0.1", "algorithm.reference_every=1")).out)
+    )
+    assert all(abs(row["kl"]) < 1e-6 for row in always if "kl" in row)
+
+
+def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(rlx, start, monkeypatch):
+    moved: list[torch.Tensor] = []
+    update = policy.PolicyModule._update
+
+    def updating(module: Any, *given: Any, **named: Any) -> Any:
+        before = [parameter.clone() for parameter in trained(module.model)]
+        found = update(module, *given, **named)
+        steps = [now - old for now, old in zip(trained(module.model), before, strict=True)]
+        moved.append(torch.cat([step.flatten() for step in steps]))
+        return found
+
+    monkeypatch.setattr(policy.PolicyModule, "_update", updating)
+    plain = ("stage.steps=1", "stage.val_every=0", "stage.preflight_problems=0", "schedule.warmup_steps=0")
+    for arguments in (
+        improve(start, "grpo", *plain),
+        improve(start, "parallel", *plain, "algorithm.sft_lr=0", "algorithm.sft_rows=8"),
+        improve(start, "parallel", *plain, "algorithm.sft_rows=8"),
+        improve(start, "parallel", *plain, "algorithm.sft_rows=8", "algorithm.combine=sum"),
+    ):
+        done = rlx(*arguments)
+        assert done.code == 0, done.err
+    whole, half, both, added = moved
+    assert whole.abs().max() > 1e-4
+    torch.testing.assert_close(half, whole / 2, atol=1e-7, rtol=0)
+    assert (both - half).abs().max() > 1e-4 and (both - added).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "more", "says"),
+    [
+        ("dpo", ("init_from=random",), "algorithm=dpo needs a starting policy"),
+        ("ppo", ("init_from=random", "algorithm.kl_coefficient=0.1"), "algorithm.kl_coefficient needs a starting"),
+        ("rft", ("stage.max_flops=1e12",), "algorithm.round_iterations=null trains after the last of stage.steps"),
+        ("expert_iteration", ("algorithm.minibatches=4",), "give algorithm.batch_rows"),
+        ("grpo", ("algorithm.reference_every=3",), "nothing here has a reference"),
+        ("grpo", ("algorithm.kl_coefficient=0.1", "algorithm.kl_estimator=k1"), "k1 has no gradient in the loss"),
+        ("grpo_lambda", ("algorithm.dynamic_sampling=true",), "leave it out"),
+        ("parallel", ("algorithm.combine=sum", "algorithm.sft_lr=1e-3"), "combine=sum has one optimizer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
+)
+def test_what_cannot_be_is_one_line_and_writes_nothing(rlx, start, tmp_path, algorithm, more, says):
+    arguments = [
+        text for text in improve(start, algorithm) if not any(m.split("=")[0] == text.split("=")[0] for m in more)
+    ]
+    done = rlx(*arguments, *more)
+    assert done.code == 2 and says in done.err and len(done.err.strip().splitlines()) == 1, done.err
+    assert not (tmp_path / "runs").exists()
