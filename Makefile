@@ -31,7 +31,7 @@ smoke: setup ## every stage for a few steps, into build/smoke
 	$(BIN)/rlx stage=report stage.plan="$$(echo build/smoke/plans/*)"
 
 test: setup ## all tests that need no GPU, by WORKERS=2 processes
-	$(BIN)/python -m pytest -q -r fE -n $(WORKERS) --dist loadfile -m "not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -r fE -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not gpu" $(ARGS)
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -r fE -m gpu $(ARGS) || test $$? -eq 5 # 5: no test is marked gpu
