@@ -20,11 +20,11 @@ LEARN = (*EASY, "stage=sft", "stage.batch_tokens=512", "stage.row_tokens=32", "s
 
 
 @pytest.fixture
-def solver(rlx, tmp_path_factory) -> Path:
+def solver(door, tmp_path_factory) -> Path:
     """A start that solves some problems in one sample and most in eight; trained by the first test that asks."""
     folder = tmp_path_factory.getbasetemp() / "solver"
     made = list(folder.glob("*/seed0"))
-    return made[0] if made else place(rlx(*LEARN, "stage.steps=200", f"runs_dir={folder}").out)
+    return made[0] if made else place(door(*LEARN, "stage.steps=200", f"runs_dir={folder}").out)
 
 
 def rl(start: Path | str, *more: str) -> list[str]:
@@ -41,9 +41,9 @@ def alarms_of(done) -> list[str]:
     return kept
 
 
-def test_a_healthy_run_says_nothing(rlx, solver):
+def test_a_healthy_run_says_nothing(door, solver):
     more = ["stage.steps=30", "stage.prompts=8", "algorithm.group_size=8", "stage.preflight_problems=32"]
-    done = rlx(*rl(solver, *more, "optim.lr=1e-3"))
+    done = door(*rl(solver, *more, "optim.lr=1e-3"))
     assert alarms_of(done) == []
     found = record(place(done.out))["preflight"]
     assert 0.05 < found["rewards/verifier/mean"] < 0.9 and len(found["said"]) == 1
@@ -65,41 +65,41 @@ HOPELESS = {
 
 
 @pytest.mark.parametrize("more, why, remedy", HOPELESS.values(), ids=HOPELESS.keys())
-def test_a_run_that_cannot_learn_says_why(rlx, solver, more, why, remedy):
-    done = rlx(*rl(solver, "stage.steps=1", *more))
+def test_a_run_that_cannot_learn_says_why(door, solver, more, why, remedy):
+    done = door(*rl(solver, "stage.steps=1", *more))
     assert done.code == 0, done.err
     assert f"this run cannot learn: {why}" in done.out and remedy in done.out
     assert any(why in sentence for sentence in record(place(done.out))["preflight"]["said"])
 
 
-def test_random_weights_cannot_learn(rlx):
-    done = rlx(*rl("random", "stage.steps=1", "stage.preflight_problems=4", "model.d_model=16"))
+def test_random_weights_cannot_learn(door):
+    done = door(*rl("random", "stage.steps=1", "stage.preflight_problems=4", "model.d_model=16"))
     assert "this run cannot learn: the start does not know the format (" in done.out
     assert "its weights are random; fine-tune it on task=countdown task.trace=operations first" in done.out
 
 
-def test_a_start_that_knows_everything_cannot_learn(rlx):
+def test_a_start_that_knows_everything_cannot_learn(door):
     """One problem, learnt by heart."""
     one = "task.train_examples=1"
-    start = place(rlx(*LEARN, one, "stage.steps=60").out)
-    done = rlx(*rl(start, one, f"stage.steps={WINDOW}", "stage.prompts=1", "decode.temperature=0.2"))
+    start = place(door(*LEARN, one, "stage.steps=60").out)
+    done = door(*rl(start, one, f"stage.steps={WINDOW}", "stage.prompts=1", "decode.temperature=0.2"))
     assert "this run cannot learn: every sample is right already, take harder problems" in done.out
     assert "(1 problems, 4 samples each)" in done.out
     (alarm,) = alarms_of(done)
     assert alarm.startswith(f"from step 1: no signal for {WINDOW} iterations") and "every sample is right" in alarm
 
 
-def test_preflight_can_stop_the_run(rlx, solver):
+def test_preflight_can_stop_the_run(door, solver):
     """The run fails before its first step, and goes on in the same place when it is told to."""
     arguments = rl(solver, "stage.steps=2", "decode.max_tokens=1")
-    done = rlx(*arguments, "stage.preflight=stop")
+    done = door(*arguments, "stage.preflight=stop")
     assert done.code == 1 and "this run cannot learn: every completion is cut" in done.err
     assert len(done.err.strip().splitlines()) == 1 and "stage.preflight=warn" in done.err
     run = place(done.out)
     assert status(run)["state"] == "failed" and not rows(run)
-    done = rlx(*arguments)
+    done = door(*arguments)
     assert done.code == 0 and place(done.out) == run and len(rows(run)) == 2
-    healthy = rlx(*rl(solver, "stage.steps=2", "stage.preflight=stop"))
+    healthy = door(*rl(solver, "stage.steps=2", "stage.preflight=stop"))
     assert healthy.code == 0
 
 
@@ -125,14 +125,14 @@ DESERVED = {
 
 
 @pytest.mark.parametrize("more, says, remedy", DESERVED.values(), ids=DESERVED.keys())
-def test_an_alarm_that_a_run_deserves(rlx, solver, more, says, remedy):
-    (alarm,) = [sentence for sentence in alarms_of(rlx(*rl(solver, *more))) if says in sentence]
+def test_an_alarm_that_a_run_deserves(door, solver, more, says, remedy):
+    (alarm,) = [sentence for sentence in alarms_of(door(*rl(solver, *more))) if says in sentence]
     assert remedy in alarm and alarm.startswith("from step ")
 
 
-def test_several_updates_a_rollout_are_no_drift(rlx, solver):
+def test_several_updates_a_rollout_are_no_drift(door, solver):
     more = ["stage.steps=8", "optim.lr=5e-4", "algorithm.epochs=2", "algorithm.minibatches=4"]
-    done = rlx(*rl(solver, "algorithm.entropy_coefficient=1e-6", *more))
+    done = door(*rl(solver, "algorithm.entropy_coefficient=1e-6", *more))
     assert alarms_of(done) == []
     assert all(0 < row["approx_kl"] < 0.05 for row in rows(place(done.out)))
 
@@ -145,9 +145,9 @@ DIVERGED = {
 
 
 @pytest.mark.parametrize("more, says", DIVERGED.values(), ids=DIVERGED.keys())
-def test_numbers_that_are_not_finite_end_the_run(rlx, solver, more, says):
+def test_numbers_that_are_not_finite_end_the_run(door, solver, more, says):
     hot = ["optim.lr=3e38", "optim.weight_decay=100", "algorithm.entropy_coefficient=1e-6"]
-    done = rlx(*rl(solver, "stage.steps=5", *hot, *more))
+    done = door(*rl(solver, "stage.steps=5", *hot, *more))
     run = place(done.out)
     assert done.code == 1 and status(run)["state"] == "failed"
     (line,) = done.err.strip().splitlines()
@@ -172,18 +172,18 @@ def unresolved(solver, tmp_path) -> Path:
     return folder
 
 
-def test_rounding_that_makes_rollouts_off_policy(rlx, unresolved, monkeypatch):
+def test_rounding_that_makes_rollouts_off_policy(door, unresolved, monkeypatch):
     """Completions drawn in float32 for a trainer in bf16, as engines of their own do it."""
     monkeypatch.setattr("rlx.stages.modules.rollouts.arithmetic", lambda trainer: nullcontext())
     arguments = rl(unresolved, "stage.steps=2", "algorithm.entropy_coefficient=1e-6", "stage.preflight_problems=4")
-    (alarm,) = alarms_of(rlx(*arguments, "trainer.precision=bf16"))
+    (alarm,) = alarms_of(door(*arguments, "trainer.precision=bf16"))
     assert alarm.startswith("from step 1: sampled and trained log-probabilities differ by more than 0.02 nats")
     assert "algorithm.importance_sampling_cap=2" in alarm and "trainer.precision=fp32" in alarm
-    (alarm,) = alarms_of(rlx(*arguments, "trainer.precision=bf16", "algorithm.importance_sampling_cap=2"))
+    (alarm,) = alarms_of(door(*arguments, "trainer.precision=bf16", "algorithm.importance_sampling_cap=2"))
     assert "algorithm.importance_sampling_cap corrects for it; trainer.precision=fp32 removes it" in alarm
 
 
-def test_alarms_survive_resumes(rlx, solver, monkeypatch):
+def test_alarms_survive_resumes(door, solver, monkeypatch):
     """A spell that began before a stop counts on after it, and what was said is not said again."""
     check, stops = Alarms.check, [7, WINDOW + 2]
 
@@ -197,7 +197,7 @@ def test_alarms_survive_resumes(rlx, solver, monkeypatch):
     arguments = rl(solver, *DESERVED["equal rewards"][0], f"stage.steps={WINDOW + 4}")
     said = []
     for code in (75, 75, 0):
-        done = rlx(*arguments)
+        done = door(*arguments)
         assert done.code == code, done.err
         said.append(done.out.count("alarm: "))
     assert said == [0, 1, 0]
