@@ -240,13 +240,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong, expected", WRONG.values(), ids=WRONG.keys())
-def test_what_a_model_has_not_is_one_line_and_nothing_written(rlx, wrong, expected):
-    begun = place(rlx(*PRETRAIN, "stage.steps=1", "stage.val_every=0").out)
+def test_what_a_model_has_not_is_one_line_and_nothing_written(door, wrong, expected):
+    begun = place(door(*PRETRAIN, "stage.steps=1", "stage.val_every=0").out)
     for arguments in (sft(begun, *LORA, wrong), [*PRETRAIN, *LORA, wrong]):
-        done = rlx(*arguments)
+        done = door(*arguments)
         assert done.code == 2 and expected in done.err and done.err.count("\n") == 1, done
     assert len(list(Path("runs").iterdir())) == 1
-    done = rlx(*evaluation(begun, "adapter=lora"))
+    done = door(*evaluation(begun, "adapter=lora"))
     assert done.code == 2 and "does not use adapter" in done.err
 
 
