@@ -6,63 +6,63 @@ from tests.conftest import COUNTDOWN, SMALL
 from tests.stages.runs import PRETRAIN, place, record, rows, sft
 
 
-def test_sft_goes_on_from_a_run_and_from_a_step_of_it(rlx):
-    start = place(rlx(*PRETRAIN, "checkpoint.keep=all").out)
-    last = place(rlx(*sft(start)).out)
+def test_sft_goes_on_from_a_run_and_from_a_step_of_it(door):
+    start = place(door(*PRETRAIN, "checkpoint.keep=all").out)
+    last = place(door(*sft(start)).out)
     assert record(last)["parents"][0]["step"] == 12
     assert record(last)["flops"]["lineage"] == record(last)["flops"]["total"] + record(start)["flops"]["total"]
-    early = place(rlx(*sft(f"{start}@3")).out)
+    early = place(door(*sft(f"{start}@3")).out)
     assert record(early)["parents"][0]["step"] == 3 and early.parent != last.parent
-    folder = place(rlx(*sft(start / "checkpoints/step-000003")).out)
+    folder = place(door(*sft(start / "checkpoints/step-000003")).out)
     assert folder == early
     assert last.parent.name.startswith("countdown-dense-sft-")
 
 
-def test_the_model_is_the_checkpoints_whatever_the_scale_says(rlx):
-    start = place(rlx(*PRETRAIN, "model.d_model=48").out)
-    run = place(rlx(*sft(start)).out)
+def test_the_model_is_the_checkpoints_whatever_the_scale_says(door):
+    start = place(door(*PRETRAIN, "model.d_model=48").out)
+    run = place(door(*sft(start)).out)
     assert record(run)["parameters"] == record(start)["parameters"]
     assert "d_model: 48" in (run / "config.yaml").read_text()
 
 
-def test_another_model_than_the_checkpoints_is_one_line_and_nothing_written(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    done = rlx(*sft(start, "model.d_model=64"))
+def test_another_model_than_the_checkpoints_is_one_line_and_nothing_written(door):
+    start = place(door(*PRETRAIN).out)
+    done = door(*sft(start, "model.d_model=64"))
     assert done.code == 2 and "model.d_model=64" in done.err and len(done.err.strip().splitlines()) == 1
     assert len(list(start.parents[1].iterdir())) == 1
-    assert rlx(*sft(start, "model.d_model=32")).code == 0
-    assert "tokenizer" in rlx(*sft(start, "tokenizer=char")).err
+    assert door(*sft(start, "model.d_model=32")).code == 0
+    assert "tokenizer" in door(*sft(start, "tokenizer=char")).err
 
 
-def test_only_solutions_count(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    masked = rows(place(rlx(*sft(start, "stage.steps=1")).out))
+def test_only_solutions_count(door):
+    start = place(door(*PRETRAIN).out)
+    masked = rows(place(door(*sft(start, "stage.steps=1")).out))
     whole = [*COUNTDOWN, *SMALL, "stage=pretrain", f"init_from={start}", "stage.steps=1"]
-    assert rows(place(rlx(*whole).out))[0]["train/loss"] != masked[0]["train/loss"]
+    assert rows(place(door(*whole).out))[0]["train/loss"] != masked[0]["train/loss"]
 
 
-def test_documents_without_an_answer_are_told_of(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    done = rlx(*sft(start, "corpus.max_tokens=5", "stage.val_every=0"))
+def test_documents_without_an_answer_are_told_of(door):
+    start = place(door(*PRETRAIN).out)
+    done = door(*sft(start, "corpus.max_tokens=5", "stage.val_every=0"))
     assert done.code == 2 and "no token of step 1 counts in the loss" in done.err and "corpus.max_tokens" in done.err
 
 
-def test_matched_operations(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    first = place(rlx(*sft(start)).out)
-    second = place(rlx(*sft(first, "stage.steps=null", f"stage.match_flops={first}")).out)
+def test_matched_operations(door):
+    start = place(door(*PRETRAIN).out)
+    first = place(door(*sft(start)).out)
+    second = place(door(*sft(first, "stage.steps=null", f"stage.match_flops={first}")).out)
     spent = [record(run)["flops"]["train"] for run in (first, second)]
     assert abs(spent[1] / spent[0] - 1) < 0.1
-    done = rlx(*sft(first, "stage.steps=null", "stage.match_flops=runs/none"))
+    done = door(*sft(first, "stage.steps=null", "stage.match_flops=runs/none"))
     assert done.code == 2 and "match_flops" in done.err
 
 
-def test_an_unfinished_parent_is_refused_unless_a_step_is_named(rlx):
-    start = place(rlx(*PRETRAIN, "checkpoint.keep=all").out)
+def test_an_unfinished_parent_is_refused_unless_a_step_is_named(door):
+    start = place(door(*PRETRAIN, "checkpoint.keep=all").out)
     (start / "status").write_text('{"state": "stopped"}')
-    done = rlx(*sft(start))
+    done = door(*sft(start))
     assert done.code == 2 and "not finished" in done.err and "@12" in done.err
-    assert rlx(*sft(f"{start}@12")).code == 0
+    assert door(*sft(f"{start}@12")).code == 0
 
 
 def preset(text: str) -> tuple[str, ...]:
@@ -87,8 +87,8 @@ def test_a_presets_model_fields_count_as_typed(rlx):
     assert rlx(*whole, *rest).code == 0
 
 
-def test_a_parent_is_charged_up_to_the_step_that_was_taken(rlx):
-    start = place(rlx(*PRETRAIN, "checkpoint.keep=all").out)
-    early = record(place(rlx(*sft(f"{start}@3")).out))["flops"]
+def test_a_parent_is_charged_up_to_the_step_that_was_taken(door):
+    start = place(door(*PRETRAIN, "checkpoint.keep=all").out)
+    early = record(place(door(*sft(f"{start}@3")).out))["flops"]
     spent = {row["step"]: row["flops/total"] for row in rows(start)}
     assert early["lineage"] == early["total"] + spent[3] < early["total"] + spent[12]
