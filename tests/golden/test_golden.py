@@ -61,14 +61,14 @@ LATER = {"reward": (0, 3 / 32), "completions/mean_length": (0, 1), "entropy": (1
 
 
 @pytest.fixture
-def runs(rlx, tmp_path_factory) -> dict[str, Path]:
+def runs(door, tmp_path_factory) -> dict[str, Path]:
     """The run of every stage, made by the first test that asks."""
     made: dict[str, Path] = {}
     for stage, arguments in COMMANDS.items():
         folder = tmp_path_factory.getbasetemp() / "golden" / stage
         there = list(folder.glob("*/seed0"))
         if not there:
-            done = rlx(*(text.format(**made) for text in arguments), f"runs_dir={folder}")
+            done = door(*(text.format(**made) for text in arguments), f"runs_dir={folder}")
             assert done.code == 0, done.err
             there = [place(done.out)]
         made[stage] = there[0]
