@@ -5,48 +5,48 @@ from pathlib import Path
 from tests.stages.runs import PRETRAIN, evaluation, place
 
 
-def test_report_of_runs(rlx):
-    run = place(rlx(*PRETRAIN).out)
-    done = rlx("stage=report", f"stage.runs=[{run}]", "stage.out=page.html")
+def test_report_of_runs(door):
+    run = place(door(*PRETRAIN).out)
+    done = door("stage=report", f"stage.runs=[{run}]", "stage.out=page.html")
     assert done.code == 0, done.err
     text = Path("page.html").read_text()
     assert str(run) in text and "stage=pretrain" in text
 
 
-def test_a_report_is_not_written_over_one_of_other_runs(rlx):
-    first, second = (place(rlx(*PRETRAIN, "stage.steps=2", f"seed={seed}").out) for seed in (0, 1))
-    assert rlx("stage=report", f"stage.runs=[{first}]").code == 0
+def test_a_report_is_not_written_over_one_of_other_runs(door):
+    first, second = (place(door(*PRETRAIN, "stage.steps=2", f"seed={seed}").out) for seed in (0, 1))
+    assert door("stage=report", f"stage.runs=[{first}]").code == 0
     page = Path("report.html").read_bytes()
-    done = rlx("stage=report", f"stage.runs=[{second}]")
+    done = door("stage=report", f"stage.runs=[{second}]")
     assert done.code == 2 and "stage.out=" in done.err and len(done.err.strip().splitlines()) == 1
     assert Path("report.html").read_bytes() == page
-    assert rlx("stage=report", f"stage.runs=[{first}]").code == 0 and Path("report.html").read_bytes() == page
+    assert door("stage=report", f"stage.runs=[{first}]").code == 0 and Path("report.html").read_bytes() == page
 
 
-def test_reports_of_an_evaluation_and_of_a_run_that_was_killed(rlx):
-    run = place(rlx(*PRETRAIN, "stage.steps=2").out)
-    evaluated = place(rlx(*evaluation(run, "stage.problems=8")).out)
-    assert rlx("stage=report", f"stage.runs=[{evaluated}]", "stage.out=eval.html").code == 0
+def test_reports_of_an_evaluation_and_of_a_run_that_was_killed(door):
+    run = place(door(*PRETRAIN, "stage.steps=2").out)
+    evaluated = place(door(*evaluation(run, "stage.problems=8")).out)
+    assert door("stage=report", f"stage.runs=[{evaluated}]", "stage.out=eval.html").code == 0
     text = Path("eval.html").read_text()
     assert f"init_from={run}" in text and "pass@2, %" in text and run.parent.name in text
     (run / "status").write_text('{"state": "running", "reason": ""}')
     (run / "run.json").unlink()
-    assert rlx("stage=report", f"stage.runs=[{run}]", "stage.out=killed.html").code == 0
+    assert door("stage=report", f"stage.runs=[{run}]", "stage.out=killed.html").code == 0
     assert "1 run: 1 running" in Path("killed.html").read_text()
 
 
-def test_report_of_nothing_is_one_line(rlx):
-    done = rlx("stage=report", "stage.plan=nowhere")
+def test_report_of_nothing_is_one_line(door):
+    done = door("stage=report", "stage.plan=nowhere")
     assert done.code == 2 and "nowhere" in done.err and len(done.err.strip().splitlines()) == 1
 
 
-def test_a_pattern_on_the_command_line_finds_a_sweep_and_names_its_arms(rlx):
-    places = [place(rlx(*PRETRAIN, "stage.steps=2", f"model.n_layers={layers}").out) for layers in (1, 2)]
+def test_a_pattern_on_the_command_line_finds_a_sweep_and_names_its_arms(door):
+    places = [place(door(*PRETRAIN, "stage.steps=2", f"model.n_layers={layers}").out) for layers in (1, 2)]
     for given in ("stage.runs=[runs/countdown-*]", "stage.runs=[runs]", "stage.runs=['runs/*-h[0-9a-f]*/seed?']"):
-        assert rlx("stage=report", given, f"stage.out={len(given)}.html").code == 0
+        assert door("stage=report", given, f"stage.out={len(given)}.html").code == 0
         text = Path(f"{len(given)}.html").read_text()
         assert "model.n_layers=1" in text and "model.n_layers=2" in text and "2 runs: all finished" in text
         assert all(str(run) in text for run in places)
     for given in ("stage.runs=[runs/sudoku-*]", "stage.runs=[elsewhere]"):
-        done = rlx("stage=report", given)
+        done = door("stage=report", given)
         assert done.code == 2 and "no run directory at" in done.err and len(done.err.strip().splitlines()) == 1
