@@ -19,15 +19,15 @@ from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rl, rows
 
 
 @pytest.fixture
-def start(rlx, tmp_path_factory):
+def start(door, tmp_path_factory):
     """A start trained for twelve steps, by the first test that asks."""
     folder = tmp_path_factory.getbasetemp() / "start-of-rl"
     made = list(folder.glob("*/seed0"))
-    return made[0] if made else place(rlx(*PRETRAIN, f"runs_dir={folder}").out)
+    return made[0] if made else place(door(*PRETRAIN, f"runs_dir={folder}").out)
 
 
-def test_rl_logs_what_people_look_for(rlx, start):
-    done = rlx(*rl(start))
+def test_rl_logs_what_people_look_for(door, start):
+    done = door(*rl(start))
     assert done.code == 0, done.err
     run = place(done.out)
     found = rows(run)
@@ -43,19 +43,19 @@ def test_rl_logs_what_people_look_for(rlx, start):
     assert "preflight" in done.out and "reward" in record(run)["conclusion"]
 
 
-def test_another_seed_and_a_second_run_in_a_row_draw_other_problems(rlx, start):
+def test_another_seed_and_a_second_run_in_a_row_draw_other_problems(door, start):
     def drawn(run) -> set[str]:
         return {json.loads(line)["id"] for line in (run / "samples.jsonl").read_text().splitlines()}
 
     short = ("stage.steps=1", "stage.val_every=0", "stage.preflight_problems=0")
-    one = place(rlx(*rl(start, *short)).out)
-    other, second = (place(rlx(*rl(init, *short, seed)).out) for init, seed in ((start, "seed=1"), (one, "seed=0")))
+    one = place(door(*rl(start, *short)).out)
+    other, second = (place(door(*rl(init, *short, seed)).out) for init, seed in ((start, "seed=1"), (one, "seed=0")))
     assert len(drawn(one)) == 2 and not drawn(one) & (drawn(other) | drawn(second))
 
 
-def test_epochs_and_minibatches_and_parts(rlx, start, monkeypatch):
-    one = rows(place(rlx(*rl(start)).out))
-    parts = rows(place(rlx(*rl(start, "stage.micro_rows=3")).out))
+def test_epochs_and_minibatches_and_parts(door, start, monkeypatch):
+    one = rows(place(door(*rl(start)).out))
+    parts = rows(place(door(*rl(start, "stage.micro_rows=3")).out))
     assert abs(one[0]["train/grad_norm"] - parts[0]["train/grad_norm"]) < 1e-4
     updates, orders = policy.PolicyModule._updates, []
 
@@ -66,29 +66,29 @@ def test_epochs_and_minibatches_and_parts(rlx, start, monkeypatch):
         return made
 
     monkeypatch.setattr(policy.PolicyModule, "_updates", watched)
-    several = rows(place(rlx(*rl(start, "algorithm.epochs=2", "algorithm.minibatches=2")).out))
+    several = rows(place(door(*rl(start, "algorithm.epochs=2", "algorithm.minibatches=2")).out))
     assert len(set(orders)) == 6 * 2 and {tuple(sorted(made)) for made in orders} == {tuple(range(16))}
     assert several[0]["reward"] == one[0]["reward"] and several[-1]["train/loss"] != one[-1]["train/loss"]
 
 
-def test_kl_to_the_start_is_zero_at_the_start(rlx, start):
-    found = rows(place(rlx(*rl(start, "algorithm.kl_coefficient=0.1")).out))
+def test_kl_to_the_start_is_zero_at_the_start(door, start):
+    found = rows(place(door(*rl(start, "algorithm.kl_coefficient=0.1")).out))
     assert abs(found[0]["kl"]) < 1e-6 and found[-1]["kl"] > 0
-    found = rows(place(rlx(*rl(start, "algorithm.kl_coefficient=0.1", "model.norm_eps=1")).out))
+    found = rows(place(door(*rl(start, "algorithm.kl_coefficient=0.1", "model.norm_eps=1")).out))
     assert abs(found[0]["kl"]) < 1e-6  # the reference has the same norms
 
 
-def test_a_budget_of_operations_ends_the_run(rlx, start):
-    first = rows(place(rlx(*rl(start)).out))[0]
+def test_a_budget_of_operations_ends_the_run(door, start):
+    first = rows(place(door(*rl(start)).out))[0]
     limit = 1.5 * (first["flops/train"] + first["flops/rollout"])
-    assert len(rows(place(rlx(*rl(start, f"stage.max_flops={limit}")).out))) in (2, 3)
+    assert len(rows(place(door(*rl(start, f"stage.max_flops={limit}")).out))) in (2, 3)
 
 
-def test_looking_ahead_and_validation_are_evaluation_in_the_ledger(rlx, start):
+def test_looking_ahead_and_validation_are_evaluation_in_the_ledger(door, start):
     short = ("stage.steps=2", "stage.preflight_problems=0", "stage.val_every=0")
-    plain = rows(place(rlx(*rl(start, *short)).out))
-    ahead = rows(place(rlx(*rl(start, *short, "stage.preflight_problems=4", "runs_dir=ahead")).out))
-    valid = rows(place(rlx(*rl(start, *short, "stage.val_every=1", "runs_dir=valid")).out))
+    plain = rows(place(door(*rl(start, *short)).out))
+    ahead = rows(place(door(*rl(start, *short, "stage.preflight_problems=4", "runs_dir=ahead")).out))
+    valid = rows(place(door(*rl(start, *short, "stage.val_every=1", "runs_dir=valid")).out))
     for one, other, third in zip(plain, ahead, valid, strict=True):
         for name in ("flops/train", "flops/rollout"):
             assert one[name] == other[name] == third[name] > 0
@@ -125,15 +125,15 @@ def test_equal_rewards_have_no_spread_whatever_rounds(worth):
     assert rewards.std() > 0 and policy.rollout_metrics(rollout)["frac_reward_zero_std"] == 1
 
 
-def test_every_pass_of_an_update_is_in_the_ledger(rlx, start, monkeypatch):
+def test_every_pass_of_an_update_is_in_the_ledger(door, start, monkeypatch):
     """Those of the reference and of the trainer's own log-probabilities too."""
     monkeypatch.setattr(Operations, "forward", lambda *_, cached=False: 1.0)
     monkeypatch.setattr(Operations, "training", lambda *_: 3.0)
     more = ("stage.steps=1", "stage.val_every=0", "stage.preflight_problems=0", "algorithm.kl_coefficient=0.1")
-    (once,) = rows(place(rlx(*rl(start, *more)).out))
+    (once,) = rows(place(door(*rl(start, *more)).out))
     assert once["flops/train"] == 1 + 3
     several = ("algorithm.epochs=2", "algorithm.minibatches=2", "algorithm.importance_sampling_cap=2")
-    (once,) = rows(place(rlx(*rl(start, *more, *several)).out))
+    (once,) = rows(place(door(*rl(start, *more, *several)).out))
     assert once["flops/train"] == 1 + 1 + 4 * 3
 
 
@@ -143,31 +143,31 @@ def test_no_more_problems_are_held_out_than_there_are():
     assert [len(sampler.held_out_examples(count)) for count in (2, 3, 8)] == [2, 3, 3]
 
 
-def test_entropy_of_no_rows_is_absent(rlx, start):
+def test_entropy_of_no_rows_is_absent(door, start):
     """Iterations without any advantage train on no row: a mean over none is not 0."""
-    done = rlx(*rl(start, "algorithm.rewards.truncated=0", "algorithm.rewards.malformed=0"))
+    done = door(*rl(start, "algorithm.rewards.truncated=0", "algorithm.rewards.malformed=0"))
     assert done.code == 0
     dead = [row for row in rows(place(done.out)) if row["frac_reward_zero_std"] == 1.0]
     assert dead and all("entropy" not in row and "train/loss" in row for row in dead)
 
 
-def test_bf16_samples_as_it_trains(rlx, start, monkeypatch):
+def test_bf16_samples_as_it_trains(door, start, monkeypatch):
     """Sampled and trained log-probabilities come from the same arithmetic: their gap is rounding of bf16, not more."""
     seen = arithmetic_of(monkeypatch, Engine, "complete")
-    done = rlx(*rl(start, "trainer.precision=bf16", "stage.steps=2"))
+    done = door(*rl(start, "trainer.precision=bf16", "stage.steps=2"))
     assert done.code == 0, done.err
     assert seen and all(seen)
     gaps = [row["sampling/sampling_logp_difference/mean"] for row in rows(place(done.out))]
     assert all(gap < 0.02 for gap in gaps)
 
 
-def test_importance_weights_are_one_where_the_arithmetic_agrees(rlx, start):
+def test_importance_weights_are_one_where_the_arithmetic_agrees(door, start):
     """With one update a rollout they cost nothing; with several, a forward pass more."""
     name = "sampling/importance_sampling_ratio"
     for minibatches, cost in ((1, 1.0), (2, 4 / 3)):
         arguments = rl(start, f"algorithm.minibatches={minibatches}", "stage.steps=2")
-        plain = rows(place(rlx(*arguments).out))
-        found = rows(place(rlx(*arguments, "algorithm.importance_sampling_cap=2").out))
+        plain = rows(place(door(*arguments).out))
+        found = rows(place(door(*arguments, "algorithm.importance_sampling_cap=2").out))
         assert not any(key.startswith(name) for key in plain[0])
         for row in found:
             assert all(abs(row[f"{name}/{which}"] - 1) < 1e-4 for which in ("mean", "min", "max"))
@@ -175,24 +175,24 @@ def test_importance_weights_are_one_where_the_arithmetic_agrees(rlx, start):
         assert found[0]["flops/train"] / plain[0]["flops/train"] == pytest.approx(cost)
 
 
-def test_ratios_are_to_the_trainers_own_log_probabilities(rlx, start, monkeypatch):
+def test_ratios_are_to_the_trainers_own_log_probabilities(door, start, monkeypatch):
     """Sampled in float32 and trained in bf16, a policy that does not move is far from what was recorded alone."""
     monkeypatch.setattr("rlx.stages.modules.rollouts.arithmetic", lambda trainer: nullcontext())
     arguments = rl(start, "trainer.precision=bf16", "algorithm.minibatches=2", "optim.lr=1e-12", "stage.steps=1",
                    "algorithm.entropy_coefficient=1e-6")  # fmt: skip
-    (plain,) = rows(place(rlx(*arguments).out))
-    (weighed,) = rows(place(rlx(*arguments, "algorithm.importance_sampling_cap=1.001").out))
+    (plain,) = rows(place(door(*arguments).out))
+    (weighed,) = rows(place(door(*arguments, "algorithm.importance_sampling_cap=1.001").out))
     assert 0 <= weighed["approx_kl"] < 0.01 * plain["approx_kl"]
     name = "sampling/importance_sampling_ratio"
     assert weighed[f"{name}/min"] < weighed[f"{name}/mean"] < weighed[f"{name}/max"] == pytest.approx(1.001)
 
 
-def test_what_an_algorithm_sees_is_what_was_sampled(rlx, start, monkeypatch):
+def test_what_an_algorithm_sees_is_what_was_sampled(door, start, monkeypatch):
     """Copies of a prompt are groups of their own; the first end mark counts, and bears the reward; nothing follows."""
     seen = []
     metrics = policy.rollout_metrics
     monkeypatch.setattr(policy, "rollout_metrics", lambda rollout: seen.append(rollout) or metrics(rollout))
-    done = rlx(*rl(start, "task.train_examples=1", "stage.steps=3", "stage.val_every=0", "stage.preflight_problems=0"))
+    done = door(*rl(start, "task.train_examples=1", "stage.steps=3", "stage.val_every=0", "stage.preflight_problems=0"))
     assert done.code == 0 and len(seen) == 3
     finished = 0
     for rollout in seen:
@@ -215,12 +215,12 @@ def test_what_an_algorithm_sees_is_what_was_sampled(rlx, start, monkeypatch):
     assert finished > 0
 
 
-def test_what_cannot_run_is_one_line_and_no_run(rlx, start):
+def test_what_cannot_run_is_one_line_and_no_run(door, start):
     for arguments, expected in (
         (rl("random", "algorithm.kl_coefficient=0.1"), "algorithm.kl_coefficient needs a starting policy"),
         (rl(start, "stage.val_problems=0"), "stage.val_problems=0 measures nothing"),
     ):
-        done = rlx(*arguments)
+        done = door(*arguments)
         assert done.code == 2 and expected in done.err and done.err.count("\n") == 1
         assert not list(Path("runs").glob("*-rl-*"))
 
@@ -232,8 +232,8 @@ def end_mark(run) -> int:
     return read_model(list_checkpoints(run)[-1][1])[2].end_id
 
 
-def test_the_temperature_is_that_of_the_sampler_everywhere(rlx, start):
+def test_the_temperature_is_that_of_the_sampler_everywhere(door, start):
     """Of the trained policy and of the reference: else the divergence from the start would begin above 0."""
-    found = rows(place(rlx(*rl(start, "algorithm.kl_coefficient=0.1", "decode.temperature=0.6")).out))
+    found = rows(place(door(*rl(start, "algorithm.kl_coefficient=0.1", "decode.temperature=0.6")).out))
     assert abs(found[0]["kl"]) < 1e-6 and found[-1]["kl"] > 0
     assert max(row["sampling/sampling_logp_difference/mean"] for row in found) <= 1e-5
