@@ -15,10 +15,10 @@ def weights(run):
     return load_file(sorted(run.glob("checkpoints/*/model.safetensors"))[-1])
 
 
-def test_merge_of_two_runs(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    tuned = place(rlx(*sft(start)).out)
-    done = rlx(*MERGE, f"merge.models=[{start},{tuned}]", "merge.weights=[1,3]")
+def test_merge_of_two_runs(door):
+    start = place(door(*PRETRAIN).out)
+    tuned = place(door(*sft(start)).out)
+    done = door(*MERGE, f"merge.models=[{start},{tuned}]", "merge.weights=[1,3]")
     assert done.code == 0, done.err
     run = place(done.out)
     first, second, result = weights(start), weights(tuned), weights(run)
@@ -29,27 +29,27 @@ def test_merge_of_two_runs(rlx):
     assert abs(row["merge/barrier"] - (row["val/loss"] - sum(parents) / 2)) < 1e-12
     lineage = record(run)["lineage"]
     assert set(lineage) == {str(start), str(tuned), str(run)}
-    assert rlx(*sft(run)).code == 0
+    assert door(*sft(run)).code == 0
 
 
-def test_models_that_do_not_fit_are_one_line(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    wide = place(rlx(*PRETRAIN, "model.d_model=48").out)
-    done = rlx(*MERGE, f"merge.models=[{start},{wide}]")
+def test_models_that_do_not_fit_are_one_line(door):
+    start = place(door(*PRETRAIN).out)
+    wide = place(door(*PRETRAIN, "model.d_model=48").out)
+    done = door(*MERGE, f"merge.models=[{start},{wide}]")
     assert done.code == 2 and "d_model" in done.err and len(done.err.strip().splitlines()) == 1
-    other = place(rlx(*PRETRAIN, "model=iha").out)
-    done = rlx(*MERGE, f"merge.models=[{start},{other}]")
+    other = place(door(*PRETRAIN, "model=iha").out)
+    done = door(*MERGE, f"merge.models=[{start},{other}]")
     assert done.code == 2 and done.err.count("\n") == 1
     assert f"differ in their model: dense in {start}/checkpoints" in done.err and f", iha in {other}/" in done.err
-    nope = place(rlx(*PRETRAIN, "model.layers=[attention.nope,attention]").out)
-    done = rlx(*MERGE, f"merge.models=[{start},{nope}]")
+    nope = place(door(*PRETRAIN, "model.layers=[attention.nope,attention]").out)
+    done = door(*MERGE, f"merge.models=[{start},{nope}]")
     assert done.code == 2 and done.err.count("\n") == 1 and "differ in model.layers: None in" in done.err
     assert "['attention.nope+mlp', 'attention+mlp'] in" in done.err
     assert not list(Path().glob("*/*-merge-*")), "nothing is written"
 
 
-def test_precision_is_that_of_the_trainer(rlx, monkeypatch):
-    start = place(rlx(*PRETRAIN).out)
+def test_precision_is_that_of_the_trainer(door, monkeypatch):
+    start = place(door(*PRETRAIN).out)
     seen = arithmetic_of(monkeypatch, Decoder, "run")
-    done = rlx(*MERGE, f"merge.models=[{start},{start}]", "trainer.precision=bf16")
+    done = door(*MERGE, f"merge.models=[{start},{start}]", "trainer.precision=bf16")
     assert done.code == 0 and seen and all(seen)
