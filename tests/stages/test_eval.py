@@ -19,9 +19,9 @@ def evaluation(run):
     return json.loads((run / "eval.json").read_text())
 
 
-def test_eval_of_a_run(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    done = rlx(*EVAL, f"init_from={start}")
+def test_eval_of_a_run(door):
+    start = place(door(*PRETRAIN).out)
+    done = door(*EVAL, f"init_from={start}")
     assert done.code == 0, done.err
     run = place(done.out)
     found = evaluation(run)
@@ -33,9 +33,9 @@ def test_eval_of_a_run(rlx):
     assert record(run)["flops"]["eval"] > 0 and len(rows(run)) == 1
 
 
-def test_chance_and_the_short_cut_stand_beside_accuracy(rlx):
+def test_chance_and_the_short_cut_stand_beside_accuracy(door):
     """On the very problems that were evaluated, in eval.json and in the line at the end."""
-    done = rlx(*EVAL, "init_from=random", "task.trace=operations")
+    done = door(*EVAL, "init_from=random", "task.trace=operations")
     found = evaluation(place(done.out))
     task = CountdownConfig(numbers=3, trace=Trace.operations).build()
     problems = [task.example(Split.test, n) for n in range(12)]
@@ -48,9 +48,9 @@ def test_chance_and_the_short_cut_stand_beside_accuracy(rlx):
     assert f"| chance {metrics['eval/countdown/chance']:.1%}  baseline" in done.out and task.baseline in done.out
 
 
-def test_what_the_verifier_measures_is_reported(rlx):
+def test_what_the_verifier_measures_is_reported(door):
     """Of the samples and of the greedy completion, as means over problems."""
-    done = rlx("model=dense", "scale=smoke", "task=math", "stage=eval", "init_from=random", "stage.problems=3",
+    done = door("model=dense", "scale=smoke", "task=math", "stage=eval", "init_from=random", "stage.problems=3",
                "stage.samples=2", "decode.max_tokens=8", "trainer.threads=1")  # fmt: skip
     assert done.code == 0, done.err
     found = evaluation(place(done.out))
@@ -62,25 +62,25 @@ def test_what_the_verifier_measures_is_reported(rlx):
             assert found["metrics"][f"eval/math/{kind}/{name}"] == pytest.approx(sum(values) / len(values))
 
 
-def test_models_meet_the_same_problems(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    first = evaluation(place(rlx(*EVAL, f"init_from={start}").out))
-    second = evaluation(place(rlx(*EVAL, "init_from=random", "seed=3").out))
+def test_models_meet_the_same_problems(door):
+    start = place(door(*PRETRAIN).out)
+    first = evaluation(place(door(*EVAL, f"init_from={start}").out))
+    second = evaluation(place(door(*EVAL, "init_from=random", "seed=3").out))
     assert [p["id"] for p in first["problems"]] == [p["id"] for p in second["problems"]]
 
 
-def test_repeating_gives_the_same_and_batch_size_does_not_matter(rlx):
-    start = place(rlx(*PRETRAIN).out)
-    first = evaluation(place(rlx(*EVAL, f"init_from={start}").out))
-    again = evaluation(place(rlx(*EVAL, f"init_from={start}", "rerun=again", "decode.rows=8").out))
+def test_repeating_gives_the_same_and_batch_size_does_not_matter(door):
+    start = place(door(*PRETRAIN).out)
+    first = evaluation(place(door(*EVAL, f"init_from={start}").out))
+    again = evaluation(place(door(*EVAL, f"init_from={start}", "rerun=again", "decode.rows=8").out))
     assert first["problems"] == again["problems"]
 
 
-def test_precision_is_that_of_the_trainer(rlx, monkeypatch):
+def test_precision_is_that_of_the_trainer(door, monkeypatch):
     seen = arithmetic_of(monkeypatch, Engine, "complete")
-    assert rlx(*EVAL, "init_from=random").code == 0 and seen and not any(seen)
+    assert door(*EVAL, "init_from=random").code == 0 and seen and not any(seen)
     seen.clear()
-    assert rlx(*EVAL, "init_from=random", "trainer.precision=bf16").code == 0 and seen and all(seen)
+    assert door(*EVAL, "init_from=random", "trainer.precision=bf16").code == 0 and seen and all(seen)
 
 
 def test_the_line_at_the_end_tells_no_chance_from_a_small_one():
