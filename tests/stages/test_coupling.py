@@ -76,7 +76,7 @@ def test_the_loss_of_predicted_ids_by_hand(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("position", ["coupled", "predicted"])
-def test_through_the_stages(rlx, monkeypatch, position):
+def test_through_the_stages(door, monkeypatch, position):
     """Starts are drawn in training and in rollouts, and are 1 where something is measured; the policy sampled is the
     policy trained."""
     trained, measured, sampled = [], [], []
@@ -84,7 +84,7 @@ def test_through_the_stages(rlx, monkeypatch, position):
     monkeypatch.setattr(supervised, "_trained_losses", lambda *a: trained.append(a[2].places) or losses(*a))
     plain = supervised.held_out_sums
     monkeypatch.setattr(supervised, "held_out_sums", lambda *a: measured.append(a[1].places) or plain(*a))
-    done = rlx(*PRETRAIN, f"model.position={position}")
+    done = door(*PRETRAIN, f"model.position={position}")
     assert done.code == 0, done.err
     run = place(done.out)
     assert {int(ids.max()) for ids in measured} == {LARGEST}
@@ -99,7 +99,7 @@ def test_through_the_stages(rlx, monkeypatch, position):
     seen = []
     monkeypatch.setattr(rollouts.Engine, "complete", watched)
     monkeypatch.setattr(policy, "rollout_metrics", lambda rollout: seen.append(rollout.batch) or gather(rollout))
-    done = rlx(*rl(run))
+    done = door(*rl(run))
     assert done.code == 0, done.err
     found = rows(place(done.out))
     assert max(row["sampling/sampling_logp_difference/mean"] for row in found) <= 1e-5
@@ -110,25 +110,25 @@ def test_through_the_stages(rlx, monkeypatch, position):
         given = batch.loss_mask.argmax(-1)
         for n, first in enumerate(given.tolist()):
             assert (batch.places[n, 1:first] > 0).all() and batch.places[n, 0] == 0
-    done = rlx(*SUMS, "stage=eval", f"init_from={run}", "decode.max_tokens=6", "stage.problems=4", "stage.samples=2")
+    done = door(*SUMS, "stage=eval", f"init_from={run}", "decode.max_tokens=6", "stage.problems=4", "stage.samples=2")
     assert done.code == 0 and {min(id for id in ids if id) for drawn in sampled[5:] for ids in drawn} == {1}
     assert json.loads((place(done.out) / "eval.json").read_text())["n_problems"] > 0
 
 
-def test_what_cannot_be_coupled_is_one_line_and_no_run(rlx):
+def test_what_cannot_be_coupled_is_one_line_and_no_run(door):
     for arguments, says in (
         (["task=graph", "scale=smoke", "stage=pretrain", "model.position=coupled"], "task=graph gives no coupled"),
         ([*PRETRAIN, "task.trace=plain", "model.position=predicted"], "task=arithmetic gives no coupled"),
         ([*PRETRAIN, "model.position=coupled", "model.max_position=3"], f"coupled positions up to {LARGEST} at least"),
         ([*PRETRAIN, "model.position=coupled", "model.max_position=0"], "model.max_position=0 must be at least 1"),
     ):
-        done = rlx(*arguments)
+        done = door(*arguments)
         assert done.code == 2 and says in done.err and done.err.count("\n") == 1, done.err
         assert not Path("runs").exists()
 
 
-def test_a_run_goes_on_with_the_positions_it_began_with(rlx):
-    run = place(rlx(*PRETRAIN, "model.position=alibi").out)
-    done = rlx(*PRETRAIN[:-1], f"init_from={run}", "model.position=hard_alibi")
+def test_a_run_goes_on_with_the_positions_it_began_with(door):
+    run = place(door(*PRETRAIN, "model.position=alibi").out)
+    done = door(*PRETRAIN[:-1], f"init_from={run}", "model.position=hard_alibi")
     assert done.code == 2
     assert "model.position=hard_alibi but" in done.err and "has alibi, which stays" in done.err
