@@ -66,9 +66,9 @@ def same_start(found: Start, expected: Start) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_export_opens_in_transformers_and_comes_back(rlx, name) -> None:
+def test_an_export_opens_in_transformers_and_comes_back(door, name) -> None:
     start = made("start", **MODELS[name])
-    done = rlx("stage=export", "init_from=start", "stage.to=models/out", "stage.max_length=640")
+    done = door("stage=export", "init_from=start", "stage.to=models/out", "stage.max_length=640")
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 1 and "init_from=hf:models/out" in done.out
     folder = Path("models/out")
@@ -89,10 +89,10 @@ def test_an_export_opens_in_transformers_and_comes_back(rlx, name) -> None:
     assert theirs.get_input_embeddings().padding_idx is None  # else its row gets no gradient
 
 
-def test_generate_stops_at_the_end_mark(rlx) -> None:
+def test_generate_stops_at_the_end_mark(door) -> None:
     """A head that gives all to one token: the end mark ends it at once, another goes on to the limit."""
     made("start", tie_embeddings=False)
-    assert rlx("stage=export", "init_from=start", "stage.to=out").code == 0
+    assert door("stage=export", "init_from=start", "stage.to=out").code == 0
     theirs, tokenizer = opened("out")
     prompt = tokenizer(["3 5", "3"], return_tensors="pt", padding=True)
     lengths = []
@@ -106,14 +106,14 @@ def test_generate_stops_at_the_end_mark(rlx) -> None:
     assert lengths == [1, 6]
 
 
-def test_a_saved_folder_goes_on_through_every_stage(rlx) -> None:
+def test_a_saved_folder_goes_on_through_every_stage(door) -> None:
     """Its tokenizer has other names for its marks, and fewer tokens than the model has rows."""
     theirs = saved(Path("start"), "qwen3", head_dim=16, num_key_value_heads=2, half=True, shards=True,
                    tie_word_embeddings=True)  # fmt: skip
     same_model(load_start(Path("start")), theirs)
     tokens = {"pad": "<|endoftext|>", "begin": "<|im_end|>", "end": "<|im_end|>"}
 
-    done = rlx(*sft("hf:start", *SHORT))
+    done = door(*sft("hf:start", *SHORT))
     assert done.code == 0, done.err
     tuned = place(done.out)
     assert tuned.parent.name.startswith("countdown-hf-sft-h")
@@ -121,15 +121,15 @@ def test_a_saved_folder_goes_on_through_every_stage(rlx) -> None:
     assert json.loads((last(tuned) / "config.json").read_text())["tokens"] == tokens
     assert load_start(last(tuned)).tokenizer.tokens == tokens
 
-    done = rlx(*rl(tuned, *ONE))
+    done = door(*rl(tuned, *ONE))
     assert done.code == 0, done.err
     trained = place(done.out)
-    done = rlx("stage=eval", *COUNTDOWN, "trainer.threads=1", f"init_from={trained}", "stage.problems=4",
+    done = door("stage=eval", *COUNTDOWN, "trainer.threads=1", f"init_from={trained}", "stage.problems=4",
                "stage.samples=2", "decode.max_tokens=8")  # fmt: skip
     assert done.code == 0, done.err
 
     merge = ("stage=merge", "merge=linear", *COUNTDOWN, "trainer.threads=1", "stage.val_tokens=640")
-    done = rlx(*merge, f"merge.models=[hf:start,{trained}]", "merge.weights=[1,3]")
+    done = door(*merge, f"merge.models=[hf:start,{trained}]", "merge.weights=[1,3]")
     assert done.code == 0, done.err
     merged = last(place(done.out))
     first, second = (load_start(folder).model.state_dict() for folder in (Path("start"), last(trained)))
@@ -137,7 +137,7 @@ def test_a_saved_folder_goes_on_through_every_stage(rlx) -> None:
         assert (tensor - (0.25 * first[name] + 0.75 * second[name])).abs().max() < 1e-6
     assert load_start(merged).tokenizer.tokens == tokens
 
-    assert rlx("stage=export", f"init_from={merged}", "stage.to=out").code == 0
+    assert door("stage=export", f"init_from={merged}", "stage.to=out").code == 0
     theirs, tokenizer = opened("out")
     same_model(load_start(merged), theirs)
     same_start(load_start(Path("out")), load_start(merged))
@@ -145,34 +145,34 @@ def test_a_saved_folder_goes_on_through_every_stage(rlx) -> None:
     assert tokenizer("25 -> 40").input_ids == load_start(merged).tokenizer.encode("25 -> 40")
 
 
-def test_training_goes_on_from_an_export_as_from_its_run(rlx) -> None:
+def test_training_goes_on_from_an_export_as_from_its_run(door) -> None:
     """Out, in, a step, out: the same bits on both ways."""
-    run = place(rlx(*PRETRAIN, *SHORT).out)
-    assert rlx("stage=export", f"init_from={run}", "stage.to=out").code == 0
-    first, second = (place(rlx(*PRETRAIN, *SHORT, f"init_from={start}").out) for start in (run, "hf:out"))
+    run = place(door(*PRETRAIN, *SHORT).out)
+    assert door("stage=export", f"init_from={run}", "stage.to=out").code == 0
+    first, second = (place(door(*PRETRAIN, *SHORT, f"init_from={start}").out) for start in (run, "hf:out"))
     assert first != second
     same_start(load_start(last(second)), load_start(last(first)))
-    assert rlx("stage=export", f"init_from={second}", "stage.to=out2").code == 0
+    assert door("stage=export", f"init_from={second}", "stage.to=out2").code == 0
     before, after = (load_file(f"{folder}/model.safetensors") for folder in ("out", "out2"))
     assert before.keys() == after.keys()
     assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
     same_model(load_start(last(second)), opened("out2")[0])
 
 
-def test_a_folder_is_found_again_by_what_it_holds(rlx) -> None:
+def test_a_folder_is_found_again_by_what_it_holds(door) -> None:
     """The run's hash has the content, not the path; another tokenizer setting is another run."""
     saved(Path("start"))
-    first = place(rlx(*sft("hf:start", *SHORT)).out)
+    first = place(door(*sft("hf:start", *SHORT)).out)
     Path("start").rename("moved")
-    done = rlx(*sft("hf:moved", *SHORT))
+    done = door(*sft("hf:moved", *SHORT))
     assert "finished already" in done.out and str(first) in done.out
     settings = json.loads(Path("moved/tokenizer_config.json").read_text())
     Path("moved/tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|endoftext|>"}))
-    other = place(rlx(*sft("hf:moved", *SHORT)).out)
+    other = place(door(*sft("hf:moved", *SHORT)).out)
     assert other != first and load_start(last(other)).tokenizer.tokens["end"] == "<|endoftext|>"
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(rlx, monkeypatch) -> None:
+def test_nothing_is_overwritten_and_nothing_half_written(door, monkeypatch) -> None:
     made("start")
     Path("taken").mkdir()
     Path("taken/notes.txt").write_text("mine")
@@ -181,28 +181,28 @@ def test_nothing_is_overwritten_and_nothing_half_written(rlx, monkeypatch) -> No
     Path("link").symlink_to("empty")
     Path("nowhere").symlink_to("gone")
     for target in ("taken", "file", "start", "link", "nowhere"):
-        done = rlx("stage=export", "init_from=start", f"stage.to={target}")
+        done = door("stage=export", "init_from=start", f"stage.to={target}")
         assert done.code == 2 and f"stage.to={target} is there already" in done.err
         assert len(done.err.strip().splitlines()) == 1
-    done = rlx("stage=export", "init_from=start", "stage.to=file/inside")
+    done = door("stage=export", "init_from=start", "stage.to=file/inside")
     assert done.code == 2 and "stage.to=file/inside is inside a file" in done.err
     assert sorted(path.name for path in Path("taken").iterdir()) == ["notes.txt"]
-    assert rlx("stage=export", "init_from=start", "stage.to=empty/").code == 0
+    assert door("stage=export", "init_from=start", "stage.to=empty/").code == 0
     same_start(load_start(Path("empty")), load_start(Path("start")))
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rlx.stages.export.write_json", full)
-    done = rlx("stage=export", "init_from=start", "stage.to=new/deep")
+    done = door("stage=export", "init_from=start", "stage.to=new/deep")
     assert done.code == 1 and "the disk is full" in done.err
     assert list(Path("new").iterdir()) == []
 
 
-def test_who_reads_the_rest_of_a_folder_reads_its_weights(rlx) -> None:
+def test_who_reads_the_rest_of_a_folder_reads_its_weights(door) -> None:
     """safetensors lets the owner alone read what it writes."""
     made("start")
-    rlx("stage=export", "init_from=start", "stage.to=out")
+    door("stage=export", "init_from=start", "stage.to=out")
     for folder in (Path("out"), Path("start")):
         modes = {stat.S_IMODE((folder / name).stat().st_mode) for name in ("config.json", "model.safetensors")}
         assert len(modes) == 1
@@ -219,24 +219,24 @@ WRONG = {
 }
 
 
-def test_weights_of_other_shapes_are_one_line(rlx) -> None:
+def test_weights_of_other_shapes_are_one_line(door) -> None:
     saved(Path("start"))
     config = json.loads(Path("start/config.json").read_text())
     Path("start/config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
-    done = rlx("stage=export", "init_from=hf:start", "stage.to=out")
+    done = door("stage=export", "init_from=hf:start", "stage.to=out")
     assert done.code == 2 and "gate_up.weight is (160, 48), expected (192, 48)" in done.err
     assert not Path("out").exists()
 
 
-def test_what_is_missing_is_one_line(rlx) -> None:
+def test_what_is_missing_is_one_line(door) -> None:
     made("start")
     for arguments, says in WRONG.values():
-        done = rlx("stage=export", *arguments)
+        done = door("stage=export", *arguments)
         assert done.code == 2 and says in done.err and len(done.err.strip().splitlines()) == 1, (arguments, done.err)
     assert not Path("out").exists()
 
 
-def test_padding_is_never_looked_at(rlx) -> None:
+def test_padding_is_never_looked_at(door) -> None:
     """One token may pad, begin and end: the same bits as with a padding token of its own."""
     digests = []
     for folder, changes in (("own", {}), ("shared", {"pad_token": None})):
@@ -245,24 +245,24 @@ def test_padding_is_never_looked_at(rlx) -> None:
         Path(folder, "tokenizer_config.json").write_text(json.dumps({**settings, **changes}))
         tokenizer = load_start(Path(folder)).tokenizer
         assert tokenizer.begin_id == tokenizer.end_id == 1 and tokenizer.pad_id == (0 if folder == "own" else 1)
-        tuned = place(rlx(*sft(f"hf:{folder}", *SHORT)).out)
-        trained = place(rlx(*rl(tuned, *ONE, "decode.max_tokens=64", "algorithm.group_size=16")).out)
+        tuned = place(door(*sft(f"hf:{folder}", *SHORT)).out)
+        trained = place(door(*rl(tuned, *ONE, "decode.max_tokens=64", "algorithm.group_size=16")).out)
         digests.append([*digest(tuned).values(), *digest(trained).values()])
     assert digests[0] == digests[1] and len(set(digests[0])) == 2
 
 
-def test_a_folder_with_an_at_sign_is_a_folder(rlx) -> None:
+def test_a_folder_with_an_at_sign_is_a_folder(door) -> None:
     saved(Path("models/tiny@v1"))
-    assert rlx("stage=export", "init_from=hf:models/tiny@v1", "stage.to=out").code == 0
+    assert door("stage=export", "init_from=hf:models/tiny@v1", "stage.to=out").code == 0
     same_start(load_start(Path("out")), load_start(Path("models/tiny@v1")))
 
 
-def test_tensors_cannot_be_changed_on_the_way(rlx) -> None:
+def test_tensors_cannot_be_changed_on_the_way(door) -> None:
     """`model.head_dim` and the like touch tensors, `model.rope_theta` does not."""
     saved(Path("start"))
-    done = rlx(*sft("hf:start", *SHORT, "model.head_dim=16"))
+    done = door(*sft("hf:start", *SHORT, "model.head_dim=16"))
     assert done.code == 2 and "model.head_dim=16" in done.err
-    done = rlx(*sft("hf:start", *SHORT, "model.rope_theta=500.0"))
+    done = door(*sft("hf:start", *SHORT, "model.rope_theta=500.0"))
     assert done.code == 0, done.err
     config = json.loads((only("runs/*/seed0/checkpoints/*") / "config.json").read_text())
     assert config["fields"]["rope_theta"] == 500.0
