@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -194,10 +193,9 @@ def test_flags_may_stand_anywhere(rlx):
 
 
 @pytest.mark.parametrize("flags", [("--cfg=job",), ("--cfg", "job"), ("-c", "job"), ("--info=config",)])
-def test_a_config_is_shown_with_a_launcher_too(flags):
-    done = subprocess.run([sys.executable, "-m", "rlx.cli", *flags, "hydra/launcher=parallel", "stage=pretrain"],
-                          capture_output=True, text=True, env=environment(), timeout=120)  # fmt: skip
-    assert done.returncode == 0 and "d_model: " in done.stdout, done.stderr
+def test_a_config_is_shown_with_a_launcher_too(rlx, flags):
+    done = rlx(*flags, "hydra/launcher=parallel", "stage=pretrain")
+    assert done.code == 0 and "d_model: " in done.out, done.err
 
 
 def test_the_version_is_rlx_s(rlx):
