@@ -37,15 +37,15 @@ def test_a_table_is_printed_and_nothing_written(rlx):
     assert not list(Path.cwd().iterdir())
 
 
-def test_kinds_of_layers_are_listed(rlx):
+def test_kinds_of_layers_are_listed(door):
     pattern = "model.layers=[attention.local*3,attention]"
-    done = rlx("stage=size", "model=hybrid", pattern, "model.window=8", "model.n_layers=8")
+    done = door("stage=size", "model=hybrid", pattern, "model.window=8", "model.n_layers=8")
     assert cells(done.out, "attention.local+mlp x 6") and cells(done.out, "attention+mlp x 2")
 
 
-def test_the_size_of_a_run_is_its_own(rlx):
-    run = place(rlx(*PRETRAIN, "stage.steps=1", "model.n_layers=3").out)
-    done = rlx("stage=size", f"init_from={run}")
+def test_the_size_of_a_run_is_its_own(door):
+    run = place(door(*PRETRAIN, "stage.steps=1", "model.n_layers=3").out)
+    done = door("stage=size", f"init_from={run}")
     made = record(run)["parameters"]
     assert made["active"] == made["total"] > made["embedding"] == 112 * 32
     assert "  3 layers  " in done.out and f"{made['total']:,}" in done.out
@@ -54,7 +54,7 @@ def test_the_size_of_a_run_is_its_own(rlx):
         ("model=moe", "model"),
         ("model.depth=4", "model.n_layers"),
     ):
-        done = rlx("stage=size", f"init_from={run}", typed)
+        done = door("stage=size", f"init_from={run}", typed)
         assert done.code == 2 and f"{name}= cannot be set with init_from" in done.err and not done.out
 
 
@@ -69,23 +69,23 @@ def test_the_size_of_a_run_is_its_own(rlx):
         (["model.depth=0"], "model.depth=0"),
     ],
 )
-def test_what_it_cannot_do_is_a_line(rlx, more, line):
-    done = rlx("stage=size", *more)
+def test_what_it_cannot_do_is_a_line(door, more, line):
+    done = door("stage=size", *more)
     assert done.code == 2 and line in done.err and done.err.count("\n") == 1
 
 
-def test_one_dial_is_the_numbers_that_it_stands_for(rlx, asked):
+def test_one_dial_is_the_numbers_that_it_stands_for(door, asked):
     """Above what a scale sets, and by the same name."""
     numbers = ("model.n_layers=2", "model.d_model=128", "model.n_heads=2")
     base = [text for text in PRETRAIN if not text.startswith("model.")]
     dial, config = asked(*base, "scale=cpu", "model.depth=2")
     assert dial == asked(*base, "scale=cpu", *numbers)[0] != asked(*base, "scale=cpu")[0]
     assert (config.model.n_layers, config.model.d_model, config.model.n_heads) == (2, 128, 2)
-    done = rlx("stage=size", "model.depth=2", "model=hybrid")
+    done = door("stage=size", "model.depth=2", "model=hybrid")
     assert "d_model 128  2 layers" in done.out
 
 
-def test_one_dial_on_a_checkpoint_is_what_it_stands_for(rlx):
-    run = place(rlx(*PRETRAIN, "stage.steps=1").out)
-    done = rlx(*sft(run, "model.depth=5"))
+def test_one_dial_on_a_checkpoint_is_what_it_stands_for(door):
+    run = place(door(*PRETRAIN, "stage.steps=1").out)
+    done = door(*sft(run, "model.depth=5"))
     assert done.code == 2 and "model.n_layers=5 but" in done.err and not Path("runs/countdown-dense-sft").exists()
