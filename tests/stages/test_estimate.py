@@ -32,7 +32,7 @@ CUT = "decode.max_tokens=6"
 
 
 @pytest.fixture
-def told(rlx, monkeypatch) -> Callable[..., tuple[Estimate, dict]]:
+def told(door, monkeypatch) -> Callable[..., tuple[Estimate, dict]]:
     """Make a run; what was expected of it, and its run.json. All runs of a test are one plan."""
     estimator, whole = Estimator("runs"), RunStageConfig.carry_out
 
@@ -48,7 +48,7 @@ def told(rlx, monkeypatch) -> Callable[..., tuple[Estimate, dict]]:
 
         with monkeypatch.context() as patch:
             patch.setattr(RunStageConfig, "carry_out", carry_out)
-            done = rlx(*arguments)
+            done = door(*arguments)
         assert done.code == 0, done.err
         return found[0], record(place(done.out))
 
@@ -98,7 +98,7 @@ def test_fresh_weights_end_anywhere(told):
     assert near(expected.cost.eval, made["flops"]["eval"], 0.1)
 
 
-def test_a_budget_that_a_planned_run_sets(asked, rlx):
+def test_a_budget_that_a_planned_run_sets(asked, door):
     estimator = Estimator("runs")
     start, config = asked(*PRETRAIN)
     estimator.estimate(start, config)
@@ -111,8 +111,8 @@ def test_a_budget_that_a_planned_run_sets(asked, rlx):
     nothing = Estimator("runs").estimate(more, config)
     assert nothing.cost is None and nothing.seconds is None and start in nothing.why
 
-    rlx(*PRETRAIN)
-    rlx(*rl(start))
+    door(*PRETRAIN)
+    door(*rl(start))
     spent = record(Path(policy))["flops"]
     found = estimator.estimate(more, config).cost  # what the finished run took counts, not what it was to take
     assert found and near(found.flops, spent["train"] + spent["rollout"], 0.3)
