@@ -48,13 +48,13 @@ def wholes() -> dict[tuple[str, ...], Path]:
 
 
 @pytest.fixture
-def unbroken(rlx, wholes, tmp_path_factory) -> Callable[[Sequence[str]], Path]:
+def unbroken(door, wholes, tmp_path_factory) -> Callable[[Sequence[str]], Path]:
     """Runs a command in a place of its own, once, and gives its directory."""
 
     def run(arguments: Sequence[str]) -> Path:
         key = tuple(arguments)
         if key not in wholes:
-            done = rlx(*arguments, f"runs_dir={tmp_path_factory.mktemp('whole')}")
+            done = door(*arguments, f"runs_dir={tmp_path_factory.mktemp('whole')}")
             assert done.code == 0, done.err
             wholes[key] = place(done.out)
         return wholes[key]
@@ -88,13 +88,13 @@ KILLS = {
 
 
 @pytest.mark.parametrize("stage", KILLS)
-def test_killed_at_many_places(server, starts, rlx, unbroken, stage):
+def test_killed_at_many_places(server, starts, door, unbroken, stage):
     arguments = COMMANDS[stage](starts)
     whole = unbroken(arguments)
     for where, count in KILLS[stage]:
         done = server.run(arguments, place=where, count=count)
         assert done.code == -signal.SIGKILL, f"{where} {count} was never reached: {done}"
-    done = rlx(*arguments)
+    done = door(*arguments)
     assert done.code == 0, done.err
     broken = place(done.out)
     assert broken.parts[-2:] == whole.parts[-2:]
@@ -102,11 +102,11 @@ def test_killed_at_many_places(server, starts, rlx, unbroken, stage):
     assert status(broken)["state"] == "finished"
 
 
-def test_rows_are_dropped_once_however_often_the_resume_is_killed(server, rlx):
+def test_rows_are_dropped_once_however_often_the_resume_is_killed(server, door):
     assert server.run(PRETRAIN, place="row", count=6).code == -signal.SIGKILL
     for _ in range(2):
         server.run(PRETRAIN, place="rows kept elsewhere")
-    run = place(rlx(*PRETRAIN).out)
+    run = place(door(*PRETRAIN).out)
     dropped = [row["step"] for path in run.glob("logs/*.dropped.jsonl") for row in MetricsLog.read(path)]
     assert dropped and dropped == list(range(dropped[0], 6))
 
@@ -118,7 +118,7 @@ STOPS = {"preflight": (1, 0, 0), "first rollout": (2, 0, 0), "validation": (3, 0
 
 
 @pytest.mark.parametrize("sampling, written, made", STOPS.values(), ids=STOPS.keys())
-def test_rl_stopped_inside_a_sampling(rlx, unbroken, starts, monkeypatch, sampling, written, made):
+def test_rl_stopped_inside_a_sampling(door, unbroken, starts, monkeypatch, sampling, written, made):
     """A stop in a rollout makes no step, one in a validation loses no number and no time; preflight is paid once."""
     from rlx.decoding.engine import Engine
     from rlx.signals import stop
@@ -143,11 +143,11 @@ def test_rl_stopped_inside_a_sampling(rlx, unbroken, starts, monkeypatch, sampli
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "complete", stopping)
-        done = rlx(*arguments)
+        done = door(*arguments)
     run = place(done.out)
     assert stop.signal and done.code == 75, done.err
     assert rows(run) == rows(whole)[:written] and list(digest(run))[-1] == f"step-{made:06}"
-    done = rlx(*arguments)
+    done = door(*arguments)
     assert done.code == 0, done.err
     assert differences(run, whole) == []
 
@@ -181,8 +181,8 @@ def test_an_evaluation_goes_on_after_the_chunks_that_are_done(server, starts, tm
     assert not (place(done.out) / EVAL_PARTIAL).exists()
 
 
-def test_a_parent_that_changed_since_is_evaluated_and_merged_anew(server, starts, rlx, unbroken):
-    parent = place(rlx(*PRETRAIN, "stage.steps=4").out)
+def test_a_parent_that_changed_since_is_evaluated_and_merged_anew(server, starts, door, unbroken):
+    parent = place(door(*PRETRAIN, "stage.steps=4").out)
     judged, merged = evaluation(parent), merge(parent, starts.tuned)
     assert server.run(judged, place="sampled", count=5).code == -signal.SIGKILL
     assert server.run(merged, place="checkpoint made").code == -signal.SIGKILL
@@ -190,19 +190,19 @@ def test_a_parent_that_changed_since_is_evaluated_and_merged_anew(server, starts
     file = checkpoint / "model.safetensors"
     save_file({name: tensor + 0.1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
     (checkpoint / "SHA256SUMS").unlink(missing_ok=True)
-    done = rlx(*judged)
+    done = door(*judged)
     assert done.code == 0 and "it starts over" in done.out
     assert differences(place(done.out), unbroken(judged)) == []
-    assert differences(place(rlx(*merged).out), unbroken(merged)) == []
+    assert differences(place(door(*merged).out), unbroken(merged)) == []
 
 
-def test_alone_in_its_directory_and_stopped_from_outside(server, rlx):
+def test_alone_in_its_directory_and_stopped_from_outside(server, door):
     arguments = [*PRETRAIN, "stage.steps=100000", "stage.val_every=0", "checkpoint.every=100000"]
     process = subprocess.Popen(
         command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     run = wait_for_rows(process, 3)
-    refused = rlx(*arguments)
+    refused = door(*arguments)
     os.kill(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert refused.code == 2 and f"pid {process.pid}" in refused.err and len(refused.err.strip().splitlines()) == 1
