@@ -81,12 +81,13 @@ def measure(runs_dir: str, algorithms: list[str], seeds: list[int], more: list[s
     found = []
     for name in algorithms:
         gain = paired_difference(np.array(after[name]), np.array(before))
+        each = [round(float((a - b).mean()), 3) for a, b in zip(after[name], before, strict=True)]
         found.append(
             {
                 "algorithm": name, "seeds": len(seeds), "sft_pass_1": bootstrap(np.array(before)).value,
                 "rl_pass_1": bootstrap(np.array(after[name])).value, "gain": gain.value, "low": gain.low,
-                "high": gain.high, "each": [round(float((a - b).mean()), 3) for a, b in zip(after[name], before, strict=True)],
-                "minutes": mean(minutes[name]), "most_minutes": max(minutes[name]), "sft_fall": max(falls),
+                "high": gain.high, "each": each, "minutes": mean(minutes[name]), "most_minutes": max(minutes[name]),
+                "sft_fall": max(falls),
             }
         )  # fmt: skip
     return found

@@ -39,15 +39,15 @@ def adds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(rlx, adds: Path) -> Path:
+def start(door, adds: Path) -> Path:
     """A start that adds right now and then, made by the first test that asks."""
     made = list(adds.glob("*/seed0"))
-    return made[0] if made else place(rlx(*ADDS, f"runs_dir={adds}").out)
+    return made[0] if made else place(door(*ADDS, f"runs_dir={adds}").out)
 
 
 @pytest.mark.parametrize("name", discover("algorithm"))
-def test_it_trains_and_says_what_it_did(rlx, start, name):
-    done = rlx(*improve(start, name, *SHORT.get(name, ())))
+def test_it_trains_and_says_what_it_did(door, start, name):
+    done = door(*improve(start, name, *SHORT.get(name, ())))
     assert done.code == 0, done.err
     run = place(done.out)
     found = rows(run)
@@ -76,9 +76,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tupl
     return seen
 
 
-def test_dynamic_sampling_draws_until_every_group_teaches(rlx, start, monkeypatch):
+def test_dynamic_sampling_draws_until_every_group_teaches(door, start, monkeypatch):
     seen = watched(monkeypatch, policy.RolloutSource, "_rollout")
-    done = rlx(*improve(start, "dapo", "algorithm.max_draws=20", "stage.val_every=0", "algorithm.minibatches=2"))
+    done = door(*improve(start, "dapo", "algorithm.max_draws=20", "stage.val_every=0", "algorithm.minibatches=2"))
     assert done.code == 0, done.err
     found, drawn = rows(place(done.out)), 0
     for row, (source, rollout) in zip(found, seen, strict=True):
@@ -92,15 +92,15 @@ def test_dynamic_sampling_draws_until_every_group_teaches(rlx, start, monkeypatc
         order = source.sampler.training_examples(drawn, len(ids))
         assert ids == [example.id for example in order]  # every problem is drawn once, none is passed over
         drawn += len(ids)
-    short = rows(place(rlx(*improve(start, "dapo", "algorithm.max_draws=1", "stage.val_every=0")).out))
+    short = rows(place(door(*improve(start, "dapo", "algorithm.max_draws=1", "stage.val_every=0")).out))
     assert all(row["sampling/draws"] == 1 and row["sampling/kept_ratio"] < 1 for row in short)
 
 
-def test_the_critic_learns_and_is_no_part_of_the_model(rlx, start, monkeypatch):
+def test_the_critic_learns_and_is_no_part_of_the_model(door, start, monkeypatch):
     """It begins as the policy with values of 0; in its warm-up the policy stands still."""
     more = ("algorithm.critic_warmup=2", "algorithm.critic_lr=3e-3", "checkpoint.every=1", "checkpoint.keep=all",
             "schedule=constant", "schedule.warmup_steps=0")  # fmt: skip
-    done = rlx(*improve(start, "ppo", *more))
+    done = door(*improve(start, "ppo", *more))
     assert done.code == 0, done.err
     run = place(done.out)
     found, weights = rows(run), digest(run)
@@ -115,7 +115,7 @@ def test_the_critic_learns_and_is_no_part_of_the_model(rlx, start, monkeypatch):
     assert critic["head.weight"].shape[0] == 1 and critic["head.weight"].any()
 
 
-def test_rounds_begin_where_they_are_told_to(rlx, start, monkeypatch):
+def test_rounds_begin_where_they_are_told_to(door, start, monkeypatch):
     """Who samples and what a round of training begins with are chosen apart."""
     begun: dict[str, list[dict[str, torch.Tensor]]] = {}
     improve_on, sample = policy.PolicyModule._improve, policy.Sampler.sample
@@ -141,7 +141,7 @@ def test_rounds_begin_where_they_are_told_to(rlx, start, monkeypatch):
             begun[case], sampled[case] = [], []
             more = ("algorithm.round_iterations=2", f"algorithm.generator={generator}", "algorithm.batch_rows=2",
                     f"algorithm.train_from={origin}", "stage.val_every=0", "stage.preflight_problems=0")  # fmt: skip
-            done = rlx(*improve(start, "expert_iteration", *more, f"runs_dir={case.replace(' ', '-')}"))
+            done = door(*improve(start, "expert_iteration", *more, f"runs_dir={case.replace(' ', '-')}"))
             assert done.code == 0, done.err
             assert len(begun[case]) == 3
 
@@ -155,9 +155,9 @@ def test_rounds_begin_where_they_are_told_to(rlx, start, monkeypatch):
     assert sampled["latest start"][2:] != sampled["start start"][2:] != sampled["latest latest"][2:]
 
 
-def test_the_buffer_keeps_what_it_is_told_to(rlx, start):
+def test_the_buffer_keeps_what_it_is_told_to(door, start):
     def trained_rows(*more: str) -> list[float]:
-        made = rows(place(rlx(*improve(start, "expert_iteration", "algorithm.generator=start", *more)).out))
+        made = rows(place(door(*improve(start, "expert_iteration", "algorithm.generator=start", *more)).out))
         return [row["buffer/trained_rows"] for row in made if "buffer/trained_rows" in row]
 
     one = trained_rows("algorithm.round_iterations=2")
@@ -173,19 +173,19 @@ def test_the_buffer_keeps_what_it_is_told_to(rlx, start):
     assert last == whole
 
 
-def test_a_renewed_reference_is_the_policy_of_that_iteration(rlx, start, monkeypatch):
+def test_a_renewed_reference_is_the_policy_of_that_iteration(door, start, monkeypatch):
     more = ("algorithm.kl_coefficient=0.1", "algorithm.minibatches=2")
-    kept = rows(place(rlx(*improve(start, "grpo", *more)).out))
-    renewed = rows(place(rlx(*improve(start, "grpo", *more, "algorithm.reference_every=3")).out))
+    kept = rows(place(door(*improve(start, "grpo", *more)).out))
+    renewed = rows(place(door(*improve(start, "grpo", *more, "algorithm.reference_every=3")).out))
     assert [row["kl"] for row in kept[:3]] == [row["kl"] for row in renewed[:3]]
     assert renewed[3]["kl"] < 0.5 * kept[3]["kl"]
     always = rows(
-        place(rlx(*improve(start, "grpo", "algorithm.kl_coefficient=0.1", "algorithm.reference_every=1")).out)
+        place(door(*improve(start, "grpo", "algorithm.kl_coefficient=0.1", "algorithm.reference_every=1")).out)
     )
     assert all(abs(row["kl"]) < 1e-6 for row in always if "kl" in row)
 
 
-def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(rlx, start, monkeypatch):
+def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(door, start, monkeypatch):
     moved: list[torch.Tensor] = []
     update = policy.PolicyModule._update
 
@@ -204,7 +204,7 @@ def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(rlx, start, mon
         improve(start, "parallel", *plain, "algorithm.sft_rows=8"),
         improve(start, "parallel", *plain, "algorithm.sft_rows=8", "algorithm.combine=sum"),
     ):
-        done = rlx(*arguments)
+        done = door(*arguments)
         assert done.code == 0, done.err
     whole, half, both, added = moved
     assert whole.abs().max() > 1e-4
@@ -226,10 +226,10 @@ def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(rlx, start, mon
     ],
     ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
 )
-def test_what_cannot_be_is_one_line_and_writes_nothing(rlx, start, tmp_path, algorithm, more, says):
+def test_what_cannot_be_is_one_line_and_writes_nothing(door, start, tmp_path, algorithm, more, says):
     arguments = [
         text for text in improve(start, algorithm) if not any(m.split("=")[0] == text.split("=")[0] for m in more)
     ]
-    done = rlx(*arguments, *more)
+    done = door(*arguments, *more)
     assert done.code == 2 and says in done.err and len(done.err.strip().splitlines()) == 1, done.err
     assert not (tmp_path / "runs").exists()
