@@ -126,8 +126,9 @@ class BoundedProcess:
         line = self._line(self._process, deadline)
         if line != READY:
             code = self.end(kill=line is None)
-            why = line.decode(errors="replace").strip() if line else f"exit code {code}"
-            raise RunError(f"the process that {self.purpose} does not start ({why}); is there memory?")
+            why = line.decode(errors="replace").strip() if line else ""
+            why = f": {why}" if why else f" (exit code {code}); is there memory?"
+            raise RunError(f"the process that {self.purpose} does not start{why}")
 
     def _send(self, process: "subprocess.Popen[bytes]", data: bytes, deadline: float) -> None:
         """Write all that the process takes in time; what it makes of the rest shows in its answer."""

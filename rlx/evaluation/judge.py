@@ -27,6 +27,7 @@ from rlx.types import Example, Failure, Outcome, Verdict
 
 LONGEST = 200
 """Characters of what is told of an exception."""
+EXPECTED = "expected a Verdict of an Outcome, a text, and measures that are numbers"
 LONGEST_DETAIL = 1000
 """Characters of a verdict's detail that are taken from the process."""
 
@@ -78,7 +79,7 @@ def attempt(task: Task, example: Example, text: str) -> Verdict:
         return failed(Failure.memory, f"raised {_told(error)}")
     except (Exception, SystemExit) as error:
         return failed(Failure.error, f"raised {_told(error)}")
-    return failed(Failure.error, f"returned {_shown(verdict)}, which is no verdict")
+    return failed(Failure.error, f"returned {_shown(verdict)}; {EXPECTED}")
 
 
 def failed(failure: Failure, why: str) -> Verdict:
@@ -191,8 +192,8 @@ def _read(line: bytes) -> Verdict:
         failure = said["failure"] and Failure(said["failure"])
         verdict = Verdict(Outcome(said["outcome"]), said["detail"], said["measures"], failure)
     except (ValueError, TypeError, LookupError, RecursionError):
-        return failed(Failure.error, "wrote what is no verdict")
-    return verdict if _is_verdict(verdict) else failed(Failure.error, "wrote what is no verdict")
+        return failed(Failure.error, f"wrote something else; {EXPECTED}")
+    return verdict if _is_verdict(verdict) else failed(Failure.error, f"wrote something else; {EXPECTED}")
 
 
 def _serve(growth: int) -> None:
