@@ -5,15 +5,16 @@
 2. A task that says that it is bounded (`rlx.tasks.base.is_bounded`) is asked here, at no cost. Any other is asked in a
    process of its own (`rlx.bounded`), which builds the task from its config again and never imports torch.
 3. There a verdict has `task.verify_seconds` by the clock and `task.verify_gib` of memory. The process is replaced where
-   it overran either, or died; one that died is asked once more, since others may have ended it.
+   it overran either, or died. Where memory ran out or it died, the new one is asked once more: earlier texts may have
+   filled the memory bit by bit, and others may have ended the process.
 4. Questions are pickled. Verdicts come back as JSON: nothing that the process writes is ever unpickled.
 """
 
+import importlib
 import json
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from numbers import Real
 from pathlib import Path
@@ -116,12 +117,14 @@ def _told(error: BaseException) -> str:
 
 
 def _place(trace: TracebackType | None) -> str:
-    """` (mine.py:42)`: the innermost frame in the file of the outermost one below `attempt`."""
+    """` (mine.py:42)`: the innermost frame in the file of the outermost one that is neither ours nor the importer's."""
     steps = []
-    while (trace := trace.tb_next if trace else None) is not None:
+    while trace is not None:
         steps.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-    own = [line for name, line in steps if name == steps[0][0]]
-    return f" ({Path(steps[0][0]).name}:{own[-1]})" if own else ""
+        trace = trace.tb_next
+    theirs = [step for step in steps if step[0] not in (__file__, importlib.__file__) and step[0][0] != "<"]
+    lines = [line for name, line in theirs if name == theirs[0][0]]
+    return f" ({Path(theirs[0][0]).name}:{lines[-1]})" if lines else ""
 
 
 def _one_line(text: str, longest: int) -> str:
@@ -170,19 +173,17 @@ class Apart(BoundedProcess):
                 f"example {example.id} cannot be sent to the process that verifies ({_told(error)}); make its truth of "
                 "plain values, or verify in this process: task.verify_apart=false"
             ) from error
-        code = 0
         for _ in range(2):
             try:
                 verdict = _read(self.ask(question, config.verify_seconds))
             except Overran:
                 return failed(Failure.timeout, f"took more than {config.verify_seconds:g} s")
             except Ended as ended:
-                code = ended.code
-                continue
-            if verdict.failure is Failure.memory:
-                self.end(kill=True)  # what is left in it is not known
-            return verdict
-        return failed(Failure.death, f"ended its process (exit code {code})")
+                verdict = failed(Failure.death, f"ended its process (exit code {ended.code})")
+            if verdict.failure not in (Failure.memory, Failure.death):
+                return verdict
+            self.end(kill=True)
+        return verdict
 
 
 def _read(line: bytes) -> Verdict:
@@ -234,11 +235,11 @@ def _go_home(home: Mapping[str, Any]) -> None:
     name = home["module"]
     try:
         if package := name.rpartition(".")[0]:
-            folders = import_module(package).__path__
+            folders = importlib.import_module(package).__path__
             for folder in home["package_path"]:
                 if folder not in folders:
                     folders.append(folder)
-        import_module(name)
+        importlib.import_module(name)
     except ModuleNotFoundError:
         spec = spec_from_file_location(name, home["file"]) if home["file"] else None
         if spec is None or spec.loader is None:

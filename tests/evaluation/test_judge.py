@@ -41,7 +41,10 @@ def family(path):
     open(path, "w").write(str(child.pid))
     time.sleep(600)
 
+KEPT = []
+
 FAULTS = {
+    "keep": lambda _: KEPT.append(b"x" * (1 << 26)),
     "raise": lambda _: int("x"),
     "exit": lambda _: sys.exit(3),
     "hang": lambda _: [None for _ in iter(int, 1)],
@@ -147,6 +150,15 @@ def test_what_it_prints_and_reads_is_nothing(judge, text):
     assert judge.verify(EXAMPLE, "7") == FINE
 
 
+def test_memory_that_is_lost_bit_by_bit_costs_no_verdict(judge):
+    """64 MiB a text, of the 256 that there are."""
+    processes = set()
+    for _ in range(9):
+        assert judge.verify(EXAMPLE, "keep").outcome is Outcome.wrong
+        processes.add(judge._apart._process.pid)
+    assert 2 <= len(processes) <= 4
+
+
 def test_what_it_has_started_ends_with_it(judge, tmp_path):
     path = tmp_path / "pid"
     assert judge.verify(EXAMPLE, f"family {path}").failure is Failure.timeout
@@ -183,7 +195,7 @@ def test_what_cannot_be_sent_is_one_line(judge, unruly, monkeypatch):
 def test_a_process_that_cannot_build_the_task_is_one_line(judge, unruly, monkeypatch):
     monkeypatch.setattr(sys.modules["unruly_task"], "__file__", None)
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(RunError, match=r"verifies completions does not start .*No module named 'unruly_task'"):
+    with pytest.raises(RunError, match=r"does not start: ModuleNotFoundError: No module named 'unruly_task'$"):
         Judge(judge.task, unruly()).verify(EXAMPLE, "7")
 
 
