@@ -13,7 +13,6 @@ from rlx.errors import RunError
 from rlx.runs.metrics import MetricsLog
 from rlx.stages.modules import supervised
 from rlx.stages.modules.policy import PolicyModule
-from rlx.stages.modules.step import StepModule
 from rlx.stages.modules.supervised import SupervisedModule
 from tests.stages.runs import PRETRAIN, digest, place, rl, rows, status
 
@@ -120,15 +119,14 @@ def test_rl_keeps_what_was_sampled(door, seen):
 @pytest.mark.parametrize("phase", ["rollout", "measurement"])
 def test_weights_that_an_update_broke_are_found_where_they_are_used_next(door, monkeypatch, phase):
     """By the next rollout, of which there are only the prompts, or by the measurement that follows the step."""
-    update, examples = StepModule.update, []
+    whole, examples = PolicyModule.training_step, []
 
-    def breaking(self: Any, *given: Any) -> Any:
-        norm = update(self, *given)
+    def breaking(self: Any, *given: Any) -> None:
+        whole(self, *given)
         poison(self.model)
-        examples.extend(self.sampler.training_examples(1, 4))
-        return norm
+        examples.extend(self.sampler.training_examples(4, 4))
 
-    monkeypatch.setattr(StepModule, "update", breaking)
+    monkeypatch.setattr(PolicyModule, "training_step", breaking)
     measured = phase == "measurement"
     more = ("stage.val_every=1",) if measured else ()
     run = diverged(door(*rl("random", *LEARN, *more)), 1 if measured else 2, "the model's probabilities")

@@ -64,7 +64,7 @@ def save_evidence(
 def tensors_of(item: Any) -> dict[str, Tensor]:
     """The tensors of a step by name, on the CPU; the rows of its micro-batches joined."""
     if isinstance(item, Rollout):
-        own = {name: getattr(item, name) for name in ("prompt_lengths", "lengths")}
+        own = {name: getattr(item, name) for name in ("prompt_lengths", "lengths", "parts", "rows")}
         return {name: _plain(tensor) for name, tensor in (*_named(item.batch), *_named(own))}
     if isinstance(item, list) and item and all(isinstance(part, Batch) for part in item):
         parts = [dict(_named(part)) for part in item]

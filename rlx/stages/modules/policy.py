@@ -348,7 +348,7 @@ class PolicyModule(StepModule):
             out, aux = self.looker.policy(self.model, part)
             loss = -(out.logprobs * part.loss_mask).sum() / counted
             if not torch.isfinite(loss):
-                raise DivergedError(f"the loss of solutions is {loss.item()}: the run has diverged")
+                raise DivergedError(f"the loss of solutions is {loss.item()}: the run has diverged", part="loss")
             self.manual_backward(self.routing.added(weight * loss, aux, part.extent().tokens / extent.tokens))
             total += loss.item()
         return total
