@@ -32,7 +32,16 @@ class RunError(RlxError):
 
 
 class DivergedError(RunError):
-    """A loss, a gradient or probabilities that are not finite."""
+    """A loss, a gradient or probabilities that are not finite.
+
+    Args:
+        part: where in the step that was found: loss, gradient, probabilities.
+        figures: the numbers at hand, by name.
+    """
+
+    def __init__(self, message: str, *, part: str = "", **figures: float) -> None:
+        super().__init__(message)
+        self.part, self.figures = part, figures
 
 
 class Stopped(Exception):

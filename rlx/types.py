@@ -24,6 +24,17 @@ class Outcome(str, Enum):
     truncated = "truncated"
 
 
+class Failure(str, Enum):
+    """How a verifier failed to find anything."""
+
+    error = "error"
+    """It raised, or returned what is no verdict."""
+    timeout = "timeout"
+    memory = "memory"
+    death = "death"
+    """Its process ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The verifier's finding for one completion."""
@@ -32,6 +43,9 @@ class Verdict:
     detail: str = ""
     measures: Mapping[str, float] = field(default_factory=dict[str, float])
     """What else was seen of it, by name (share of cells right, 1 for the format it is in, ...); means are reported."""
+
+    failure: Failure | None = None
+    """Set where it is no finding, because the verifier failed: the completion then counts as malformed."""
 
     @property
     def correct(self) -> bool:

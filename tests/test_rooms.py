@@ -9,9 +9,10 @@ do those that only type checkers read. From the bottom up:
     types, options, errors      nothing                                       none
     signals                     nothing                                       none
     batches                     nothing                                       torch
+    bounded                     errors                                        none
     rows                        errors                                        datasets, pyarrow (both late)
     statistics                  nothing                                       numpy
-    tasks                       types, errors, options, rows                  numpy, math_verify and what it parses with
+    tasks                       types, errors, options, rows, bounded         numpy, math_verify and what it parses with
                                                                               (late, in a process of their own)
     environments                types, errors, options, tasks/base            numpy
     kernels                     GROUND                                        torch, fla (late); triton in
@@ -26,7 +27,8 @@ do those that only type checkers read. From the bottom up:
     data                        GROUND, rows, tasks/base                      torch, numpy, tokenizers, datasets (late)
     decoding                    GROUND, nn                                    torch
     evaluation                  GROUND, decoding, data, runs, tasks/base,     torch, numpy
-                                statistics, nn/decoder (the type it is handed)
+                                statistics, bounded, nn/decoder (the type it
+                                is handed)
     report                      errors, statistics, runs/files                numpy, matplotlib
     plans                       GROUND, runs                                  torch, pyarrow (both late)
     plans/__main__              everything                                    yaml
@@ -99,8 +101,9 @@ ROOMS = {
     "signals": Room(),
     "batches": Room(libraries=TORCH),
     "statistics": Room(libraries=("numpy",)),
+    "bounded": Room(("errors",)),
     "rows": Room(("errors",), ("datasets", "pyarrow"), late=("datasets", "pyarrow")),
-    "tasks": Room(("types", "errors", "options", "rows"), ("numpy", *MATH), late=MATH),
+    "tasks": Room(("types", "errors", "options", "rows", "bounded"), ("numpy", *MATH), late=MATH),
     "environments": Room(("types", "errors", "options", "tasks.base"), ("numpy",)),
     "kernels": Room(GROUND, (*TORCH, "triton", "fla"), late=("fla",)),
     "adapters": Room((*GROUND, "nn"), TORCH),
@@ -114,7 +117,7 @@ ROOMS = {
     "data": Room((*GROUND, "rows", "tasks.base"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)),
     "decoding": Room((*GROUND, "nn"), TORCH),
     "evaluation": Room(
-        (*GROUND, "decoding", "data", "runs", "tasks.base", "statistics", "nn.decoder"), (*TORCH, "numpy")
+        (*GROUND, "decoding", "data", "runs", "tasks.base", "statistics", "bounded", "nn.decoder"), (*TORCH, "numpy")
     ),
     "report": Room(("errors", "statistics", "runs.files"), ("numpy", "matplotlib")),
     "plans": Room((*GROUND, "runs"), (*TORCH, "pyarrow"), late=(*TORCH, "pyarrow")),

@@ -136,7 +136,9 @@ class Engine:
         finally:
             self.model.train(was_training)
         if not torch.isfinite(out.logprobs).all():
-            raise DivergedError("the model's probabilities are not finite (NaN): its weights have diverged")
+            raise DivergedError(
+                "the model's probabilities are not finite (NaN): its weights have diverged", part="probabilities"
+            )
         return out
 
     def _fill_out(

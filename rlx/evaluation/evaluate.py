@@ -17,7 +17,8 @@ from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.engine import Engine
 from rlx.decoding.greedy import GreedyConfig
-from rlx.evaluation.verdicts import mean_by_name, mean_measures, verified
+from rlx.evaluation.judge import Judge
+from rlx.evaluation.verdicts import failure_counts, first_failure, mean_by_name, mean_measures, verified
 from rlx.nn.decoder import Decoder
 from rlx.statistics import bootstrap, bootstrap_pass_at_k
 from rlx.tasks.base import Task, stable_hash
@@ -40,6 +41,10 @@ class Evaluation:
     """Tokens of every sample."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """First completions, to be read."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Completions that the verifier failed on, greedy ones too, as `failure_counts` names them."""
+    failed: str = ""
+    """How it failed first."""
     prefilled: Extent = field(default_factory=Extent)
     """Of the prompts' tokens that went through the model."""
     decoded: Extent = field(default_factory=Extent)
@@ -51,6 +56,8 @@ class Evaluation:
         self.outcomes.update(chunk["outcomes"])
         self.lengths.extend(chunk["lengths"])
         self.samples.extend(chunk["samples"])
+        self.failures.update(chunk.get("failures", {}))
+        self.failed = self.failed or chunk.get("failed", "")
         self.prefilled += Extent.read(chunk["prefilled"])
         self.decoded += Extent.read(chunk["decoded"])
 
@@ -79,8 +86,14 @@ class Evaluator:
         decode: DecodeConfig,
         stop: Callable[[], bool],
         compile: bool,
+        judge: Judge | None = None,
     ) -> None:
+        """
+        Args:
+            judge: asks the task's verifier, where that is more than to call it.
+        """
         self.tokenizer, self.task, self.decode = tokenizer, task, decode
+        self.judge = judge or Judge(task)
         self.greedy = GreedyConfig(max_tokens=decode.max_tokens, rows=decode.rows)
         self.engine = Engine(model, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, stop=stop, compile=compile)
 
@@ -118,8 +131,8 @@ class Evaluator:
         places = None if coupled is None else guides(examples, self.tokenizer, coupled.most, key=None)
         best = self.engine.complete(prompts, keys=keys, samples=1, decode=self.greedy, places=places)
         drawn = self.engine.complete(prompts, keys=keys, samples=samples, decode=self.decode, places=places)
-        best_texts, best_verdicts = verified(self.task, self.tokenizer, examples, best)
-        texts, verdicts = verified(self.task, self.tokenizer, examples, drawn)
+        best_texts, best_verdicts = verified(self.judge, self.tokenizer, examples, best)
+        texts, verdicts = verified(self.judge, self.tokenizer, examples, drawn)
         lengths = drawn.lengths.tolist()
         problems, read = [], []
         for number, example in enumerate(examples):
@@ -131,7 +144,7 @@ class Evaluator:
                     "correct": sum(verdict.correct for verdict in verdicts[own]),
                     "greedy": best_verdicts[number].correct,
                     "chance": self.task.chance(example),
-                    "baseline": self.task.verify(example, self.task.guess(example)).correct,
+                    "baseline": self.judge.verify(example, self.task.guess(example)).correct,
                     "difficulty": dict(example.difficulty),
                     "mean_length": sum(lengths[own]) / samples,
                     "measures": mean_measures(verdicts[own]),
@@ -154,6 +167,8 @@ class Evaluator:
             "outcomes": dict(Counter(verdict.outcome.value for verdict in verdicts)),
             "lengths": lengths,
             "samples": read,
+            "failures": failure_counts([*best_verdicts, *verdicts]),
+            "failed": first_failure(best_verdicts, examples) or first_failure(verdicts, examples),
             "prefilled": (best.prefilled + drawn.prefilled).plain(),
             "decoded": (best.decoded + drawn.decoded).plain(),
         }
@@ -189,9 +204,13 @@ def summarize(found: Evaluation, task: str, samples: int) -> dict[str, Any]:
     for kind in ("measures", "greedy_measures"):
         for name, value in mean_by_name([problem[kind] for problem in found.problems]).items():
             metrics[f"eval/{task}/{kind}/{name}"] = value
+    for name, count in found.failures.items():
+        if count:
+            metrics[f"eval/{task}/{name}"] = count
     total = sum(found.outcomes.values())
     return {
         "metrics": metrics,
         "intervals": {f"eval/{task}/{name}": [float(e.low), float(e.high)] for name, e in estimates.items()},
         "outcomes": {outcome.value: found.outcomes[outcome.value] / total for outcome in Outcome},
+        "verifier": {"errors": 0, **{name.removeprefix("verifier/"): n for name, n in found.failures.items()}},
     }

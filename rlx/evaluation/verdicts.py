@@ -1,20 +1,21 @@
 """Texts, verdicts and measures of completions: one rule for training and evaluation."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.engine import Completions
-from rlx.tasks.base import Task
-from rlx.types import Example, Outcome, Verdict
+from rlx.evaluation.judge import Judge
+from rlx.types import Example, Failure, Outcome, Verdict
 
 
 def verified(
-    task: Task, tokenizer: Tokenizer, examples: Sequence[Example], completions: Completions
+    judge: Judge, tokenizer: Tokenizer, examples: Sequence[Example], completions: Completions
 ) -> tuple[list[str], list[Verdict]]:
     """Text and verdict of every row, the same number of rows an example, example by example.
 
     A completion without its end mark is truncated, whatever it says; one with another special token, which its text
-    would not show, is malformed.
+    would not show, is malformed. So is one that the verifier fails on, which the verdict's `failure` says.
     """
     texts, verdicts = [], []
     samples = len(completions.tokens) // max(len(examples), 1)
@@ -26,8 +27,27 @@ def verified(
         elif not tokenizer.special_ids.isdisjoint(ids[: lengths[row] - 1]):
             verdicts.append(Verdict(Outcome.malformed, "a special token before the end mark"))
         else:
-            verdicts.append(task.verify(examples[row // samples], texts[row]))
+            verdicts.append(judge.verify(examples[row // samples], texts[row]))
     return texts, verdicts
+
+
+def failure_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Completions that the verifier failed on, as `verifier/errors`, and of these by their kind those that are not its
+    exceptions and junk: `verifier/timeouts`, `verifier/memory`, `verifier/deaths`, where there are any."""
+    counts = Counter(verdict.failure for verdict in verdicts if verdict.failure is not None)
+    kinds = {"timeouts": Failure.timeout, "memory": Failure.memory, "deaths": Failure.death}
+    found = {f"verifier/{name}": counts[kind] for name, kind in kinds.items() if counts[kind]}
+    return {"verifier/errors": counts.total(), **found}
+
+
+def first_failure(verdicts: Sequence[Verdict], examples: Sequence[Example]) -> str:
+    """How the verifier failed first, and on which example; empty where it did not. As in `verified`, the same number of
+    verdicts an example."""
+    samples = len(verdicts) // max(len(examples), 1)
+    for row, verdict in enumerate(verdicts):
+        if verdict.failure is not None:
+            return f"{verdict.detail}, first on {examples[row // samples].id}"
+    return ""
 
 
 def mean_measures(verdicts: Sequence[Verdict]) -> dict[str, float]:

@@ -56,6 +56,7 @@ class EvalConfig(RunStageConfig):
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
+        from rlx.evaluation.judge import Judge
         from rlx.models.size import Operations, parameter_counts
         from rlx.runs.progress import Progress
 
@@ -72,6 +73,7 @@ class EvalConfig(RunStageConfig):
             decode=config.decode,
             stop=context.stop,
             compile=compiles(config.trainer),
+            judge=Judge(task, config.task, stop=context.stop),
         )
         with MetricsLog(run.path / EVAL_PARTIAL) as log:
             partial = PartialEvaluation(run, log, examples)
@@ -110,6 +112,11 @@ class EvalConfig(RunStageConfig):
         run.save_record(parameters=parameter_counts(start.model), steps=0, tokens=sum(found.lengths), depth=start.depth)
         (run.path / EVAL_PARTIAL).unlink()
         run.say(f"  {len(examples)} problems: " + summary(metrics, name, task.baseline))
+        if found.failed:
+            count = f"{found.failures['verifier/errors']} of {len(examples) * (1 + self.samples)} completions"
+            sentence = f"the verifier failed on {count}, which count as malformed: {found.failed}"
+            run.say(f"  alarm: {sentence}")
+            run.save_record(alarms=[sentence])
 
 
 def summary(metrics: Mapping[str, float], task: str, baseline: str) -> str:

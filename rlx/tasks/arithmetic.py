@@ -178,6 +178,8 @@ class ArithmeticConfig(TaskConfig):
 class Arithmetic(Sized):
     """Problems of one setting, their solutions and their verifier."""
 
+    bounded = True
+
     def __init__(self, config: ArithmeticConfig) -> None:
         super().__init__(config)
         self.config = config

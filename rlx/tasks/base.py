@@ -11,6 +11,7 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from rlx.errors import ConfigError
+from rlx.options import recorded
 from rlx.types import Example, Split, Verdict
 
 T = TypeVar("T")
@@ -34,7 +35,10 @@ class Task(Protocol):
         ...
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """What `completion` (text, without the end mark) is. Never raises, never evaluates it, bounded in time."""
+        """What `completion` (text, without the end mark) is. Never raises, never evaluates it, bounded in time.
+
+        Where it does not keep to that, the run goes on all the same: see `is_bounded` and `rlx.evaluation.judge`.
+        """
         ...
 
     def chance(self, example: Example) -> float:
@@ -63,8 +67,18 @@ class TaskConfig:
     """Size of `val`, in examples."""
     test_examples: int = 1000
     """Size of `test`, in examples."""
+    verify_apart: bool | None = recorded(None)
+    """The verifier runs in a process of its own, which is killed when it hangs; null: where the task does not say that
+    it is bounded."""
+    verify_seconds: float = recorded(5.0)
+    """Seconds by the clock for one verdict there; a completion that takes longer counts as malformed."""
+    verify_gib: float = recorded(1.0)
+    """GiB of address space that the verifier may take there, over what the process has when the task is built."""
 
     def __post_init__(self) -> None:
+        for name in ("verify_seconds", "verify_gib"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"task.{name}={getattr(self, name):g} must be above 0")
         for name in ("train_examples", "val_examples", "test_examples"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -72,6 +86,17 @@ class TaskConfig:
 
     def build(self) -> Task:
         raise NotImplementedError
+
+
+def is_bounded(task: Task) -> bool:
+    """True where the class that has `verify`, or one derived from it, says `bounded = True`: its time and memory are
+    bounded by how it is written, whatever the text, so that it may run in the process that trains."""
+    for cls in type(task).__mro__:
+        if "bounded" in vars(cls):
+            return bool(vars(cls)["bounded"])
+        if "verify" in vars(cls):
+            return False
+    return False
 
 
 class Sized:

@@ -138,6 +138,8 @@ class CountdownConfig(TaskConfig):
 class Countdown(Sized):
     """Problems of one setting, their solutions and their verifier."""
 
+    bounded = True
+
     def __init__(self, config: CountdownConfig) -> None:
         super().__init__(config)
         self.config = config

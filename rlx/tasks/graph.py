@@ -178,6 +178,7 @@ class Truth(NamedTuple):
 class Graph(Sized):
     """Problems of one setting, their walks and their verifier."""
 
+    bounded = True
     baseline = "follows the first edge on, never back"
 
     def __init__(self, config: GraphConfig) -> None:

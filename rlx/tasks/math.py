@@ -181,6 +181,7 @@ class MathConfig(TaskConfig):
 class Math(Sized):
     """What problems of both kinds share: how completions are judged."""
 
+    bounded = True
     baseline = "adds all numbers of the question"
 
     def __init__(self, config: MathConfig) -> None:

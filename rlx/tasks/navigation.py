@@ -108,6 +108,8 @@ class NavigationConfig(TaskConfig):
 class Navigation(Sized):
     """Problems of one setting, their solutions and their verifier."""
 
+    bounded = True
+
     def __init__(self, config: NavigationConfig) -> None:
         super().__init__(config)
         self.config = config

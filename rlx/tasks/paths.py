@@ -114,6 +114,8 @@ class Truth(NamedTuple):
 class Paths(Sized):
     """Problems of one setting and their verifier."""
 
+    bounded = True
+
     def __init__(self, config: PathsConfig) -> None:
         super().__init__(config)
         self.config = config

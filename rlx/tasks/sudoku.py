@@ -154,6 +154,7 @@ class SudokuConfig(TaskConfig):
 class Sudoku(Sized):
     """Puzzles of one setting, their solutions and their verifier."""
 
+    bounded = True
     baseline = "fills each cell with its smallest candidate"
 
     def __init__(self, config: SudokuConfig) -> None:

@@ -4,6 +4,7 @@ import torch
 
 from rlx.data.tokenizers.char import CharConfig
 from rlx.decoding.engine import Completions
+from rlx.evaluation.judge import Judge
 from rlx.evaluation.verdicts import mean_measures, verified
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
@@ -28,7 +29,7 @@ def test_special_tokens_before_the_end_mark_are_malformed():
         lengths=torch.tensor([len(row) for row in rows]),
         finished=torch.tensor([row[-1] == tokenizer.end_id for row in rows]),
     )
-    texts, verdicts = verified(task, tokenizer, [example], completions)
+    texts, verdicts = verified(Judge(task), tokenizer, [example], completions)
     assert texts == [example.solution] * 4
     found = [verdict.outcome for verdict in verdicts]
     assert found == [Outcome.correct, Outcome.malformed, Outcome.malformed, Outcome.truncated]

@@ -103,7 +103,7 @@ def test_a_process_that_is_killed_is_replaced(worker):
 def test_a_question_that_is_interrupted_leaves_no_answer_behind(worker, monkeypatch):
     assert same_expression("2x", "x+x")
 
-    def interrupt(process):
+    def interrupt(process, deadline):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

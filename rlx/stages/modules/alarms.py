@@ -96,6 +96,11 @@ def preflight(row: dict[str, float], setting: Setting, probe: Probe) -> tuple[li
     return said, ""
 
 
+def verifier_failed(count: str, how: str) -> str:
+    """What is said of a verifier that failed on so many completions; `how` is `first_failure`."""
+    return f"the verifier failed on {count}, which count as malformed: {how or 'see verifier/errors'}"
+
+
 def _cause(row: dict[str, float], setting: Setting, probe: Probe) -> str:
     """Why the samples of every group got the same reward."""
     solved, cut = row["rewards/verifier/mean"], row["completions/clipped_ratio"]
@@ -146,6 +151,8 @@ class Alarms:
         self.since: dict[str, int] = {}
         """First step of the spell that each alarm's condition is in."""
         self.said: list[str] = []
+        self.failed = ""
+        """How the verifier failed last; empty where it did not."""
 
     def begin(self, rewards: Sequence[float]) -> None:
         """Take the reward of the start from its mean on each problem of the preflight."""
@@ -160,6 +167,7 @@ class Alarms:
         if self.cut is None:
             self.cut = row["completions/clipped_ratio"]
         checks: tuple[tuple[str, int, Callable[[dict[str, Any]], str | None]], ...] = (
+            ("verifier", 1, self._verifier),
             ("collapse", SPELL, self._collapse),
             ("signal", WINDOW, self._signal),
             ("entropy", 1, self._entropy),
@@ -193,6 +201,10 @@ class Alarms:
             return None
         values = self.recent[name] = [*self.recent[name], row[name]][-SPELL:]
         return median(values) if len(values) == SPELL else None
+
+    def _verifier(self, row: dict[str, Any]) -> str:
+        count = row.get("verifier/errors", 0)
+        return verifier_failed(f"{count:g} completions", self.failed) if count else ""
 
     def _collapse(self, row: dict[str, Any]) -> str:
         if len(self.rewards) < WINDOW:
@@ -281,6 +293,7 @@ class Alarms:
             "recent": {name: list(values) for name, values in self.recent.items()},
             "since": dict(self.since),
             "said": list(self.said),
+            "failed": self.failed,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -289,6 +302,7 @@ class Alarms:
         self.entropy, self.cut = state["entropy"], state["cut"]
         self.recent = {name: list(values) for name, values in state["recent"].items()}
         self.since, self.said = dict(state["since"]), list(state["said"])
+        self.failed = state.get("failed", "")  # checkpoints of earlier versions have none
 
 
 def conclusion(before: Sequence[float], after: Sequence[float]) -> str:

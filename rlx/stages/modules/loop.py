@@ -41,6 +41,7 @@ from rlx.stages.modules.checkpointing import (
     last_good,
     restore_generators,
 )
+from rlx.stages.modules.evidence import save_evidence
 from rlx.stages.modules.measuring import EvalInside
 from rlx.stages.modules.step import Source, StepModule
 from rlx.stages.start import seed_for
@@ -301,7 +302,8 @@ def fit(module: StepModule, source: Source, loop: LoopConfig, context: Context) 
     except DivergedError as error:
         assert config.optim is not None
         remedy = f"a lower optim.lr (now {config.optim.lr:g}) is the usual remedy"
-        sentence = f"step {callback.step + 1}: {error}; {remedy}"
+        step = callback.step + (callback.pending is None)  # else it was found while the step just made was measured
+        sentence = f"step {step}: {error}; {_kept(callback, error, step)}; {remedy}"
         callback.alarm(sentence)
         raise DivergedError(sentence) from error
     except SystemExit as ended:  # Lightning's answer to a second Ctrl-C, with a code of its own
@@ -312,6 +314,19 @@ def fit(module: StepModule, source: Source, loop: LoopConfig, context: Context) 
         context.heed_stop()
         raise RunError(f"the data ran dry at step {callback.step} of {module.total}")
     run.save_record(steps=callback.step, tokens=callback.tokens, alarms=callback.said)
+
+
+def _kept(callback: RunCallback, error: DivergedError, step: int) -> str:
+    """Save what the step was made of, and say where."""
+    module = callback.module
+    measured = callback.pending is not None
+    phase = "measurement" if measured else "rollout" if module.item is None else "update"
+    problems = callback.source.problems() if phase == "rollout" else ()
+    try:
+        place = save_evidence(module.run, error, step=step, phase=phase, item=module.item, problems=problems)
+    except RunError as full:
+        return f"the step's data could not be saved ({full})"
+    return f"the step's data are in {place}"
 
 
 def quiet_lightning() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from rlx.config import Config
 from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
+from rlx.evaluation.judge import Judge
 from rlx.models.size import Operations
 from rlx.options import option_of
 from rlx.runs.run import Run
@@ -27,6 +28,7 @@ class EvalInside:
             decode=config.decode,
             stop=stop,
             compile=compiles(config.trainer),
+            judge=Judge(task, config.task, stop=stop),
         )
 
     def __call__(self) -> dict[str, float]:

@@ -11,6 +11,8 @@ from torch import Tensor
 from rlx.algorithms.base import Totals, importance_weights
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
+from rlx.evaluation.leaks import unearned
+from rlx.evaluation.verdicts import first_failure
 from rlx.nn.aux import Aux
 from rlx.nn.decoder import Decoder
 from rlx.options import option_of
@@ -18,7 +20,7 @@ from rlx.runs.files import METRICS
 from rlx.runs.identity import RunName
 from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import read_config
-from rlx.stages.modules.alarms import WINDOW, Alarms, Probe, Setting, conclusion, preflight
+from rlx.stages.modules.alarms import WINDOW, Alarms, Probe, Setting, conclusion, preflight, verifier_failed
 from rlx.stages.modules.companion import Companion, Critic, averaged, copied, trained
 from rlx.stages.modules.gathered import Gathered
 from rlx.stages.modules.looking import Looker
@@ -150,11 +152,15 @@ class PolicyModule(StepModule):
         examples = self.sampler.training_examples(0, count if size is None else min(count, size))
         try:
             rollout = self.sampler.sample(examples, "preflight", version=0, purpose="eval")
+            leaks = unearned(self.sampler.judge, examples)
         except Stopped:
             return
         rollout.shape(self.algorithm, self.decode.max_tokens)
         row = rollout_metrics(rollout)
         said, hopeless = preflight(row, self.setting, self._probe(examples))
+        if failed := first_failure(rollout.verdicts, examples):
+            said.append(verifier_failed(f"{row['verifier/errors']:g} of {len(rollout.verdicts)} completions", failed))
+        said += leaks
         if hopeless:
             said.append(f"this run cannot learn: {hopeless}")
         for sentence in said:
@@ -192,6 +198,7 @@ class PolicyModule(StepModule):
         batch = rollout.batch if rollout.rows is None else rollout.batch.rows(rollout.rows)
         figures = self._improve(self.algorithm.select(batch)) if self._gathered is None else self._gather(batch)
         self.tokens = int(rollout.lengths.sum())
+        self.watch.failed = first_failure(rollout.verdicts, rollout.examples) or self.watch.failed
         self.row = {**rollout_metrics(rollout), **figures}
         if self._gathered is None:
             self.row["train/lr"] = self.learning_rate()
@@ -341,7 +348,7 @@ class PolicyModule(StepModule):
             out, aux = self.looker.policy(self.model, part)
             loss = -(out.logprobs * part.loss_mask).sum() / counted
             if not torch.isfinite(loss):
-                raise DivergedError(f"the loss of solutions is {loss.item()}: the run has diverged")
+                raise DivergedError(f"the loss of solutions is {loss.item()}: the run has diverged", part="loss")
             self.manual_backward(self.routing.added(weight * loss, aux, part.extent().tokens / extent.tokens))
             total += loss.item()
         return total
@@ -366,7 +373,11 @@ class PolicyModule(StepModule):
             losses, metrics = self.algorithm.losses(out, part, advantages[rows], totals)
             loss = torch.stack(list(losses.values())).sum()
             if not torch.isfinite(loss):
-                raise DivergedError(f"the loss is {loss.item()}: the run has diverged")
+                raise DivergedError(
+                    f"the loss is {loss.item()}: the run has diverged",
+                    part="loss",
+                    **{f"loss/{name}": value.item() for name, value in losses.items()},
+                )
             self.manual_backward(self.routing.added(loss, aux, part.extent().tokens / max(extent.tokens, 1.0)))
             metrics = {**metrics, "train/loss": loss, "entropy": _share(out.entropy, part.loss_mask, sampled)}
             if len(losses) > 1:

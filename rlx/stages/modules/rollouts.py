@@ -17,7 +17,8 @@ from rlx.data.documents import Document, coupled_stream, document_of, guides, pr
 from rlx.data.order import Order
 from rlx.decoding.engine import Completions, Engine
 from rlx.errors import Stopped
-from rlx.evaluation.verdicts import mean_measures, verified
+from rlx.evaluation.judge import Judge
+from rlx.evaluation.verdicts import failure_counts, mean_measures, verified
 from rlx.models.size import Operations
 from rlx.nn.decoder import Decoder
 from rlx.runs.run import Run
@@ -80,6 +81,7 @@ class Sampler:
         assert config.task is not None and config.algorithm is not None and config.decode is not None
         self.start, self.config, self.run = start, config, run
         self.task, self.algorithm, self.decode = config.task.build(), config.algorithm, config.decode
+        self.judge = Judge(self.task, config.task, stop=stop)
         self.operations = Operations(start.model)
         self.replays = getattr(config.stage, "replay_routing", False)
         self.stop = stop
@@ -174,10 +176,10 @@ class Sampler:
                 routing=self.replays and purpose == "rollout",
             )
         generated = time.perf_counter()
+        texts, verdicts = verified(self.judge, self.start.tokenizer, examples, completions)
         flops = self.operations.forward(completions.prefilled)
         flops += self.operations.forward(completions.decoded, cached=True)
         setattr(self.run.ledger, purpose, getattr(self.run.ledger, purpose) + flops)
-        texts, verdicts = verified(self.task, self.start.tokenizer, examples, completions)
         seconds = {"generate": generated - began, "verify": time.perf_counter() - generated}
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(self.algorithm.group_size)
         return Rollout(
@@ -267,6 +269,10 @@ class RolloutSource:
             self.drawn += len(rollout.examples)
             yield rollout
 
+    def problems(self) -> list[Example]:
+        """That the next rollout begins with."""
+        return self.sampler.training_examples(self.drawn, self.prompts)
+
     def _rollout(self) -> Rollout:
         found: list[Rollout] = []
         drawn, mixed = 0, torch.zeros(0, dtype=torch.bool)
@@ -342,5 +348,6 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     if rollout.rows is not None:
         row["sampling/draws"] = float(rollout.draws)
         row["sampling/kept_ratio"] = len(rollout.rows) / len(rewards)
+    row.update(failure_counts(rollout.verdicts))
     row.update({f"measures/{name}": value for name, value in mean_measures(rollout.verdicts).items()})
     return row

@@ -1,7 +1,8 @@
 """What a stage hands to the loop: a module that makes whole steps, and the source of their items."""
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -13,6 +14,7 @@ from rlx.models.size import Operations
 from rlx.runs.run import Run
 from rlx.stages.modules.routing import RoutingLog
 from rlx.stages.start import Start
+from rlx.types import Example
 
 
 class Source(Protocol):
@@ -22,6 +24,9 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def problems(self) -> Sequence[Example]:
+        """That the next item is made of, where it is made by the model."""
+        ...
 
 
 class StepModule(pl.LightningModule):
@@ -46,6 +51,8 @@ class StepModule(pl.LightningModule):
         self.row: dict[str, float | Tensor] = {}
         self.tokens = 0
         self.done = False
+        self.item: Any = None
+        """What the step in progress is made of, until it is made."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         assert self.config.optim is not None
@@ -61,10 +68,20 @@ class StepModule(pl.LightningModule):
     def count_anew(self) -> None:
         """Forget what only the parent's run is told of, where its state was taken over."""
 
-    def update(self, optimizer: Any) -> Tensor:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.item = batch
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.item = None
+
+    def update(self, optimizer: Any, loss: Tensor | None = None) -> Tensor:
         """Set the rate, clip, step, clear the gradient and balance the experts; returns the gradient's norm before
-        clipping."""
-        norm = stepped(optimizer, self.model, self.rate_factor(), self.clip_norm)
+        clipping.
+
+        Raises:
+            DivergedError: the norm is not finite, or the loss, where it is given; no weight was changed.
+        """
+        norm = stepped(optimizer, self.model, self.rate_factor(), self.clip_norm, loss)
         self.routing.stepped(self.position + 1)
         return norm
 
@@ -108,17 +125,29 @@ def with_peaks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def stepped(optimizer: Any, model: torch.nn.Module, factor: float, clip_norm: float) -> Tensor:
+def stepped(
+    optimizer: Any, model: torch.nn.Module, factor: float, clip_norm: float, loss: Tensor | None = None
+) -> Tensor:
     """Set the rate, clip, step and clear the gradient; returns the gradient's norm [] before clipping.
 
+    Args:
+        loss: [], looked at with the gradient: it may be infinite where that is finite.
+
     Raises:
-        DivergedError: the gradient is not finite; no weight was changed.
+        DivergedError: the gradient or the loss is not finite; no weight was changed.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    if not torch.isfinite(norm):
-        raise DivergedError(f"the gradient is {norm.item()}: the run has diverged")
+    if not torch.isfinite(norm if loss is None else norm + loss):  # read once: a GPU is waited for
+        _diverged(norm.item(), None if loss is None else loss.item())
     optimizer.step()
     optimizer.zero_grad()
     return norm
+
+
+def _diverged(norm: float, loss: float | None) -> NoReturn:
+    figures = {"grad_norm": norm} if loss is None else {"loss": loss, "grad_norm": norm}
+    if loss is not None and not math.isfinite(loss):
+        raise DivergedError(f"the loss is {loss}: the run has diverged", part="loss", **figures)
+    raise DivergedError(f"the gradient is {norm}: the run has diverged", part="gradient", **figures)

@@ -40,6 +40,9 @@ class PackedSource:
             self.made += 1
             yield batches
 
+    def problems(self) -> tuple[()]:
+        return ()
+
     def state_dict(self) -> dict[str, Any]:
         return {"made": self.made, "packer": self.packer.state_dict()}
 
@@ -74,7 +77,7 @@ class SupervisedModule(StepModule):
             self.manual_backward(whole)
             total += loss.detach() / counted
             drift += log_z / counted
-        norm = self.update(optimizer)
+        norm = self.update(optimizer, total)
         self.tokens = int(extent.tokens)
         self.run.ledger.train += self.operations.training(extent)
         self.row = {"train/loss": total, "train/grad_norm": norm, "train/lr": self.learning_rate()}
