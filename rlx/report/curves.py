@@ -39,14 +39,19 @@ class Band:
 
 
 def training_figure(
-    arms: Arms, others: Arms, panels: dict[str, str], axis: str, looks: dict[str, theme.Look]
+    arms: Arms,
+    others: Arms,
+    panels: dict[str, str],
+    axis: str,
+    looks: dict[str, theme.Look],
+    most: int = MOST_POINTS,
 ) -> "Figure | None":
     """Small multiples of what a stage logged; None where nothing was logged against the axis.
 
     arms have looks and are named in the legend, others are grey; panels are metrics with their titles, axis one of
-    `rlx.report.metrics.AXES`.
+    `rlx.report.metrics.AXES`, most the points of a line.
     """
-    points = max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(1, len(arms) * len(panels))))
+    points = max(FEWEST_POINTS, min(most, ALL_POINTS // max(1, len(arms) * len(panels))))
     drawn = {key: _bands(arms, key, COLUMNS[axis], points) for key in panels}
     grey = {key: _bands(others, key, COLUMNS[axis], GREY_POINTS) for key in panels}
     shown = [key for key in panels if drawn[key] or grey[key]]
@@ -59,8 +64,8 @@ def training_figure(
     for panel, key in zip(axes, shown, strict=False):
         _grey_lines(panel, list(grey[key].values()))
         for name, curve in drawn[key].items():
-            _draw(panel, curve, looks[name])
-        _frame(panel, key, panels[key], axis)
+            draw(panel, curve, looks[name])
+        frame(panel, panels[key], axis, from_zero=key in FROM_ZERO)
     for spare in axes[len(shown) :]:
         spare.set_axis_off()
     for panel in axes[max(0, len(shown) - columns) : len(shown)]:
@@ -123,10 +128,10 @@ def _bands(arms: Arms, key: str, x: str, most: int) -> dict[str, Band]:
     return {name: curve for name, curve in found.items() if curve is not None}
 
 
-def _frame(panel: Any, key: str, title: str, axis: str) -> None:
+def frame(panel: Any, title: str, axis: str, *, from_zero: bool = False) -> None:
     """Title, limits and ticks of one panel."""
     panel.set_title(theme.clean(title, 40))
-    if key in FROM_ZERO:
+    if from_zero:
         panel.set_ylim(0, None)
     elif panel.get_ylim()[0] < 0 and min((line.get_ydata().min() for line in panel.lines), default=-1) >= 0:
         panel.set_ylim(0, None)  # a margin below zero says that there may be less than nothing
@@ -188,7 +193,8 @@ def _binned(x: Floats, values: Floats, most: int) -> tuple[Floats, Floats]:
     return np.add.reduceat(x, edges) / sizes, means
 
 
-def _draw(axes: Any, curve: Band, look: theme.Look) -> None:
+def draw(axes: Any, curve: Band, look: theme.Look) -> None:
+    """The line of a band, and the band where seeds differ."""
     dots = look.marker if len(curve.x) <= 12 else ""
     style = {"color": look.color, "linestyle": look.dash, "marker": dots, "markersize": 3.5}
     axes.plot(curve.x, curve.mean, linewidth=1.5, **style)

@@ -3,20 +3,23 @@
 Of many arms or models a figure names the best and shows the others in grey, or leaves them to the tables; it says so.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rlx.report import theme
 from rlx.report.arms import Choice, chosen, noted, trained
-from rlx.report.curves import training_figure
+from rlx.report.curves import MOST_POINTS, training_figure
 from rlx.report.effects import effects_figure
 from rlx.report.labels import differing, stage_order
-from rlx.report.metrics import AXES, panels
+from rlx.report.metrics import AXES, CLIPS, SHARES, panels
 from rlx.report.models import Model, read_models
 from rlx.report.panels import compute_figure, outcome_figure, pass_figure, slice_figure
 from rlx.report.read import Entry, Plan
+from rlx.report.shares import MOST_ARMS, shares_figure
 from rlx.report.table import Table
 from rlx.report.tables import slice_table
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_MODELS = 16
+NOISY_POINTS = 40  # of a line of rl: what an iteration draws is noise, which the means of more of them take away
 INTERVAL = "95 % intervals over problems, and over seeds where there are several"
 SEEDS = "Lines are means over seeds, bands reach from the lowest seed to the highest."
 
@@ -32,6 +36,7 @@ COMPUTE_CAPTION = f"""Each point is a model; its FLOPs include rollouts, verific
 {INTERVAL}. Grey lines lead from parent to child."""
 SLICES_CAPTION = f"Accuracy for each value of each difficulty field of the task, with {INTERVAL}."
 OUTCOMES_CAPTION = "Shares of all sampled completions, in percent; means over seeds."
+SHARES_CAPTION = "Shares of the completions that an iteration draws, in percent."
 EFFECTS_CAPTION = """The last value of every arm, a mean over its seeds, by each thing that arms differ in. Lines
 lead through the means of the arms that share a value."""
 AXIS_CAPTIONS = {
@@ -131,20 +136,42 @@ def _trained(plan: Plan, stage: str, looks: dict[str, theme.Look]) -> Iterator[D
     choice = chosen(arms, stage, list(logged))
     if choice.others:
         looks = theme.looks(list(choice.shown))
-    called, shown = stage or "training", panels(stage, logged)
+    points = NOISY_POINTS if "reward" in logged else MOST_POINTS
+    called, shown = stage or "training", panels(stage, _informative(logged, entries))
+    notes = f"{SEEDS}{_left_out(choice)}{noted(entries)}"
     found = [
-        (axis, f"{called} against {AXES[axis]}", f"{AXIS_CAPTIONS[axis]} {SEEDS}{_left_out(choice)}{noted(entries)}",
-         partial(training_figure, choice.shown, choice.drawn, shown, axis, looks))
+        (axis, axis, f"{called} against {AXES[axis]}", f"{AXIS_CAPTIONS[axis]} {notes}",
+         partial(training_figure, choice.shown, choice.drawn, shown, axis, looks, points))
         for axis in AXES
     ]  # fmt: skip
+    first = _first_of(len(choice.shown))
+    for prefix, kinds in SHARES.items():
+        shares = partial(shares_figure, choice.shown, prefix)
+        found.append(("", kinds, f"{called}: {kinds}", f"{SHARES_CAPTION} {SEEDS}{first}", shares))
     effects = partial(effects_figure, arms, differing(entries), choice.metric)
-    found.append(("", f"{called}: what differs", EFFECTS_CAPTION, effects))
-    for axis, title, caption, draw in found:
-        slug = "-".join((*(_slug(stage) or ["training"]), axis or "differences"))
+    found.append(("", "differences", f"{called}: what differs", EFFECTS_CAPTION, effects))
+    for axis, name, title, caption, draw in found:
+        slug = "-".join((*(_slug(stage) or ["training"]), name))
         with theme.applied(slug):
             figure = draw()
         if figure is not None:
             yield Drawing(slug, title, caption, figure, entries, stage=stage, axis=axis)
+
+
+def _informative(logged: Iterable[str], entries: list[Entry]) -> list[str]:
+    """What was logged, without what tells nothing in any run: ratios that were never clipped, and verdicts that are
+    worth what they are counted as, so that the reward says the same."""
+    columns = [entry.run.history.columns for entry in entries]
+    never = {key for key in CLIPS if not any(np.nansum(of[key]) for of in columns if key in of)}
+    paid, right = "reward", "rewards/verifier/mean"
+    both = [of for of in columns if paid in of and right in of]
+    if all(np.allclose(of[paid], of[right], rtol=0, atol=1e-6, equal_nan=True) for of in both):
+        never.add(right)
+    return [key for key in logged if key not in never]
+
+
+def _first_of(arms: int) -> str:
+    return f" The first {MOST_ARMS} of {arms} arms." if arms > MOST_ARMS else ""
 
 
 def _left_out(choice: Choice) -> str:

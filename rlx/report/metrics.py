@@ -15,11 +15,13 @@ LOSSES = {
 RL = {
     "reward": "reward",
     "val/pass@1": "held-out pass@1",
+    "rewards/verifier/mean": "right among the samples",
     "reward_std": "reward, std in a group",
     "frac_reward_zero_std": "groups with equal rewards",
     "kl": "KL to the reference, nats",
     "entropy": "entropy, nats",
     "completions/mean_length": "completion length, tokens",
+    "completions/mean_length_wrong": "length of wrong ones, tokens",
     "completions/clipped_ratio": "completions cut off",
     "clip_ratio/low_mean": "ratios clipped below",
     "clip_ratio/high_mean": "ratios clipped above",
@@ -32,13 +34,16 @@ IN_TABLES = (
     "val/loss", "train/loss", "reward", "val/pass@1", "kl", "entropy", "completions/mean_length", "merge/barrier"
 )  # fmt: skip
 FROM_ZERO = {"reward_std", "frac_reward_zero_std", "entropy", "completions/clipped_ratio", THROUGHPUT}
+SHARES = {"outcomes/": "verdicts", "measures/format_": "formats"}
+"""Beginnings of the names of shares that are drawn together, and what they are shares of."""
+CLIPS = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
 JUDGED = ("pass@1", "val/pass@1", "reward", "val/loss", "train/loss", "greedy")
 MOST_ACCURACIES = 2
 
 
 def is_kept(key: str) -> bool:
     """True for what figures and tables show, and what they show it against."""
-    return key in _KNOWN or key.startswith("eval/")
+    return key in _KNOWN or key.startswith(("eval/", *SHARES))
 
 
 def panels(stage: str, logged: Iterable[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from rlx.errors import RlxError
 from rlx.report import theme, units
 from rlx.report.figures import Drawing, drawings
+from rlx.report.followed import CSS as FOLLOWED_CSS
 from rlx.report.models import Model, read_models
 from rlx.report.read import FINISHED, Entry, Plan, as_dict, as_number, read_plan, read_runs
 from rlx.report.style import CSS
@@ -133,7 +134,7 @@ def page(plan: Plan, figures: list[Drawing], *, mark: str = MAKER, folder: str =
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{title}</title>
-<style>{CSS}{TRAINING_CSS}</style>
+<style>{CSS}{TRAINING_CSS}{FOLLOWED_CSS}</style>
 </head>
 <body>
 <main>

@@ -9,6 +9,7 @@ from html import escape
 
 from rlx.report.arms import Choice, chosen, ranked, trained
 from rlx.report.figures import Drawing
+from rlx.report.followed import followed
 from rlx.report.labels import stage_order
 from rlx.report.metrics import AXES, in_table, panels
 from rlx.report.read import Plan
@@ -70,7 +71,8 @@ def _stage(
         return ""
     curves = [each for each in figures if each.axis]
     views = "".join(f'<figure class="view {each.axis}">\n{figure(each)}</figure>\n' for each in curves)
-    fixed = "".join(f"<figure>\n<h3>What differs</h3>\n{figure(each)}</figure>\n" for each in figures if not each.axis)
+    others = [each for each in figures if not each.axis]
+    fixed = "".join(f"<figure>\n<h3>{_heading(each)}</h3>\n{figure(each)}</figure>\n" for each in others)
     drawn = {each.axis for each in curves}
     missing = "".join(
         f'<p class="caption view {axis}">Nothing was logged against {words}.</p>\n'
@@ -78,9 +80,16 @@ def _stage(
         if curves and axis not in drawn
     )
     title = LONG_NAMES.get(stage, stage.capitalize())
-    values = _last_values(chosen(arms, stage, logged), arms, in_table(metrics))
-    body = f"{views}{missing}{fixed}{values}{commands(entries)}"
+    choice = chosen(arms, stage, logged)
+    values = _last_values(choice, arms, in_table(metrics))
+    body = f"{views}{missing}{fixed}{followed(choice.shown)}{values}{commands(entries)}"
     return f'<div class="stage">\n<h3>{escape(title)}</h3>\n{body}</div>\n'
+
+
+def _heading(drawing: Drawing) -> str:
+    """What a figure that follows the curves is of: its title without the stage."""
+    text = drawing.title.rpartition(": ")[2]
+    return escape(text[:1].upper() + text[1:])
 
 
 def _last_values(choice: Choice, arms: dict, metrics: list[str]) -> str:

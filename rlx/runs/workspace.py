@@ -37,6 +37,7 @@ TRAINING = {
 REINFORCEMENT = {
     "reward": AXES,
     "val/pass@1": AXES,
+    "rewards/verifier/mean": AXES,
     **dict.fromkeys(
         (
             "reward_std",
@@ -44,7 +45,11 @@ REINFORCEMENT = {
             "kl",
             "entropy",
             "completions/mean_length",
+            "completions/mean_length_wrong",
             "completions/clipped_ratio",
+            "outcomes/wrong",
+            "outcomes/illegal",
+            "outcomes/malformed",
             "clip_ratio/low_mean",
             "clip_ratio/high_mean",
             "sampling/sampling_logp_difference/mean",

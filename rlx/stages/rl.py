@@ -59,6 +59,9 @@ class RlConfig(RunStageConfig):
     """Iterations between measurements of held-out pass@1; 0: none."""
     val_problems: int = 64
     """Held-out problems measured each time, with group_size samples each."""
+    followed_problems: int = 4
+    """Held-out problems of these whose first completion goes to samples.jsonl at every measurement, and before the
+    first step (with a preflight); 0: none."""
     preflight_problems: int = 64
     """Training problems sampled before the first step to see whether there is a signal; 0: none."""
     preflight: Preflight = recorded(Preflight.warn)  # noqa: RUF009 (it is a field)
@@ -70,7 +73,7 @@ class RlConfig(RunStageConfig):
                 raise ConfigError(f"stage.{name}={getattr(self, name)} must be at least 1")
         if self.max_flops is not None and not self.max_flops > 0:
             raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
-        check_numbers(self, "val_every", "val_problems", "preflight_problems")
+        check_numbers(self, "val_every", "val_problems", "followed_problems", "preflight_problems")
         if self.val_every and not self.val_problems:
             raise ConfigError("stage.val_problems=0 measures nothing; give at least 1, or stage.val_every=0")
 
@@ -129,6 +132,8 @@ class RlConfig(RunStageConfig):
         evaluated = outset.evaluations(config, steps) + validations * outset.decoding(val)
         if not outset.made:
             evaluated += outset.decoding(first)
+            kept = min(self.followed_problems, self.val_problems) if self.preflight_problems and self.val_every else 0
+            evaluated += outset.decoding(outset.completions(config, Split.val, problems=kept, samples=group))
         return Cost(
             train=steps * train,
             rollout=steps * rollout,

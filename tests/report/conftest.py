@@ -64,9 +64,28 @@ def rl_rows(rng: np.random.Generator) -> list[dict]:
         row |= {"frac_reward_zero_std": 0.3 - 0.15 * rise, "entropy": 0.8 * np.exp(-share) + 0.01 * rng.normal()}
         row |= {"kl": 0.02 * share, "completions/mean_length": 38 + 9 * share + rng.normal()}
         row["completions/clipped_ratio"] = max(0.0, 0.08 - 0.07 * share)
+        row |= {"outcomes/correct": 0.3 + 0.3 * rise, "outcomes/wrong": 0.7 - 0.3 * rise, "outcomes/illegal": 0.0}
+        row |= {
+            "measures/format_code": 0.2 + 0.6 * rise,
+            "measures/format_text": 0.8 - 0.6 * rise,
+            "measures/cells": 0.5,
+        }
         if step % 20 == 0:
             row["eval/countdown/greedy"] = 0.36 + 0.28 * rise
         rows.append(row)
+    return rows
+
+
+def followed_rows(texts: dict[int, str], problems: int = 2, right_from: int = 1000) -> list[dict]:
+    """Rows of samples.jsonl of an rl run: problems followed through steps, right from one of these on."""
+    rows = []
+    for step, text in texts.items():
+        right = step >= right_from
+        told = {"verdict": "correct" if right else "illegal", "detail": "" if right else "6 is not there"}
+        told |= {"reward": float(right), "parts": {"verifier": float(right)}, "length": len(text) + 1, "finished": True}
+        for number in range(problems):
+            known = {"step": step, "kind": "followed", "id": f"val-{number}", "prompt": f"24: {number} 4 6\n"}
+            rows.append({**known, "completion": text, **told})
     return rows
 
 

@@ -124,6 +124,7 @@ def test_every_figure_is_drawn_and_saved_as_pdf(written, parsed):
     names = {"pass-at-k", "accuracy-flops", "slices", "outcomes"}
     names = {f"{name}-countdown-test" for name in names}
     names |= {f"{stage}-{axis}" for stage in ("pretrain", "sft", "rl") for axis in ("step", "tokens", "flops")}
+    names |= {"rl-verdicts", "rl-formats"}
     assert {path.stem for path in (written.parent / "figures").iterdir()} == names
     assert all(path.read_bytes()[:5] == b"%PDF-" for path in (written.parent / "figures").iterdir())
     assert parsed.tags.count("svg") == len(names)

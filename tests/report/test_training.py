@@ -10,7 +10,7 @@ from rlx.report.arms import BEST, chosen, ranked, trained
 from rlx.report.curves import band
 from rlx.report.figures import Drawing, drawings
 from rlx.report.history import FEWEST_ROWS, MOST_ROWS, read_history, share
-from rlx.report.metrics import judged, panels
+from rlx.report.metrics import SHARES, judged, panels
 from rlx.report.page import page
 from rlx.report.read import Plan, read_runs
 from rlx.report.tables import stage_table
@@ -51,6 +51,46 @@ def test_every_stage_has_its_curves_against_every_axis(drawn):
     for words in (*titles, "completions cut off", "model.d_model=128", "optimizer step", "tokens of the run"):
         assert f">{words}" in html
     assert "barrier" in parsed.text and "0.34" in parsed.text
+    assert {"rl-verdicts", "rl-formats"} <= set(slugs) and not any(f"sft-{kind}" in slugs for kind in SHARES.values())
+    assert "<h3>Verdicts</h3>" in html and "<h3>Formats</h3>" in html and "<h3>What differs</h3>" in html
+
+
+def test_shares_of_verdicts_and_formats_have_a_panel_an_arm(mixed, tmp_path):
+    figures = {each.slug: each.figure for each in drawings(read_runs([mixed / "runs"]))}
+    panels = figures["rl-verdicts"].axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["algorithm.group_size=4", "algorithm.group_size=8"]
+    for panel in panels:  # correct, wrong; what never occurs is not drawn
+        right, wrong = (line.get_ydata() for line in panel.lines)
+        assert right[0] < 35 < 55 < right[-1] and right + wrong == pytest.approx(100)
+        assert panel.get_ylim() == (0, 100)
+    assert len(figures["rl-formats"].axes[0].lines) == 2  # the measures that are formats
+    names = [text.get_text() for text in figures["rl-verdicts"].legends[0].get_texts()]
+    assert names == ["correct", "wrong"]
+    folder = make_arm(tmp_path, "rl", 1, seeds=2)
+    for seed, right in enumerate((0.2, 0.6)):
+        rows = [{"step": step, "tokens": step, "reward": 0.5, "outcomes/correct": right} for step in (1, 2, 3)]
+        write_lines(tmp_path / folder / f"seed{seed}" / "metrics.jsonl", rows)
+    (panel,) = next(each for each in drawings(read_runs([tmp_path / folder])) if each.slug == "rl-verdicts").figure.axes
+    assert panel.lines[0].get_ydata().tolist() == pytest.approx([40, 40, 40])
+    heights = [y for path in panel.collections[0].get_paths() for _, y in path.vertices]
+    assert min(heights) == pytest.approx(20) and max(heights) == pytest.approx(
+        60
+    )  # from the lowest seed to the highest
+
+
+def test_panels_that_would_tell_nothing_are_left_out(tmp_path):
+    """Ratios that were never clipped, and right answers where the reward counts the same."""
+
+    def titles(number: int, right: float, clipped: float) -> list[str]:
+        folder = make_arm(tmp_path, "rl", number, seeds=1)
+        rows = [{"step": step, "reward": 0.5, "rewards/verifier/mean": right, "clip_ratio/low_mean": clipped,
+                 "clip_ratio/high_mean": 0.0} for step in (1, 2, 3)]  # fmt: skip
+        write_lines(tmp_path / folder / "seed0" / "metrics.jsonl", rows)
+        figure = next(drawings(read_runs([tmp_path / folder]))).figure
+        return [panel.get_title(loc="left") for panel in figure.axes if panel.get_title(loc="left")]
+
+    assert titles(1, 0.5, 0.0) == ["reward"]
+    assert titles(2, 0.25, 0.1) == ["reward", "right among the samples", "ratios clipped below"]
 
 
 def test_the_axis_is_chosen_without_a_script(drawn):

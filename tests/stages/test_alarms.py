@@ -46,8 +46,13 @@ def test_a_healthy_run_says_nothing(door, solver):
     done = door(*rl(solver, *more, "optim.lr=1e-3"))
     assert alarms_of(done) == []
     found = record(place(done.out))["preflight"]
-    assert 0.05 < found["rewards/verifier/mean"] < 0.9 and len(found["said"]) == 1
+    assert 0.05 < found["rewards/verifier/mean"] < 0.9 and len(found["said"]) == 2
     assert found["said"][0].startswith("preflight: pass@1 ") and "(32 problems, 8 samples each)" in found["said"][0]
+    assert found["pass@1"] == pytest.approx(found["rewards/verifier/mean"])
+    assert found["pass@1"] < found["pass@2"] < found["pass@4"] < found["pass@8"]
+    assert found["pass@8"] == pytest.approx(found["rewards/verifier/any_of_group"])
+    assert found["signal@2"] < found["signal@4"] < found["signal@8"] == pytest.approx(1 - found["frac_reward_zero_std"])
+    assert found["said"][1].startswith("of the 8 groups that an iteration draws, about ")
 
 
 EQUAL = [f"algorithm.rewards.{name}=1" for name in ("wrong", "illegal", "malformed", "truncated")]
@@ -209,8 +214,10 @@ def test_alarms_survive_resumes(door, solver, monkeypatch):
 WORTH = {"correct": 1.0, "wrong": 0.0, "illegal": 0.0, "malformed": 0.0, "truncated": 0.0}
 
 
-def setting(**worth: float) -> Setting:
-    return Setting(lr=3e-4, max_tokens=20, group_size=8, worth={**WORTH, **worth}, corrected=False)
+def setting(updates: int = 1, normalization: str | None = None, **worth: float) -> Setting:
+    worths = {**WORTH, **worth}
+    return Setting(lr=3e-4, max_tokens=20, group_size=8, worth=worths, corrected=False, updates=updates,
+                   normalization=normalization)  # fmt: skip
 
 
 def row(step: int = 1, /, **more: Any) -> dict[str, Any]:
@@ -219,8 +226,8 @@ def row(step: int = 1, /, **more: Any) -> dict[str, Any]:
             "rewards/verifier/any_of_group": 0.9, **{f"outcomes/{name}": 0.0 for name in WORTH}, **more}  # fmt: skip
 
 
-def watch(made: list[dict], worth: dict[str, float] | None = None) -> list[str]:
-    alarms = Alarms(setting(**(worth or {})))
+def watch(made: list[dict], worth: dict[str, float] | None = None, **settings: Any) -> list[str]:
+    alarms = Alarms(setting(**(worth or {}), **settings))
     return [sentence for step, seen in enumerate(made, start=1) for sentence in alarms.check({**seen, "step": step})]
 
 
@@ -269,13 +276,78 @@ def test_lost_entropy_of_a_policy_that_is_right_is_no_alarm():
     assert watch([row(), low, low, without, without, without]) == []
 
 
+def lengths(wrong: float, right: float | None = 10.0, **more: Any) -> dict[str, Any]:
+    """A row with mean lengths of wrong and of right answers; None where there are none."""
+    found = {"completions/mean_length_wrong": wrong, "completions/mean_length_correct": right}
+    return row(**{name: value for name, value in found.items() if value is not None}, **more)
+
+
+def test_wrong_answers_that_grow_longer():
+    """Judged against right ones, which grow too where the problems that are left need more words."""
+    short, long = [lengths(12.0)] * WINDOW, [lengths(16.0)] * (2 * WINDOW)
+    (said,) = watch(short + long, normalization="sequence")
+    assert "wrong answers grow longer (12.0 → 16.0 tokens), more than right ones (10.0 → 10.0)" in said
+    assert "algorithm.normalization=sequence divides the blame" in said and "constant takes this away" in said
+    assert said.startswith(f"from step {2 * WINDOW}: ")  # the first that has a window of its own
+    (other,) = watch(short + long, normalization="constant")
+    assert "algorithm.normalization" not in other and "look at samples.jsonl" in other
+    assert watch(short + [lengths(14.0)] * (2 * WINDOW)) == []  # a sixth more
+    assert watch(short + [lengths(16.0, 13.0)] * (2 * WINDOW)) == []  # and right ones by as much
+    assert watch([lengths(12.0, None)] * WINDOW + [lengths(16.0, None)] * (2 * WINDOW))  # nothing was ever right
+    assert watch(short + long[: WINDOW + SPELL - 2]) == []  # not yet a spell
+    draw = random.Random(0)
+    noisy = [lengths(max(1.0, draw.gauss(12 if step < 30 else 15.5, 12))) for step in range(60)]
+    assert watch(noisy, normalization="sequence") == []  # what a few answers an iteration show by chance
+
+
+def paid(reward: float, right: float, illegal: float = 0.0) -> dict[str, Any]:
+    return row(reward=reward, **{"rewards/verifier/mean": right, "outcomes/illegal": illegal})
+
+
+def test_a_reward_for_something_else_than_right_answers():
+    worth = {"illegal": 0.8}
+    draw = random.Random(0)
+    noise = [draw.gauss(0, 0.02) for _ in range(4 * WINDOW)]
+    before = [paid(0.46 + n, 0.3 + n, 0.2) for n in noise[:WINDOW]]
+    after = [paid(0.74 + n, 0.1 + n, 0.8) for n in noise[: 2 * WINDOW]]
+    (said,) = watch(before + after, worth)
+    assert "the reward rises (0.457 → 0.739) while fewer answers are right (29.7% → 9.9%)" in said
+    assert said.endswith("what algorithm.rewards.illegal=0.8 pays for (illegal 20% → 80% of the answers); lower it")
+    (other,) = watch(before + after)  # the verdict pays nothing: it must be something besides
+    assert "something besides the verdicts is paid for" in other
+    assert watch(before + [paid(0.74 + n, 0.6 + n, 0.2) for n in noise[: 2 * WINDOW]], worth) == []
+    assert watch(before + [paid(0.46 + n, 0.1 + n, 0.2) for n in noise[: 2 * WINDOW]], worth) == []
+    still = [paid(0.46 + a, 0.3 + b) for a, b in zip(noise, reversed(noise), strict=True)]
+    assert watch(still, worth) == []
+
+
+def clipped(low: float, high: float = 0.0) -> dict[str, Any]:
+    return row(**{"clip_ratio/low_mean": low, "clip_ratio/high_mean": high})
+
+
+def test_ratios_that_are_clipped_too_much_or_never():
+    much, some, none = clipped(0.2, 0.15), clipped(0.1, 0.1), clipped(0.0)
+    (said,) = watch([some] * 3 + [much] * SPELL, updates=4)
+    assert "more than 30% of the tokens have a ratio that is clipped" in said and "4 updates an iteration" in said
+    (region,) = watch([row(**{"clip_ratio/region_mean": 0.35, "clip_ratio/low_mean": 0.35})] * SPELL, updates=4)
+    assert region == said.replace("from step 6", "from step 5")
+    assert watch([some, some, much, much, some] * 5, updates=4) == []
+    (said,) = watch([some] * 3 + [none] * WINDOW, updates=4)
+    assert said.startswith("from step 4: no ratio was clipped in 20 iterations of 4 updates each")
+    assert watch(([none] * (WINDOW - 1) + [some]) * 2, updates=4) == []
+    assert watch([row()] * 2 * WINDOW, updates=4) == []  # an algorithm that clips none
+    assert watch([none] * 2 * WINDOW) == []  # with one update the ratio is 1
+
+
 def test_the_state_is_plain_and_whole():
     """Whatever was seen before a resume, what is said after it is the same."""
     made = [row(reward=0.4, approx_kl=0.2)] * SPELL + [row(reward=0.4)] * WINDOW + [row(reward=0.0)] * WINDOW
     made += [row(entropy=0.01, frac_reward_zero_std=1.0, **{"completions/clipped_ratio": 1.0})] * WINDOW
+    made += [lengths(40.0, reward=0.5)] * WINDOW
+    made = [{**lengths(12.0), **seen} for seen in made]
     whole = watch(made)
-    assert len(whole) == 5
-    for cut in (1, SPELL - 1, SPELL, WINDOW, 2 * WINDOW, 3 * WINDOW):
+    assert len(whole) == 6
+    for cut in (1, SPELL - 1, SPELL, WINDOW, 2 * WINDOW, 3 * WINDOW, 4 * WINDOW + 3):
         first, second = Alarms(setting()), Alarms(setting())
         first.begin([0.4, 0.4])
         seen = [s for step, r in enumerate(made[:cut], start=1) for s in first.check({**r, "step": step})]
@@ -295,7 +367,6 @@ def test_preflight_warns_of_what_makes_learning_slow():
     nothing = row(frac_reward_zero_std=1.0, **{"completions/clipped_ratio": 1.0, "outcomes/truncated": 1.0})
     assert "the start does not know the format (truncated 100%): fine-tune it on" in said_of(nothing)
     assert "cut: decode.max_tokens=20 is too low, or the start" in said_of(nothing, trained="task=x task.trace=a")
-    assert "92% of the groups have no signal" in said_of(row(frac_reward_zero_std=0.92))
     cut = row(**{"completions/clipped_ratio": 0.9})
     assert "decode.max_tokens=20 is too low, or the start does not end its answers" in said_of(cut)
     assert "have up to 25 tokens, decode.max_tokens=20 cuts them; raise it to 25" in said_of(row(), longest=25)

@@ -111,9 +111,9 @@ def test_rows_are_dropped_once_however_often_the_resume_is_killed(server, door):
     assert dropped and dropped == list(range(dropped[0], 6))
 
 
-STOPS = {"preflight": (1, 0, 0), "first rollout": (2, 0, 0), "validation": (3, 0, 1), "second rollout": (4, 1, 1),
-         "second validation": (5, 1, 2), "third rollout": (6, 2, 2), "last rollout": (10, 5, 5),
-         "last validation": (11, 5, 6)}  # fmt: skip
+STOPS = {"preflight": (1, 0, 0), "followed problems": (2, 0, 0), "first rollout": (3, 0, 0), "validation": (4, 0, 1),
+         "second rollout": (5, 1, 1), "second validation": (6, 1, 2), "third rollout": (7, 2, 2),
+         "last rollout": (11, 5, 5), "last validation": (12, 5, 6)}  # fmt: skip
 """Which sampling of the run the stop comes in (they are validated at steps 1, 2, 4, 6), the rows and steps made."""
 
 

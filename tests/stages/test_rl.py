@@ -111,6 +111,7 @@ def test_the_numbers_of_a_rollout_by_hand():
         "reward": 0.625, "frac_reward_zero_std": 0.5, "rewards/verifier/mean": 0.625,
         "rewards/verifier/any_of_group": 1.0, "completions/mean_length": 5.0, "completions/min_length": 2.0,
         "completions/max_length": 8.0, "completions/clipped_ratio": 0.25, "completions/mean_terminated_length": 4.0,
+        "completions/mean_length_correct": 5.6, "completions/mean_length_wrong": 4.0,
         "outcomes/correct": 0.625, "outcomes/wrong": 0.125, "outcomes/malformed": 0.25,
         "measures/code": 0.5,
     })  # fmt: skip

@@ -285,8 +285,7 @@ class Mirror:
 
         if not samples:
             return
-        every = -(-len(samples) // TABLE_ROWS)
-        samples = samples[(len(samples) - 1) % every :: every]
+        samples = _arranged(samples)
         columns: list[Any] = list(dict.fromkeys(key for sample in samples for key in sample))
         data: list[Any] = [[sample.get(column) for column in columns] for sample in samples]
         table = wandb.Table(columns=columns, data=data, allow_mixed_types=True)
@@ -390,6 +389,17 @@ def _kill(service: Any) -> None:
         service._cleanup()  # else wandb waits for it when Python ends
         service._proc._process.kill()
         service._proc._process.wait(1)
+
+
+def _arranged(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Samples as the table has them: first the problems that an rl run follows, each through its steps, then the others
+    in their order; of more than the table takes, these are thinned, evenly and with the newest kept."""
+    followed = [sample for sample in samples if sample.get("kind") == "followed"]
+    order = list(dict.fromkeys(sample.get("id") for sample in followed))
+    followed = sorted(followed, key=lambda sample: order.index(sample.get("id")))[:TABLE_ROWS]
+    others, room = [sample for sample in samples if sample.get("kind") != "followed"], TABLE_ROWS - len(followed)
+    every = max(1, -(-len(others) // max(room, 1)))
+    return [*followed, *others[(len(others) - 1) % every :: every][: max(room, 0)]]
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean, median, variance
 from typing import Any
 
-WINDOW = 20
-"""Iterations that a mean reward is taken over, and that the absence of a signal must last."""
+from rlx.stages.modules.trends import WINDOW, Trends
+
 SPELL = 5
 """Iterations of which most must show what a single one may show by chance."""
 GAP_LIMIT = 0.02
@@ -23,6 +23,12 @@ NOISE = 5.0
 """Standard errors that the reward must have fallen by: the best of many windows is high by chance."""
 ENTROPY_SHARE = 0.1
 """Entropy below this share of the first iteration's is a collapse, unless most samples are right."""
+LONGER = 1.25
+"""Growth of the mean length of wrong answers over that of right ones that is no longer taken for harder problems."""
+CLIPPED_LIMIT = 0.3
+"""Share of tokens whose ratio is clipped above which updates are too many or too large."""
+VERIFIED = "rewards/verifier/mean"
+LENGTH_RIGHT, LENGTH_WRONG = "completions/mean_length_correct", "completions/mean_length_wrong"
 MOSTLY = 0.9
 """A share of samples or groups that counts as nearly all."""
 
@@ -38,6 +44,10 @@ class Setting:
     """Reward of each verdict, by its name."""
     corrected: bool
     """Importance weights correct for rollouts that are off-policy."""
+    updates: int = 1
+    """Optimizer steps an iteration."""
+    normalization: str | None = None
+    """How the per-token loss becomes one number, where the algorithm can choose."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,16 +80,13 @@ def preflight(row: dict[str, float], setting: Setting, probe: Probe) -> tuple[li
     Returns:
         Sentences, the first with the numbers; and why no group has a signal, empty where some group has one.
     """
-    solved, dead, cut = row["rewards/verifier/mean"], row["frac_reward_zero_std"], row["completions/clipped_ratio"]
+    dead, cut = row["frac_reward_zero_std"], row["completions/clipped_ratio"]
     said = [
-        f"preflight: pass@1 {solved:.1%}, pass@{setting.group_size} {row['rewards/verifier/any_of_group']:.1%} "
-        f"({probe.problems} problems, {setting.group_size} samples each), groups without signal {dead:.1%}, "
-        f"completions cut {cut:.1%}"
+        f"preflight: {', '.join(_passes(row, setting))} ({probe.problems} problems, {setting.group_size} "
+        f"samples each), groups without signal {dead:.1%}, completions cut {cut:.1%}"
     ]
     if dead >= 1:
         return said, f"{_cause(row, setting, probe)}; no group has a signal"
-    if dead > MOSTLY:
-        said.append(f"{dead:.0%} of the groups have no signal: expect slow learning; raise algorithm.group_size")
     if probe.longest > setting.max_tokens:
         said.append(_too_short(setting, probe))
     elif cut > 0.5:
@@ -99,6 +106,13 @@ def preflight(row: dict[str, float], setting: Setting, probe: Probe) -> tuple[li
 def verifier_failed(count: str, how: str) -> str:
     """What is said of a verifier that failed on so many completions; `how` is `first_failure`."""
     return f"the verifier failed on {count}, which count as malformed: {how or 'see verifier/errors'}"
+
+
+def _passes(row: dict[str, float], setting: Setting) -> list[str]:
+    """pass@k of the start, as far as the row has it."""
+    found = {1: row[VERIFIED], setting.group_size: row["rewards/verifier/any_of_group"]}
+    found |= {int(name.removeprefix("pass@")): value for name, value in row.items() if name.startswith("pass@")}
+    return [f"pass@{k} {found[k]:.1%}" for k in sorted(found)]
 
 
 def _cause(row: dict[str, float], setting: Setting, probe: Probe) -> str:
@@ -146,8 +160,11 @@ class Alarms:
         """Of the first iteration that trained on anything."""
         self.cut: float | None = None
         """Share of completions cut in the first iteration."""
-        self.recent: dict[str, list[float]] = {"entropy": [], "approx_kl": []}
+        self.recent: dict[str, list[float]] = {"entropy": [], "approx_kl": [], "clip_ratio": []}
         """Last `SPELL` values of metrics that not every row has."""
+        self.trends = Trends(
+            ("reward", VERIFIED, LENGTH_WRONG, LENGTH_RIGHT, *(f"outcomes/{name}" for name in setting.worth))
+        )
         self.since: dict[str, int] = {}
         """First step of the spell that each alarm's condition is in."""
         self.said: list[str] = []
@@ -162,6 +179,7 @@ class Alarms:
     def check(self, row: dict[str, Any]) -> list[str]:
         """New sentences for a row of metrics."""
         self.rewards.append(row["reward"])
+        self.trends.add(row)
         if self.entropy is None:
             self.entropy = row.get("entropy")
         if self.cut is None:
@@ -174,6 +192,10 @@ class Alarms:
             ("clipped", SPELL, self._clipped),
             ("gap", 1, self._gap),
             ("drift", 1, self._drift),
+            ("length", SPELL, self._length),
+            ("hacking", SPELL, self._hacking),
+            ("clipping", 1, self._clipping),
+            ("unclipped", WINDOW, self._unclipped),
         )
         return [sentence for check in checks if (sentence := self._new(*check, row))]
 
@@ -284,6 +306,66 @@ class Alarms:
             f"optim.lr={self.setting.lr:g}"
         )
 
+    def _length(self, row: dict[str, Any]) -> str:
+        """Wrong answers that grow: where right ones grow too, the problems that are left may just need more words."""
+        wrong, right = self.trends.of(LENGTH_WRONG), self.trends.of(LENGTH_RIGHT)
+        if wrong is None or self.trends.errors(LENGTH_WRONG) < NOISE:
+            return ""
+        if wrong[1] < LONGER * wrong[0] * max(1.0, right[1] / right[0] if right else 1.0):
+            return ""
+        grown = f"wrong answers grow longer ({wrong[0]:.1f} → {wrong[1]:.1f} tokens)"
+        than = f", more than right ones ({right[0]:.1f} → {right[1]:.1f})" if right else ""
+        if self.setting.normalization == "sequence":
+            return (
+                f"{grown}{than}: algorithm.normalization=sequence divides the blame of a wrong answer by its length; "
+                "constant takes this away, token lessens it"
+            )
+        return (
+            f"{grown}{than}: look at samples.jsonl for what they are filled with; a lower decode.max_tokens ends them, "
+            f"a lower optim.lr={self.setting.lr:g} keeps the policy nearer to its start"
+        )
+
+    def _hacking(self, row: dict[str, Any]) -> str:
+        """A reward that rises while fewer answers are right pays for something else."""
+        trends = self.trends
+        if min(trends.errors("reward"), -trends.errors(VERIFIED)) < NOISE:
+            return ""
+        (before, now), (right, fewer) = trends.of("reward") or (0, 0), trends.of(VERIFIED) or (0, 0)
+        said = f"the reward rises ({before:.3f} → {now:.3f}) while fewer answers are right ({right:.1%} → {fewer:.1%})"
+        means = {name: trends.of(f"outcomes/{name}") or (0, 0) for name in self.setting.worth if name != "correct"}
+        gains = {name: self.setting.worth[name] * (last - first) for name, (first, last) in means.items()}
+        most = max(gains, key=lambda name: gains[name])
+        if gains[most] <= 0:
+            return f"{said}: something besides the verdicts is paid for; look at samples.jsonl, and pay less for it"
+        return (
+            f"{said}: the policy learns what algorithm.rewards.{most}={self.setting.worth[most]:g} pays for "
+            f"({most} {means[most][0]:.0%} → {means[most][1]:.0%} of the answers); lower it"
+        )
+
+    def _clipping(self, row: dict[str, Any]) -> str | None:
+        share = _clip_share(row)
+        usual = None if share is None else self._usual("clip_ratio", {"clip_ratio": share})
+        if usual is None or self.setting.updates == 1:
+            return None
+        if usual <= CLIPPED_LIMIT:
+            return ""
+        return (
+            f"more than {CLIPPED_LIMIT:.0%} of the tokens have a ratio that is clipped and teach nothing: "
+            f"{self.setting.updates} updates an iteration are too many, or too large; lower algorithm.epochs, "
+            f"algorithm.minibatches or optim.lr={self.setting.lr:g}"
+        )
+
+    def _unclipped(self, row: dict[str, Any]) -> str | None:
+        share = _clip_share(row)
+        if share is None or self.setting.updates == 1:
+            return None
+        if share:
+            return ""
+        return (
+            f"no ratio was clipped in {WINDOW} iterations of {self.setting.updates} updates each: the policy hardly "
+            f"moves between them; optim.lr={self.setting.lr:g} is probably low, or one update would do"
+        )
+
     def state(self) -> dict[str, Any]:
         return {
             "rewards": list(self.rewards),
@@ -294,15 +376,26 @@ class Alarms:
             "since": dict(self.since),
             "said": list(self.said),
             "failed": self.failed,
+            "trends": self.trends.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.rewards = deque(state["rewards"], maxlen=WINDOW)
         self.best = tuple(state["best"]) if state["best"] else None
         self.entropy, self.cut = state["entropy"], state["cut"]
-        self.recent = {name: list(values) for name, values in state["recent"].items()}
+        self.recent.update({name: list(values) for name, values in state["recent"].items()})
         self.since, self.said = dict(state["since"]), list(state["said"])
         self.failed = state.get("failed", "")  # checkpoints of earlier versions have none
+        if "trends" in state:  # checkpoints made before there were any have none
+            self.trends.restore(state["trends"])
+
+
+def _clip_share(row: dict[str, Any]) -> float | None:
+    """Share of tokens whose ratio was clipped on either side; None where none can be, or nothing was trained on."""
+    if "clip_ratio/region_mean" in row:
+        return row["clip_ratio/region_mean"]
+    sides = [row[name] for name in ("clip_ratio/low_mean", "clip_ratio/high_mean") if name in row]
+    return sum(sides) if sides else None
 
 
 def conclusion(before: Sequence[float], after: Sequence[float]) -> str:

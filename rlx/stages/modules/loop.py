@@ -208,6 +208,7 @@ class RunCallback(pl.Callback):
         except Stopped:
             self.run.ledger.load_state_dict(spent)
             return
+        self.module.measured()
         row, self.pending = {**self.pending, **measured, **self.run.ledger.row()}, None
         self.run.metrics.append({**row, "wall": round(self.run.wall, 3)})
         for sentence in self.module.alarms(row):

@@ -24,7 +24,9 @@ from rlx.stages.modules.alarms import WINDOW, Alarms, Probe, Setting, conclusion
 from rlx.stages.modules.companion import Companion, Critic, averaged, copied, trained
 from rlx.stages.modules.gathered import Gathered
 from rlx.stages.modules.looking import Looker
+from rlx.stages.modules.outlook import outlook, prospects
 from rlx.stages.modules.rollouts import Rollout, RolloutSource, Sampler, rollout_metrics
+from rlx.stages.modules.samples import SampleLog
 from rlx.stages.modules.step import StepModule, stepped, with_peaks
 from rlx.stages.start import Start, load_start, seed_for
 from rlx.trainers.base import Precision
@@ -32,9 +34,6 @@ from rlx.types import Example, Outcome, Split
 
 __all__ = ["PolicyModule", "RolloutSource", "Sampler"]
 
-SAMPLES_LOGGED = 2
-"""Groups an iteration whose first completion goes to samples.jsonl, every `SAMPLES_EVERY` iterations."""
-SAMPLES_EVERY = 10
 GAP_FP32 = 1e-5
 """Largest mean gap (nats) between sampled and trained log-probabilities in float32: more is a fault of ours."""
 
@@ -71,9 +70,12 @@ class PolicyModule(StepModule):
             group_size=config.algorithm.group_size,
             worth={outcome.value: getattr(config.algorithm.rewards, outcome.value) for outcome in Outcome},
             corrected="old_logprobs" in self.algorithm.needs,
+            updates=self.settings.epochs * self.settings.minibatches,
+            normalization=_name(getattr(self.settings, "normalization", None)),
         )
         self.watch = Alarms(self.setting)
         self.preflight: dict[str, Any] | None = None
+        self.samples = SampleLog(run, config.stage.followed_problems, config.algorithm.reward)
         self._reference = self._make_reference()
         self._companions: dict[str, Companion] = {}
         self._add_companions()
@@ -142,7 +144,8 @@ class PolicyModule(StepModule):
             self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Sample the first training problems with the start's weights, and say what that tells.
+        """Sample the first training problems with the start's weights, and say what that tells; keep the start's
+        completions of the held-out problems that are followed.
 
         Raises:
             RunError: no group has a signal, and stage.preflight=stop.
@@ -150,22 +153,31 @@ class PolicyModule(StepModule):
         size = self.sampler.task.size(Split.train)
         count = self.stage.preflight_problems
         examples = self.sampler.training_examples(0, count if size is None else min(count, size))
+        spent = self.run.ledger.state_dict()
         try:
             rollout = self.sampler.sample(examples, "preflight", version=0, purpose="eval")
+            if self.stage.val_every and self.stage.followed_problems:
+                self._validation(min(self.stage.followed_problems, self.stage.val_problems))
             leaks = unearned(self.sampler.judge, examples)
         except Stopped:
+            self.run.ledger.load_state_dict(spent)
             return
+        self.samples.write()
         rollout.shape(self.algorithm, self.decode.max_tokens)
-        row = rollout_metrics(rollout)
+        rewards = rollout.batch.returns().view(len(examples), -1)
+        right = rollout.batch.correct.view(len(examples), -1)
+        row = {**rollout_metrics(rollout), **outlook(rewards.tolist(), right.tolist())}
         said, hopeless = preflight(row, self.setting, self._probe(examples))
         if failed := first_failure(rollout.verdicts, examples):
             said.append(verifier_failed(f"{row['verifier/errors']:g} of {len(rollout.verdicts)} completions", failed))
         said += leaks
         if hopeless:
             said.append(f"this run cannot learn: {hopeless}")
+        else:
+            said.insert(1, prospects(row, prompts=self.stage.prompts, samples=rollout.group_size))
         for sentence in said:
             self.run.say(f"  {sentence}")
-        self.watch.begin(rollout.batch.returns().view(len(examples), -1).mean(-1).tolist())
+        self.watch.begin(rewards.mean(-1).tolist())
         self.preflight = {**row, "said": said}
         self.run.save_record(preflight=self.preflight)
         if hopeless and self.stage.preflight == "stop":
@@ -204,7 +216,7 @@ class PolicyModule(StepModule):
             self.row["train/lr"] = self.learning_rate()
         self.row.update({f"timing_s/{name}": seconds for name, seconds in rollout.seconds.items()})
         self.row["timing_s/update"] = time.perf_counter() - began
-        self._log_samples(rollout)
+        self.samples.drawn(rollout, self.position + 1)
         self.done = True
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -423,30 +435,19 @@ class PolicyModule(StepModule):
             )
         return {"sampling/sampling_logp_difference/mean": mean, "sampling/sampling_logp_difference/max": largest}
 
-    def _log_samples(self, rollout: Rollout) -> None:
-        if (self.position + 1) % SAMPLES_EVERY and self.position:
-            return
-        rewards, samples = rollout.batch.returns().tolist(), self.settings.group_size
-        for number in range(min(SAMPLES_LOGGED, len(rollout.examples))):
-            example, row = rollout.examples[number], number * samples
-            verdict = rollout.verdicts[row]
-            self.run.samples.append(
-                {
-                    "step": self.position + 1,
-                    "id": example.id,
-                    "prompt": example.prompt,
-                    "completion": rollout.texts[row],
-                    "verdict": verdict.outcome.value,
-                    "detail": verdict.detail,
-                    "reward": rewards[row],
-                }
-            )
-
     def validate(self) -> dict[str, float]:
-        examples = self.sampler.held_out_examples(self.stage.val_problems)
+        rollout = self._validation(self.stage.val_problems)
+        return {"val/pass@1": rollout_metrics(rollout)["rewards/verifier/mean"]}
+
+    def _validation(self, problems: int) -> Rollout:
+        """The first held-out problems completed, with the same random numbers at every step."""
+        examples = self.sampler.held_out_examples(problems)
         rollout = self.sampler.sample(examples, "val", version=self.position, purpose="eval")
-        found = rollout_metrics(rollout)
-        return {"val/pass@1": found["rewards/verifier/mean"]}
+        self.samples.follow(rollout, self.position)
+        return rollout
+
+    def measured(self) -> None:
+        self.samples.write()
 
     def alarms(self, row: dict[str, Any]) -> list[str]:
         return self.watch.check(row)
@@ -505,6 +506,11 @@ def needs_reference(settings: Any) -> str:
 def _format(task: str, trace: Any) -> str:
     """A task and the format of its texts, as typed."""
     return f"task={task}" + (f" task.trace={getattr(trace, 'value', trace)}" if trace is not None else "")
+
+
+def _name(value: Any) -> str | None:
+    """An option's choice as typed."""
+    return None if value is None else str(getattr(value, "value", value))
 
 
 def _ratios(weights: Tensor) -> dict[str, float]:

@@ -342,6 +342,8 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "completions/clipped_ratio": 1.0 - done.float().mean().item(),
         "completions/mean_terminated_length": lengths[done].mean().item() if bool(done.any()) else 0.0,
     }
+    lengths_of = {"correct": lengths[correct > 0], "wrong": lengths[correct == 0]}
+    row.update({f"completions/mean_length_{name}": of.mean().item() for name, of in lengths_of.items() if len(of)})
     counts = Counter(verdict.outcome.value for verdict in rollout.verdicts)
     row.update({f"outcomes/{o.value}": counts[o.value] / len(rollout.verdicts) for o in Outcome})
     row.update({f"rewards/{name}/mean": part.mean().item() for name, part in rollout.parts.items()})

@@ -102,6 +102,9 @@ class StepModule(pl.LightningModule):
         """
         return {}
 
+    def measured(self) -> None:
+        """Write down what the measurements of a step found besides numbers; called once all of them are made."""
+
     def note(self) -> str:
         """What the progress line says besides the steps."""
         return ""

@@ -54,9 +54,28 @@ def test_an_rl_run_arrives_whole(rlx):
     ]
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     table = json.loads(max(run.glob("wandb/*/files/media/table/*.json"), key=os.path.getsize).read_text())
-    assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == samples and samples
+    assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == arranged(samples) and samples
     assert sent.summary["samples/_type"] == "table-file" and any("samples/_type" in row for row in sent.rows)
     assert "finished already" in rlx(*arguments).out  # the logger is not in the hash
+
+
+def arranged(samples: list[dict]) -> list[dict]:
+    """The problems that are followed, each through its steps, before what was drawn."""
+    followed = [row for row in samples if row["kind"] == "followed"]
+    names = list(dict.fromkeys(row["id"] for row in followed))
+    assert len(names) == 4 and len(followed) > 4
+    by_problem = [row for name in names for row in followed if row["id"] == name]
+    return [*by_problem, *(row for row in samples if row["kind"] == "drawn")]
+
+
+def test_of_too_many_samples_those_that_were_drawn_are_thinned(monkeypatch):
+    monkeypatch.setattr(mirror, "TABLE_ROWS", 10)
+    followed = [{"step": step, "kind": "followed", "id": name} for step in (1, 2) for name in ("b", "a")]
+    drawn = [{"step": step, "kind": "drawn", "id": f"{step}"} for step in range(1, 31)]
+    found = mirror._arranged([*followed[:2], *drawn, *followed[2:]])
+    assert [(row["id"], row["step"]) for row in found[:4]] == [("b", 1), ("b", 2), ("a", 1), ("a", 2)]
+    assert [row["step"] for row in found[4:]] == [5, 10, 15, 20, 25, 30]
+    assert len(mirror._arranged(followed * 10)) == 10 and mirror._arranged(drawn[:3]) == drawn[:3]
 
 
 def check_summary(run: Path, summary: dict[str, Any]) -> None:
