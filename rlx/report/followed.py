@@ -29,9 +29,8 @@ MARK = b'"followed"'
 CSS = """
 .followed { margin-top: 1.8rem; }
 .followed > details > summary { color: var(--ink); font-weight: 600; font-size: 1.02rem; }
-.followed table { margin-top: .8rem; }
-.followed td { min-width: 8.2rem; }
-.followed .wide td { min-width: 15rem; }
+.followed table { margin-top: .8rem; table-layout: fixed; min-width: 46rem; }
+.followed th:first-child { width: 9rem; }
 .followed pre { margin: .35rem 0 0; font: .76rem/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 .followed td:first-child pre { margin-top: .1rem; font-weight: 600; }
 .followed td details { margin: 0; }
@@ -100,7 +99,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         for row in ([_text(prompts[name]), *(_cell(cells.get((name, step))) for step in steps)] for name in prompts)
     )
     table = f'<thead><tr><th scope="col">problem</th>{heads}</tr></thead>\n<tbody>\n{lines}\n</tbody>'
-    return f'<div class="scroll{" wide" if long else ""}"><table>\n{table}\n</table></div>\n'
+    return f'<div class="scroll"><table>\n{table}\n</table></div>\n'
 
 
 def _evenly(steps: list[int], most: int) -> list[int]:
@@ -128,7 +127,7 @@ def _text(text: str) -> str:
     block = f"<pre>{_escaped(whole)}</pre>"
     if len(text) <= FOLDED:
         return block
-    ends = f"{text[:ENDS]} … {text[-ENDS:]}"
+    ends = f"{text[:ENDS]} …\n… {text[-ENDS:]}"
     return f"<pre>{_escaped(ends)}</pre><details><summary>all {len(text)} letters</summary>{block}</details>"
 
 
