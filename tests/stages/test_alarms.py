@@ -126,6 +126,10 @@ DESERVED = {
                "algorithm.entropy_coefficient=1e-6", "algorithm.group_size=8", "algorithm.clip_high=10"],
               "the policy moves more than 0.1 nats a token from the one that sampled (approx_kl)",
               "lower algorithm.epochs, algorithm.minibatches or optim.lr=0.01"),
+    "ratios clipped": (["stage.steps=6", "optim.lr=1e-2", "algorithm.epochs=4", "algorithm.minibatches=4",
+                        "algorithm.group_size=8", "algorithm.clip_low=0.01", "algorithm.clip_high=0.01"],
+                       "more than 30% of the tokens have a ratio that is clipped: 16 updates an iteration are too many",
+                       "lower algorithm.epochs"),
 }  # fmt: skip
 
 
@@ -214,10 +218,10 @@ def test_alarms_survive_resumes(door, solver, monkeypatch):
 WORTH = {"correct": 1.0, "wrong": 0.0, "illegal": 0.0, "malformed": 0.0, "truncated": 0.0}
 
 
-def setting(updates: int = 1, normalization: str | None = None, **worth: float) -> Setting:
+def setting(updates: int = 1, clip_high: float = 0.2, normalization: str | None = None, **worth: float) -> Setting:
     worths = {**WORTH, **worth}
     return Setting(lr=3e-4, max_tokens=20, group_size=8, worth=worths, corrected=False, updates=updates,
-                   normalization=normalization)  # fmt: skip
+                   clip_high=clip_high, normalization=normalization)  # fmt: skip
 
 
 def row(step: int = 1, /, **more: Any) -> dict[str, Any]:
@@ -336,6 +340,7 @@ def test_ratios_that_are_clipped_too_much_or_never():
     assert said.startswith("from step 4: no ratio was clipped in 20 iterations of 4 updates each")
     assert watch(([none] * (WINDOW - 1) + [some]) * 2, updates=4) == []
     assert watch([row()] * 2 * WINDOW, updates=4) == []  # an algorithm that clips none
+    assert watch([none] * 2 * WINDOW, updates=4, clip_high=4.0) == []  # a clip that need never be met
     assert watch([none] * 2 * WINDOW) == []  # with one update the ratio is 1
 
 

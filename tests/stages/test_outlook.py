@@ -54,7 +54,8 @@ def counts(correct: list[int], samples: int) -> dict[str, float]:
 
 
 PROSPECTS = {
-    "many": ([4, 2, 0, 1], 8, "about 24 will have a signal (75%; by group size 2: 31%, 4: 56%, 8: 75%)", None),
+    "many": ([4, 2, 0, 1], 8, "about 24 will have a signal, rewards that differ (75%; by group size 2: 31%, 4: 56%, 8: "
+             "75%)", None),
     "more samples would find more": ([1] + [0] * 9, 8, "about 3.2 ", "algorithm.group_size=16 would find more (groups "
                                      "of 8 have 10%, half as large 5%)"),
     "more samples would not": ([4] + [0] * 9, 8, "about 3.2 ", "larger groups would find little more"),

@@ -44,6 +44,18 @@ def test_problems_are_followed_from_the_start(door, start):
     assert texts[0] == texts[1] == texts[2] == at[0]
 
 
+def test_the_reward_of_a_drawn_completion_is_the_sum_of_its_parts(door, start):
+    """What is held out is paid by its verdict alone."""
+    more = ("algorithm.overlong_share=0.5", "algorithm.overlong_penalty=0.3", "stage.steps=1")
+    run = place(door(*rl(start, *more)).out)
+    for row in samples(run, "drawn"):
+        assert list(row["parts"]) == ["verifier", "overlong"] and -0.3 <= row["parts"]["overlong"] <= 0
+        assert row["reward"] == pytest.approx(sum(row["parts"].values()))
+        assert row["finished"] or row["parts"]["overlong"] == pytest.approx(-0.3)
+    assert any(row["parts"]["overlong"] for row in samples(run, "drawn"))
+    assert all(row["parts"] == {"verifier": row["reward"]} for row in samples(run, "followed"))
+
+
 @pytest.mark.parametrize(
     "more, steps", [(("stage.preflight_problems=0",), [1, 2, 4, 6]), (("stage.val_every=0",), []),
                     (("stage.followed_problems=0",), [])], ids=["no preflight", "no validation", "none asked for"]

@@ -25,6 +25,8 @@ ENTROPY_SHARE = 0.1
 """Entropy below this share of the first iteration's is a collapse, unless most samples are right."""
 LONGER = 1.25
 """Growth of the mean length of wrong answers over that of right ones that is no longer taken for harder problems."""
+WIDE = 0.5
+"""A clip beyond this (as weights of CISPO have it) need never be met."""
 CLIPPED_LIMIT = 0.3
 """Share of tokens whose ratio is clipped above which updates are too many or too large."""
 VERIFIED = "rewards/verifier/mean"
@@ -46,6 +48,8 @@ class Setting:
     """Importance weights correct for rollouts that are off-policy."""
     updates: int = 1
     """Optimizer steps an iteration."""
+    clip_high: float | None = None
+    """How far above 1 a ratio is clipped, where the algorithm clips them."""
     normalization: str | None = None
     """How the per-token loss becomes one number, where the algorithm can choose."""
 
@@ -350,14 +354,14 @@ class Alarms:
         if usual <= CLIPPED_LIMIT:
             return ""
         return (
-            f"more than {CLIPPED_LIMIT:.0%} of the tokens have a ratio that is clipped and teach nothing: "
-            f"{self.setting.updates} updates an iteration are too many, or too large; lower algorithm.epochs, "
+            f"more than {CLIPPED_LIMIT:.0%} of the tokens have a ratio that is clipped: {self.setting.updates} updates "
+            "an iteration are too many, or too large, for algorithm.clip_low and clip_high; lower algorithm.epochs, "
             f"algorithm.minibatches or optim.lr={self.setting.lr:g}"
         )
 
     def _unclipped(self, row: dict[str, Any]) -> str | None:
         share = _clip_share(row)
-        if share is None or self.setting.updates == 1:
+        if share is None or self.setting.updates == 1 or (self.setting.clip_high or math.inf) > WIDE:
             return None
         if share:
             return ""

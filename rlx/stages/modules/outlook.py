@@ -59,8 +59,8 @@ def prospects(found: dict[str, float], *, prompts: int, samples: int) -> str:
     share = shares[samples]
     by_size = ", ".join(f"{size}: {value:.0%}" for size, value in shares.items())
     said = (
-        f"of the {prompts} groups that an iteration draws, about {prompts * share:.3g} will have a signal "
-        f"({share:.0%}; by group size {by_size})"
+        f"of the {prompts} groups that an iteration draws, about {prompts * share:.3g} will have a signal, rewards "
+        f"that differ ({share:.0%}; by group size {by_size})"
     )
     if share >= SMALL:
         return said

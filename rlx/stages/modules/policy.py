@@ -71,6 +71,7 @@ class PolicyModule(StepModule):
             worth={outcome.value: getattr(config.algorithm.rewards, outcome.value) for outcome in Outcome},
             corrected="old_logprobs" in self.algorithm.needs,
             updates=self.settings.epochs * self.settings.minibatches,
+            clip_high=getattr(self.settings, "clip_high", None),
             normalization=_name(getattr(self.settings, "normalization", None)),
         )
         self.watch = Alarms(self.setting)

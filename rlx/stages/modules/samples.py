@@ -74,7 +74,5 @@ class SampleLog:
 
 def reward_parts(rollout: Rollout, row: int, worth: Callable[[Verdict], float]) -> dict[str, float]:
     """What the reward of a row is the sum of, by name."""
-    return {
-        "verifier": worth(rollout.verdicts[row]),
-        **{name: float(part[row]) for name, part in rollout.parts.items()},
-    }
+    parts = {name: float(part[row]) for name, part in rollout.parts.items()}
+    return {"verifier": worth(rollout.verdicts[row]), **parts}
