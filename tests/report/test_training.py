@@ -34,11 +34,14 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(mixed: Path) -> tuple[list[str], str]:
+def figures(mixed: Path) -> dict[str, Drawing]:
+    return {drawing.slug: drawing for drawing in drawings(read_runs([mixed / "runs"]))}
+
+
+@pytest.fixture(scope="module")
+def drawn(mixed: Path, figures: dict[str, Drawing]) -> tuple[list[str], str]:
     """Names of the figures, and the page."""
-    plan = read_runs([mixed / "runs"])
-    figures = list(drawings(plan))
-    return [drawing.slug for drawing in figures], page(plan, figures)
+    return list(figures), page(read_runs([mixed / "runs"]), list(figures.values()))
 
 
 def test_every_stage_has_its_curves_against_every_axis(drawn):
@@ -55,16 +58,15 @@ def test_every_stage_has_its_curves_against_every_axis(drawn):
     assert "<h3>Verdicts</h3>" in html and "<h3>Formats</h3>" in html and "<h3>What differs</h3>" in html
 
 
-def test_shares_of_verdicts_and_formats_have_a_panel_an_arm(mixed, tmp_path):
-    figures = {each.slug: each.figure for each in drawings(read_runs([mixed / "runs"]))}
-    panels = figures["rl-verdicts"].axes
+def test_shares_of_verdicts_and_formats_have_a_panel_an_arm(figures, tmp_path):
+    panels = figures["rl-verdicts"].figure.axes
     assert [panel.get_title(loc="left") for panel in panels] == ["algorithm.group_size=4", "algorithm.group_size=8"]
     for panel in panels:  # correct, wrong; what never occurs is not drawn
         right, wrong = (line.get_ydata() for line in panel.lines)
         assert right[0] < 35 < 55 < right[-1] and right + wrong == pytest.approx(100)
         assert panel.get_ylim() == (0, 100)
-    assert len(figures["rl-formats"].axes[0].lines) == 2  # the measures that are formats
-    names = [text.get_text() for text in figures["rl-verdicts"].legends[0].get_texts()]
+    assert len(figures["rl-formats"].figure.axes[0].lines) == 2  # the measures that are formats
+    names = [text.get_text() for text in figures["rl-verdicts"].figure.legends[0].get_texts()]
     assert names == ["correct", "wrong"]
     folder = make_arm(tmp_path, "rl", 1, seeds=2)
     for seed, right in enumerate((0.2, 0.6)):

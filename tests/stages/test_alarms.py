@@ -126,10 +126,6 @@ DESERVED = {
                "algorithm.entropy_coefficient=1e-6", "algorithm.group_size=8", "algorithm.clip_high=10"],
               "the policy moves more than 0.1 nats a token from the one that sampled (approx_kl)",
               "lower algorithm.epochs, algorithm.minibatches or optim.lr=0.01"),
-    "ratios clipped": (["stage.steps=6", "optim.lr=1e-2", "algorithm.epochs=4", "algorithm.minibatches=4",
-                        "algorithm.group_size=8", "algorithm.clip_low=0.01", "algorithm.clip_high=0.01"],
-                       "more than 30% of the tokens have a ratio that is clipped: 16 updates an iteration are too many",
-                       "lower algorithm.epochs"),
 }  # fmt: skip
 
 
