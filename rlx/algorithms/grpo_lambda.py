@@ -16,6 +16,7 @@ Choices where sources differ:
 3. The standard deviation is the population's, and where it is 0 (one right answer, or equal lengths) the sigmoid is
    1/2.
 4. `penalized_share=1` penalises every group (the paper's baseline "GRPO+LP").
+5. length_penalty is that of a public note with code, which names no source for it.
 """
 
 import math
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlx.algorithms.base import Normalization, group_mean, listed
+from rlx.algorithms.base import EQUAL, Normalization, group_mean, listed
 from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
 from rlx.batches import RolloutBatch
 from rlx.errors import ConfigError
@@ -69,14 +70,15 @@ class GrpoLambda(GroupRelative[GrpoLambdaConfig]):
 
     def shape(self, batch: RolloutBatch, max_tokens: int) -> dict[str, Tensor]:
         found = super().shape(batch, max_tokens)
-        right = batch.correct.to(batch.loss_mask.dtype)
-        length, group = batch.loss_mask.sum(-1), batch.group
+        right, group = batch.correct.double(), batch.group  # float64: the mean of equal lengths is theirs to EQUAL
+        length = batch.loss_mask.sum(-1).double()
         solved, size = group_mean(right, group)
         count = (solved * size).round().clamp(min=1)
         mean = group_mean(length * right, group)[0] * size / count
         spread = (group_mean((length - mean).square() * right, group)[0] * size / count).sqrt()
-        far = torch.where(spread > 0, (length - mean) / spread.clamp(min=1e-6), 0.0)
-        found["length"] = -self.config.length_penalty * far.sigmoid() * right * self._penalized(solved, group)
+        far = torch.where(spread > EQUAL, (length - mean) / spread.clamp(min=EQUAL), 0.0)
+        lost = -self.config.length_penalty * far.sigmoid() * right * self._penalized(solved, group)
+        found["length"] = lost.to(batch.rewards.dtype)
         return found
 
     def _penalized(self, solved: Tensor, group: Tensor) -> Tensor:
@@ -85,5 +87,5 @@ class GrpoLambda(GroupRelative[GrpoLambdaConfig]):
             return solved >= self.config.penalized_above - 1e-6
         share: dict[int, float] = dict(zip(listed(group), listed(solved), strict=True))
         numbers = sorted(share, key=lambda number: (-share[number], number))
-        taken = numbers[: math.ceil(self.config.penalized_share * len(numbers) - 1e-9)]
+        taken = numbers[: max(math.ceil(self.config.penalized_share * len(numbers) - 1e-9), 1)]
         return torch.isin(group, torch.tensor(taken, device=group.device, dtype=group.dtype))

@@ -76,7 +76,7 @@ class StdNormalization(str, Enum):
     group = "group"
     """The standard deviation of the group's rewards (GRPO)."""
     batch = "batch"
-    """That of all rewards of the iteration (Lite PPO, arXiv 2508.08221)."""
+    """That of the rewards of all rows of the iteration that are trained on (Lite PPO, arXiv 2508.08221)."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -71,7 +71,9 @@ class Reinforce(PolicyGradient[ReinforceConfig]):
     def estimate(self, batch: RolloutBatch) -> Tensor:
         rewards, config = self.rewards(batch).sum(-1), self.config
         sampled = rewards[batch.loss_mask.any(-1)]
-        mean = sampled.mean().item() if len(sampled) else 0.0
+        if not len(sampled):  # all were cut and masked: nothing to learn from, and nothing to average
+            return rewards[:, None]
+        mean = sampled.mean().item()
         base = {Baseline.none: 0.0, Baseline.batch: mean}.get(config.baseline)
         if base is None:
             base = mean if self.baseline is None else self.baseline

@@ -64,7 +64,8 @@ class Rollout:
     def shape(self, algorithm: Algorithm, max_tokens: int) -> None:
         """Add the algorithm's parts of the reward, on each row's last sampled token."""
         self.parts = algorithm.shape(self.batch, max_tokens)
-        last = (self.batch.loss_mask * torch.arange(self.batch.tokens.shape[1])).argmax(-1)
+        mask = self.batch.loss_mask
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
         for part in self.parts.values():
             self.batch.rewards[torch.arange(len(last)), last] += part
 
