@@ -4,8 +4,8 @@
 
 1. The log-probabilities of the old policy are those recorded while sampling, and w is 1. With
    `importance_sampling_cap=C` they are the trainer's own before the first update, and w = min(exp(old - sampled), C) a
-   token, without gradient: truncated importance sampling (Yao et al., fengyao.notion.site/off-policy-rl), as TRL has
-   it. w weighs the policy's term alone, not those of kl and entropy.
+   token, without gradient: truncated importance sampling (Yao et al., fengyao.notion.site/off-policy-rl; TRL's default
+   masks whole sequences instead). w weighs the policy's term alone, not those of kl and entropy, as in TRL.
 2. Log-ratios are clamped to [-20, 20] before exp.
 3. KL(policy || reference) is estimated from d = reference - current (Schulman, joschu.net/blog/kl-approx): k1 = -d,
    k2 = d^2 / 2, k3 = exp(d) - 1 - d. In the loss it is differentiated: the gradient of k2 is that of KL(policy ||
