@@ -4,7 +4,8 @@
 
 with GRPO's advantages. A whole row is clipped or not, by the geometric mean of its tokens' ratios, so that the clip is
 a thousand times narrower. A token's part of the loss is its row's, which makes the paper's mean over rows
-`normalization=sequence`; `sum` weighs rows by their length (LUSPO, arXiv 2602.05261).
+`normalization=sequence`; `sum` weighs rows by their length (LUSPO, arXiv 2602.05261, whose clips are 2e-3 and 2.5e-3).
+With importance_sampling_cap a row weighs the mean of its tokens' weights.
 """
 
 from dataclasses import dataclass

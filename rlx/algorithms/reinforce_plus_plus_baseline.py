@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlx.algorithms.base import EQUAL, group_mean, group_std, whitened
+from rlx.algorithms.base import group_mean, whitened
 from rlx.algorithms.policy_gradient import Clipped, ClippedConfig, KlEstimator, KlIn
 from rlx.batches import RolloutBatch
 from rlx.options import option
@@ -41,7 +41,6 @@ class ReinforcePlusPlusBaseline(Clipped[ReinforcePlusPlusBaselineConfig]):
     def estimate(self, batch: RolloutBatch) -> Tensor:
         outcome = batch.returns().double()
         centred = outcome - group_mean(outcome, batch.group)[0]
-        centred = centred.masked_fill(group_std(outcome, batch.group) < EQUAL, 0.0)
         costs = self.rewards(batch) - batch.rewards.double()
         to_go = centred[:, None] + costs.flip(-1).cumsum(-1).flip(-1)
         return whitened(to_go, batch.loss_mask)

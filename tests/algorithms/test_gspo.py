@@ -65,6 +65,15 @@ def test_a_row_is_clipped_as_a_whole() -> None:
         assert [bool(slope) for slope in gradient] == [moves] * 2
 
 
+def test_a_row_weighs_the_mean_of_its_tokens_importance_weights() -> None:
+    """The sampler's probability 1/4, the trainer's 1/2 and 1/8: (min(2, 1.5) + 1/2) / 2 = 1, at ratio 1."""
+    bad = completion(0.0, 2)
+    bad.trainer = [math.log(0.5), math.log(0.125)]
+    bad.now = [plain.scalar(value) for value in bad.trainer]
+    _, gradient = gradient_of(GspoConfig(std_eps=0.0, importance_sampling_cap=1.5), [completion(1.0), bad])
+    assert gradient == pytest.approx([1 / math.sqrt(2) / 2 / 2] * 2)
+
+
 def test_clipped_rows_are_counted_by_their_tokens() -> None:
     rows = [completion(1.0, 1, ratio=2.0), completion(0.0, 3, ratio=1.0001), completion(0.0, 1, ratio=0.5)]
     _, _, metrics = step_of(GspoConfig(), rows)

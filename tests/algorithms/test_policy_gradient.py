@@ -14,9 +14,18 @@ from rlx.algorithms.cispo import CispoConfig
 from rlx.algorithms.dr_grpo import DrGrpoConfig
 from rlx.algorithms.grpo import GrpoConfig
 from rlx.algorithms.gspo import GspoConfig
-from rlx.algorithms.policy_gradient import KlEstimator, KlIn, PolicyGradientConfig, Signs, divergence, overlong
+from rlx.algorithms.policy_gradient import (
+    KlEstimator,
+    KlIn,
+    PolicyGradientConfig,
+    Signs,
+    StdNormalization,
+    divergence,
+    overlong,
+)
 from rlx.algorithms.reinforce import Baseline, ReinforceConfig
 from rlx.algorithms.reinforce_plus_plus import ReinforcePlusPlusConfig
+from rlx.algorithms.reinforce_plus_plus_baseline import ReinforcePlusPlusBaselineConfig
 from rlx.algorithms.rloo import RlooConfig
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
@@ -272,6 +281,16 @@ def test_what_is_cut_counts_in_its_group_and_is_not_trained_on(normalization: No
     assert kept[2][0] > 0
 
 
+def test_what_is_cut_and_masked_is_not_in_the_deviation_of_the_batch() -> None:
+    """But in its group's mean: 1, 0 and 0 less 1/3, over the deviation of 1, 0, 2 and 2 alone."""
+    rows = [completion(reward, group=group) for reward, group in ((1.0, 0), (0.0, 0), (2.0, 1), (2.0, 1))]
+    cut = completion(0.0, finished=False)
+    config = GrpoConfig(std_normalization=StdNormalization.batch, std_eps=0.0, mask_truncated=True)
+    deviation = math.sqrt(2.75 / 3)
+    found = advantages_of(config, [*rows, cut])
+    assert [a for (a,) in found] == pytest.approx([2 / 3 / deviation, -1 / 3 / deviation, 0.0, 0.0, 0.0])
+
+
 def push(normalization: Normalization, length: int) -> float:
     """How hard a wrong answer of `length` tokens is pushed away as a whole, beside a right one of two tokens."""
     _, wrong = gradient_of(DrGrpoConfig(normalization=normalization), [completion(1.0, 2), completion(0.0, length)])
@@ -320,7 +339,9 @@ def test_rewards_that_differ_by_rounding_are_equal(reward: float, size: int) -> 
     rows = [completion(reward * (1 + n * 2e-16)) for n in range(size)]
     for made in (GrpoConfig, GspoConfig, CispoConfig):
         assert advantages_of(made(std_eps=1e-12), rows) == [[0.0]] * size
-    assert advantages_of(RlooConfig(), rows) == [[0.0]] * size
+    others = (RlooConfig(), ReinforcePlusPlusConfig(), ReinforcePlusPlusBaselineConfig(), ReinforceConfig())
+    for config in others:
+        assert advantages_of(config, rows) == [[0.0]] * size
 
 
 def test_a_prompt_drawn_twice_is_two_groups() -> None:
