@@ -71,7 +71,7 @@ class GrpoLambda(GroupRelative[GrpoLambdaConfig]):
     def shape(self, batch: RolloutBatch, max_tokens: int) -> dict[str, Tensor]:
         found = super().shape(batch, max_tokens)
         right, group = batch.correct.double(), batch.group  # float64: the mean of equal lengths is theirs to EQUAL
-        length = batch.loss_mask.sum(-1).double()
+        length = batch.loss_mask.sum(-1)
         solved, size = group_mean(right, group)
         count = (solved * size).round().clamp(min=1)
         mean = group_mean(length * right, group)[0] * size / count
@@ -84,7 +84,7 @@ class GrpoLambda(GroupRelative[GrpoLambdaConfig]):
     def _penalized(self, solved: Tensor, group: Tensor) -> Tensor:
         """[B] bool: rows of the groups that are solved best; `solved` [B] is each group's share of right answers."""
         if self.config.penalized_above is not None:
-            return solved >= self.config.penalized_above - 1e-6
+            return solved >= self.config.penalized_above
         share: dict[int, float] = dict(zip(listed(group), listed(solved), strict=True))
         numbers = sorted(share, key=lambda number: (-share[number], number))
         taken = numbers[: max(math.ceil(self.config.penalized_share * len(numbers) - 1e-9), 1)]

@@ -53,6 +53,8 @@ def test_clipped_weights_are_counted() -> None:
     rows = [completion(1.0, 2, ratio=5.1), completion(0.0, 2, ratio=0.01)]
     _, _, metrics = step_of(CispoConfig(), rows)
     assert metrics["clip_ratio/high_mean"].item() == 0.5 and metrics["clip_ratio/low_mean"].item() == 0
+    _, _, metrics = step_of(CispoConfig(clip_low=0.5, clip_high=5.0), rows)
+    assert metrics["clip_ratio/high_mean"].item() == 0 and metrics["clip_ratio/low_mean"].item() == 0.5
 
 
 def test_dual_clip_is_refused() -> None:

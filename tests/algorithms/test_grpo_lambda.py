@@ -39,11 +39,11 @@ def test_groups_are_ranked(share: float, groups: list[int]) -> None:
     assert penalised(GrpoLambdaConfig(penalized_share=share), solved(1, 3, 1, 4, 2)) == groups
 
 
-@pytest.mark.parametrize("groups", range(1, 31))
-def test_the_number_of_groups_is_rounded_up(groups: int) -> None:
-    """Whole numbers of fifths are not rounded up once more (0.2 * 15 is 3.0000000000000004)."""
-    rows = solved(*[2] * groups, size=2)
-    assert len(penalised(GrpoLambdaConfig(), rows)) == -(-groups // 5)
+def test_the_number_of_groups_is_rounded_up() -> None:
+    """But not what is whole (0.28 * 25 is 7.000000000000001)."""
+    for groups in range(1, 12):
+        assert len(penalised(GrpoLambdaConfig(), solved(*[2] * groups, size=2))) == -(-groups // 5)
+    assert len(penalised(GrpoLambdaConfig(penalized_share=0.28), solved(*[2] * 25, size=2))) == 7
 
 
 def test_of_equal_groups_the_first_go_first() -> None:
@@ -85,12 +85,19 @@ def test_lengths_moved_by_a_constant_cost_the_same() -> None:
 def test_equal_lengths_lose_half_exactly(dtype: torch.dtype) -> None:
     """A standard deviation of 0 is no number's noise: for any group, any number of right answers, any length."""
     algorithm = GrpoLambdaConfig().build()
-    for size, right, length in ((5, 3, 7), (7, 5, 3), (11, 9, 13), (3, 1, 9), (13, 13, 11), (6, 1, 1)):
+    for size, right, length in ((5, 3, 7), (7, 1, 29), (7, 5, 97), (11, 2, 25), (3, 1, 9), (13, 11, 1023), (6, 1, 1)):
         batch = batch_of([completion(float(n < right), length if n < right else 2 + n) for n in range(size)])
         batch.loss_mask, batch.rewards = batch.loss_mask.to(dtype), batch.rewards.to(dtype)
         found = algorithm.shape(batch, 99)["length"]
         assert found.dtype is dtype
         assert found.tolist() == [float(torch.tensor(-0.3, dtype=dtype))] * right + [0.0] * (size - right)
+
+
+def test_lengths_may_cost_in_both_ways() -> None:
+    rows = [completion(1.0, 8), completion(1.0, 2), completion(0.0, 8)]
+    parts = GrpoLambdaConfig(overlong_share=0.5).build().shape(batch_of(rows), 8)
+    assert sorted(parts) == ["length", "overlong"]
+    assert parts["overlong"].tolist() == [-1.0, 0.0, -1.0]
 
 
 def test_the_penalty_is_what_tells_solved_answers_apart() -> None:
