@@ -173,6 +173,27 @@ def test_the_buffer_keeps_what_it_is_told_to(door, start):
     assert last == whole
 
 
+def test_a_round_without_a_right_sample_leaves_the_policy_alone(door, start):
+    """It does not go back to where it began."""
+    always = ("algorithm.round_iterations=2", "algorithm.batch_rows=4", "checkpoint.keep=all", "stage.val_every=0")
+    run = place(door(*improve(start, "expert_iteration", *always)).out)
+    *_, first = digest(start).values()
+    moved = digest(run)
+    assert moved["step-000002"] != first
+
+    def nothing(sampler, examples, *key, **named):
+        rollout = sample(sampler, examples, *key, **named)
+        if key[0] == "train" and key[1] >= 2:
+            rollout.batch.correct[:] = False
+        return rollout
+
+    sample = policy.Sampler.sample
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy.Sampler, "sample", nothing)
+        still = place(door(*improve(start, "expert_iteration", *always, "rerun=still")).out)
+    assert len(set(digest(still).values())) == 1 and digest(still)["step-000006"] == moved["step-000002"]
+
+
 def test_a_renewed_reference_is_the_policy_of_that_iteration(door, start, monkeypatch):
     more = ("algorithm.kl_coefficient=0.1", "algorithm.minibatches=2")
     kept = rows(place(door(*improve(start, "grpo", *more)).out))

@@ -231,6 +231,8 @@ class PolicyModule(StepModule):
             return figures
         kept = self._gathered.take(batch.rows(torch.zeros(0, dtype=torch.int64)))
         figures["buffer/trained_rows"] = float(len(kept.tokens))
+        if not len(kept.tokens):  # the policy stays what it is, and samples for the next round
+            return figures
         if not self.algorithm.gathering.start_trains:
             return {**figures, **self._improve(kept), "train/lr": self.learning_rate()}
         assert self.config.optim is not None
