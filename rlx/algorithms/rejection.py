@@ -97,7 +97,7 @@ def kept(batch: RolloutBatch, deduplicate: bool, most: int | None) -> Tensor:
     prompts are equal when their tokens are."""
     place = torch.arange(1, batch.tokens.shape[1] + 1, device=batch.tokens.device)
     lasts = (batch.loss_mask * place).amax(-1).long() if len(batch.tokens) else place[:0]
-    begins: list[int] = listed(lasts - batch.loss_mask.sum(-1).long())
+    begins: list[int] = listed((batch.loss_mask > 0).int().argmax(-1))  # the first sampled token ends the prompt
     ends: list[int] = listed(lasts)
     rows: list[list[int]] = listed(batch.tokens)
     seen: set[tuple[int, ...]] = set()
