@@ -1,8 +1,9 @@
 """Fine-tuning on verified samples of one's own: what expert iteration and rejection fine-tuning share.
 
 Completions are sampled, the right ones are kept, exact duplicates dropped, and what is left is trained on with the
-negative log-likelihood. Sampled by the policy that is trained, once, without dropping duplicates, that is a REINFORCE
-step with advantage 1 for right completions and 0 for others. Dropping duplicates is more than saving work: what is
+negative log-likelihood, a mean over their tokens. Sampled by the policy that is trained, once, without dropping
+duplicates, that is a REINFORCE step with advantage 1 for right completions and 0 for others, over the share of tokens
+that right ones have. Dropping duplicates is more than saving work: what is
 drawn often counts once, so that the policy stays broader than its samples, and less sure of the best of them.
 """
 
