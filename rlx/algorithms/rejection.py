@@ -3,8 +3,8 @@
 Completions are sampled, the right ones are kept, exact duplicates dropped, and what is left is trained on with the
 negative log-likelihood, a mean over their tokens. Sampled by the policy that is trained, once, without dropping
 duplicates, that is a REINFORCE step with advantage 1 for right completions and 0 for others, over the share of tokens
-that right ones have. Dropping duplicates is more than saving work: what is
-drawn often counts once, so that the policy stays broader than its samples, and less sure of the best of them.
+that right ones have. Dropping duplicates is more than saving work: what is drawn often counts once, so that the policy
+stays broader than its samples, and less sure of the best of them.
 """
 
 from collections import Counter

@@ -3,7 +3,6 @@
 Checked in runs of the stage, with gradients as they came and AdamW written out in float64.
 """
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rlx.algorithms.base import AlgorithmConfig, Demonstrations, Normalization, Rewards
+from rlx.algorithms.base import Demonstrations, Normalization
 from rlx.algorithms.grpo import GrpoConfig
 from rlx.algorithms.parallel import Combine, ParallelConfig
 from rlx.algorithms.policy_gradient import StdNormalization
 from rlx.errors import ConfigError
-from rlx.stages.base import RunStageConfig
 from rlx.stages.modules import companion, policy
 from rlx.stages.modules.companion import averaged, trained
 from rlx.stages.modules.rollouts import Sampler
@@ -89,20 +87,9 @@ class Watch:
     """Solutions, a batch a request."""
 
 
-COMPOSED: list[Any] = []
-"""Config and context of the runs but for their algorithm: what takes longest in the smallest runs is Hydra."""
-
-
 @pytest.fixture
-def watched(rlx, monkeypatch: pytest.MonkeyPatch):
-    """Run a few iterations of an algorithm from random weights, and give its steps."""
-    if not COMPOSED:
-        with monkeypatch.context() as patch:
-            patch.setattr(RunStageConfig, "carry_out", lambda _, *given: COMPOSED.extend(given))
-            settings = [f"{name}={value}" for name, value in ADAM.items()]
-            done = rlx(*rl("random", *settings, "optim.lr=0.01", "schedule.warmup_steps=0", "stage.val_every=0",
-                           "stage.preflight_problems=0"))  # fmt: skip
-        assert done.code == 0, done.err
+def watched(door, monkeypatch: pytest.MonkeyPatch):
+    """Run an iteration or more of an algorithm from random weights, and give its steps."""
 
     def flat(tensors: Any) -> Tensor:
         return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
@@ -114,12 +101,8 @@ def watched(rlx, monkeypatch: pytest.MonkeyPatch):
         loss = cross_entropy(model.logits(hidden)[:, :-1].flatten(0, 1), targets.flatten())
         return flat(torch.autograd.grad(loss, [each for each in model.parameters() if each.requires_grad]))
 
-    def run(algorithm: type[AlgorithmConfig], steps: int = 1, **settings: Any) -> Watch:
+    def run(*arguments: str) -> Watch:
         seen = Watch()
-        config, context = copy.deepcopy(COMPOSED)
-        config.stage.steps = steps
-        worth = Rewards(malformed=0.5, truncated=1.0)  # so that random completions are of different worth
-        config.algorithm = algorithm(**{"group_size": 4, "rewards": worth, **settings})
         demonstrations = Sampler.demonstrations
 
         def asked(sampler: Sampler, first: int, count: int) -> Any:
@@ -140,12 +123,13 @@ def watched(rlx, monkeypatch: pytest.MonkeyPatch):
             return record
 
         with monkeypatch.context() as patch:
-            patch.setattr("os.fsync", lambda descriptor: None)  # a process that dies loses nothing of what it wrote
-            patch.setattr("rlx.runs.run.git_state", dict)  # four processes a run
             patch.setattr(Sampler, "demonstrations", asked)
             patch.setattr(policy, "stepped", recorder("policy"))
             patch.setattr(companion, "stepped", recorder("solutions"))
-            config.stage.carry_out(config, context)
+            settings = [f"{name}={value}" for name, value in ADAM.items()]
+            done = door(*rl("random", *settings, "optim.lr=0.01", "schedule.warmup_steps=0", "stage.val_every=0",
+                            "stage.preflight_problems=0", "stage.steps=1", *arguments))  # fmt: skip
+        assert done.code == 0, done.err
         return seen
 
     return run
@@ -154,7 +138,8 @@ def watched(rlx, monkeypatch: pytest.MonkeyPatch):
 def test_steps_of_two_optimizers_are_averaged(watched) -> None:
     """W + (D_RL + D_SFT) / 2 with gradients at the same W, moments and clipping of their own, and rates of their own,
     over several updates; that is not one optimizer on the mean of the gradients."""
-    found = watched(ParallelConfig, steps=2, sft_rows=3, sft_lr=0.02, minibatches=2)
+    found = watched("algorithm=parallel", "algorithm.sft_rows=3", "algorithm.sft_lr=0.02", "algorithm.minibatches=2",
+                    "stage.steps=2")  # fmt: skip
     assert [step.side for step in found.steps] == ["policy", "solutions"] * 4 and len(found.asked) == 4
     sides, one = {"policy": Adam(), "solutions": Adam()}, Adam()
     weights = found.steps[0].before
@@ -176,15 +161,16 @@ def test_steps_of_two_optimizers_are_averaged(watched) -> None:
 
 
 def test_without_a_rate_it_is_half_a_step_of_grpo_and_a_sum_is_one_optimizer(watched) -> None:
-    (grpo,) = watched(GrpoConfig).steps
-    still = watched(ParallelConfig, sft_rows=3, sft_lr=0.0).steps
+    (grpo,) = watched("algorithm=grpo").steps
+    still = watched("algorithm=parallel", "algorithm.sft_rows=3", "algorithm.sft_lr=0").steps
     assert torch.equal(still[0].before, grpo.before) and torch.equal(still[0].after, grpo.after)
     assert torch.equal(still[1].after, still[1].before)
     ended = torch.cat([each.detach().double().flatten() for each in trained(still[-1].model)])
     assert (grpo.after - grpo.before).abs().max() > 1e-3
     torch.testing.assert_close(ended - grpo.before, 0.5 * (grpo.after - grpo.before), atol=1e-7, rtol=0)
 
-    (one,) = watched(ParallelConfig, combine=Combine.sum, sft_coefficient=0.3, sft_rows=3).steps
+    (one,) = watched("algorithm=parallel", "algorithm.combine=sum", "algorithm.sft_coefficient=0.3",
+                     "algorithm.sft_rows=3").steps  # fmt: skip
     assert one.solutions is not None and one.solutions.abs().max() > 1e-3
     torch.testing.assert_close(one.gradient, grpo.gradient + 0.3 * one.solutions, atol=1e-6, rtol=1e-4)
 
