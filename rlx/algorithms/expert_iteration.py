@@ -6,8 +6,8 @@ passes, with a schedule and an optimizer of the round's own, and the next round 
 
 Choices where sources differ:
 1. A round begins with the weights that the run began with (`train_from=start`), as in Echo Chamber and STaR, so that
-   errors do not add up; `latest` is the online form, and with `round_iterations=1` it is a policy gradient on
-   successes.
+   errors do not add up; `latest` is the online form, and with `round_iterations=1 epochs=1 deduplicate=false` it is a
+   policy gradient on successes.
 2. A round trains on its own samples (`buffer_rounds=1`); `null` keeps those of all rounds.
 3. Exact duplicates of (prompt, completion) are dropped.
 """

@@ -9,7 +9,7 @@ relative is `algorithm=grpo algorithm.signs=negative`.
 
 With `retain_coefficient` right completions are trained on too, with their mean negative log-likelihood a token (the
 paper's NPO+GD with the policy's own successes as what is to be kept). The mean is then over both kinds of rows
-together.
+together, in the metrics too.
 """
 
 from dataclasses import dataclass

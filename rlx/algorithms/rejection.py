@@ -1,9 +1,10 @@
 """Fine-tuning on verified samples of one's own: what expert iteration and rejection fine-tuning share.
 
 Completions are sampled, the right ones are kept, exact duplicates dropped, and what is left is trained on with the
-negative log-likelihood. Sampled by the policy that is trained, once, without dropping duplicates, that is a REINFORCE
-step with advantage 1 for right completions and 0 for others. Dropping duplicates is more than saving work: what is
-drawn often counts once, so that the policy stays broader than its samples, and less sure of the best of them.
+negative log-likelihood, a mean over their tokens. Sampled by the policy that is trained, once, without dropping
+duplicates, that is a REINFORCE step with advantage 1 for right completions and 0 for others, over the share of tokens
+that right ones have. Dropping duplicates is more than saving work: what is drawn often counts once, so that the policy
+stays broader than its samples, and less sure of the best of them.
 """
 
 from collections import Counter
@@ -97,7 +98,7 @@ def kept(batch: RolloutBatch, deduplicate: bool, most: int | None) -> Tensor:
     prompts are equal when their tokens are."""
     place = torch.arange(1, batch.tokens.shape[1] + 1, device=batch.tokens.device)
     lasts = (batch.loss_mask * place).amax(-1).long() if len(batch.tokens) else place[:0]
-    begins: list[int] = listed(lasts - batch.loss_mask.sum(-1).long())
+    begins: list[int] = listed((batch.loss_mask > 0).int().argmax(-1))  # the first sampled token ends the prompt
     ends: list[int] = listed(lasts)
     rows: list[list[int]] = listed(batch.tokens)
     seen: set[tuple[int, ...]] = set()
