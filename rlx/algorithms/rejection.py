@@ -5,6 +5,8 @@ negative log-likelihood, a mean over their tokens. Sampled by the policy that is
 duplicates, that is a REINFORCE step with advantage 1 for right completions and 0 for others, over the share of tokens
 that right ones have. Dropping duplicates is more than saving work: what is drawn often counts once, so that the policy
 stays broader than its samples, and less sure of the best of them.
+
+The likelihood is the model's own, as in `stage=sft`, whatever decode.temperature the samples were drawn at.
 """
 
 from collections import Counter

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlx.options import discover
-from rlx.stages.modules import policy
+from rlx.stages.modules import looking, policy
 from rlx.stages.modules.companion import trained
 from tests.stages.runs import ADDS, digest, improve, place, record, rows
 
@@ -231,6 +231,29 @@ def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(door, start, mo
     assert whole.abs().max() > 1e-4
     torch.testing.assert_close(half, whole / 2, atol=1e-7, rtol=0)
     assert (both - half).abs().max() > 1e-4 and (both - added).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["expert_iteration", "parallel", "grpo"])
+def test_fine_tuning_is_of_the_model_and_policy_gradients_of_what_sampled(door, start, monkeypatch, name):
+    """At decode.temperature=0.7 the policy's logits are divided by it, solutions' and kept samples' are not."""
+    seen: list[tuple[float, int]] = []
+    look = looking._outlook
+
+    def watching(model, tokens, rows, temperature):
+        seen.append((temperature, len(tokens)))
+        return look(model, tokens, rows, temperature)
+
+    monkeypatch.setattr(looking, "_outlook", watching)
+    more = ("decode.temperature=0.7", "stage.steps=2", "stage.val_every=0", "stage.preflight_problems=0",
+            "optim.lr=1e-3")  # fmt: skip
+    rounds = ("algorithm.round_iterations=1",) if name == "expert_iteration" else ()
+    own = ("algorithm.sft_rows=5",) if name == "parallel" else rounds
+    done = door(*improve(start, name, *more, *own))
+    assert done.code == 0, done.err
+    plain = {rows for temperature, rows in seen if temperature == 1.0}
+    policys = {rows for temperature, rows in seen if temperature == 0.7}
+    assert bool(plain) == (name != "grpo") and bool(policys) == (name != "expert_iteration")
+    assert name != "parallel" or plain == {5}
 
 
 @pytest.mark.parametrize(

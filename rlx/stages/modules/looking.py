@@ -29,10 +29,12 @@ class Looker:
         """Row numbers in parts that go through a model at once, none of which parts `unit` neighbouring rows."""
         return torch.arange(rows).split(max(self.micro_rows // unit, 1) * unit) if rows else ()
 
-    def policy(self, model: Decoder, batch: RolloutBatch) -> tuple[PolicyOutput, Aux]:
-        """Log-probabilities and entropies, with what layers have to say besides."""
+    def policy(self, model: Decoder, batch: RolloutBatch, *, tempered: bool = True) -> tuple[PolicyOutput, Aux]:
+        """Log-probabilities and entropies, with what layers have to say besides: of the policy that samples, or of the
+        model as it is (not `tempered`), which fine-tuning is about."""
         count, width = batch.tokens.shape
-        logprobs, entropy, aux = self._outlook(model, *self._padded(model, batch), self.temperature)
+        temperature = self.temperature if tempered else 1.0
+        logprobs, entropy, aux = self._outlook(model, *self._padded(model, batch), temperature)
         return PolicyOutput(logprobs=logprobs[:count, :width], entropy=entropy[:count, :width]), aux
 
     def values(self, critic: Decoder, batch: RolloutBatch) -> Tensor:

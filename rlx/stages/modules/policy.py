@@ -360,7 +360,7 @@ class PolicyModule(StepModule):
         extent, counted, total = batch.extent(), float(batch.loss_mask.sum()), 0.0
         self.run.ledger.train += self.operations.training(extent)
         for part in (batch.rows(rows) for rows in self.looker.parts(rows)):
-            out, aux = self.looker.policy(self.model, part)
+            out, aux = self.looker.policy(self.model, part, tempered=False)
             loss = -(out.logprobs * part.loss_mask).sum() / counted
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss of solutions is {loss.item()}: the run has diverged", part="loss")
@@ -415,7 +415,7 @@ class PolicyModule(StepModule):
         return found
 
     def _look(self, batch: RolloutBatch) -> tuple[PolicyOutput, Aux]:
-        out, aux = self.looker.policy(self.model, batch)
+        out, aux = self.looker.policy(self.model, batch, tempered=self._gathered is None)
         if self.critic is not None:
             out.values = self.looker.values(self.critic.model, replace(batch, routing=None))
         return out, aux
