@@ -91,6 +91,9 @@ class Algorithm:
     own before the iteration's first update, where those recorded while sampling do not do), "values" (a critic's)."""
     silent_at_zero: bool = True
     """A row whose advantages are all 0 adds nothing to the gradient, so the stage may leave it out of the update."""
+    compares: bool = False
+    """A row's advantage is its reward against those of its own group, so a group of equal rewards teaches nothing; else
+    one sample of a prompt may teach something."""
     unit: int = 1
     """Neighbouring rows that a loss takes together; a step's rows are never parted within them."""
     gathering: Gathering | None = None

@@ -45,6 +45,7 @@ class Dpo(Algorithm):
 
     needs = frozenset({"reference"})
     silent_at_zero = False
+    compares = True
     unit = 2
 
     def __init__(self, config: DpoConfig) -> None:

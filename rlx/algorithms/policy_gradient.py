@@ -299,6 +299,8 @@ class GroupRelative(Clipped[G]):
     equal up to 1e-6 gets advantage exactly 0, not noise over eps.
     """
 
+    compares = True
+
     def estimate(self, batch: RolloutBatch) -> Tensor:
         rewards = self.rewards(batch).sum(-1)  # float64: equal rewards then have their own value as their mean
         mean, _ = group_mean(rewards, batch.group)

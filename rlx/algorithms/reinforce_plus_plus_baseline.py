@@ -38,6 +38,8 @@ class ReinforcePlusPlusBaselineConfig(ClippedConfig):
 class ReinforcePlusPlusBaseline(Clipped[ReinforcePlusPlusBaselineConfig]):
     """The algorithm at one setting."""
 
+    compares = True
+
     def estimate(self, batch: RolloutBatch) -> Tensor:
         outcome = batch.returns().double()
         centred = outcome - group_mean(outcome, batch.group)[0]

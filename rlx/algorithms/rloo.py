@@ -44,6 +44,8 @@ class RlooConfig(ClippedConfig):
 class Rloo(Clipped[RlooConfig]):
     """The algorithm at one setting."""
 
+    compares = True
+
     def estimate(self, batch: RolloutBatch) -> Tensor:
         rewards = self.rewards(batch).sum(-1)
         mean, size = group_mean(rewards, batch.group)

@@ -95,7 +95,7 @@ class RlConfig(RunStageConfig):
             raise ConfigError(
                 f"init.grow={config.init.grow.name} is for pretrain and sft, which mend what new layers break"
             )
-        if config.decode.truncates:
+        if config.decode.truncates and built.gathering is None:  # rounds fine-tune, whatever drew the samples
             raise ConfigError(
                 f"decode.top_p={config.decode.top_p}, top_k={config.decode.top_k}: rl trains on the whole "
                 "distribution; leave both out (sampled and trained log-probabilities would differ)"

@@ -11,6 +11,7 @@ import torch
 from rlx.options import discover
 from rlx.stages.modules import looking, policy
 from rlx.stages.modules.companion import trained
+from rlx.stages.modules.looking import Looker
 from tests.stages.runs import ADDS, digest, improve, place, record, rows
 
 SHORT: dict[str, tuple[str, ...]] = {
@@ -204,6 +205,44 @@ def test_a_renewed_reference_is_the_policy_of_that_iteration(door, start, monkey
         place(door(*improve(start, "grpo", "algorithm.kl_coefficient=0.1", "algorithm.reference_every=1")).out)
     )
     assert all(abs(row["kl"]) < 1e-6 for row in always if "kl" in row)
+
+
+def test_what_is_masked_goes_through_no_model(door, start, monkeypatch):
+    """Nor is a minibatch of nothing else an error, with weights of no token."""
+    looks = watched(monkeypatch, Looker, "policy"), watched(monkeypatch, Looker, "values")
+    more = ("algorithm.mask_truncated=true", "algorithm.importance_sampling_cap=2", "algorithm.kl_coefficient=0.1",
+            "algorithm.minibatches=16", "decode.max_tokens=1", "stage.steps=2", "stage.val_every=0")  # fmt: skip
+    done = door(*improve(start, "ppo", *more))
+    assert done.code == 0, done.err
+    assert all(0 < row["completions/clipped_ratio"] < 1 for row in rows(place(done.out)))
+    assert all(look and all(batch.loss_mask.any(-1).all() for _, _, batch, *_ in look) for look in looks)
+
+
+def test_the_gap_is_measured_where_a_row_goes_through_first(door, start):
+    """The minibatches before had no signal, and moved nothing."""
+    found = rows(place(door(*improve(start, "grpo", "algorithm.minibatches=8", "stage.val_every=0")).out))
+    name = "sampling/sampling_logp_difference/mean"
+    assert all((name in row) == ("entropy" in row) and row.get(name, 0) <= 1e-5 for row in found)
+    assert any(name in row for row in found)
+
+
+def test_one_sample_a_prompt_teaches_where_samples_are_not_compared(door, start):
+    done = door(*improve(start, "reinforce", "algorithm.group_size=1", "stage.prompts=32", "stage.preflight_problems=32",
+                         "stage.preflight=stop", "stage.steps=20", "stage.val_every=0"))  # fmt: skip
+    assert done.code == 0 and "cannot learn" not in done.out and "groups" not in done.out, done.out + done.err
+    assert all(row["train/grad_norm"] > 0 for row in rows(place(done.out)))
+    assert not record(place(done.out))["alarms"]
+    equal = [f"algorithm.rewards.{name}=1" for name in ("wrong", "illegal", "malformed", "truncated")]
+    done = door(*improve(start, "reinforce", "algorithm.group_size=1", "stage.preflight=stop", *equal))
+    assert done.code == 1 and "every verdict is worth 1" in done.err and "all rewards are equal" in done.err
+
+
+def test_rounds_take_samples_of_a_cut_distribution(door, start):
+    """As papers of expert iteration draw them; a ratio to what was sampled would be off."""
+    done = door(*improve(start, "expert_iteration", *SHORT["expert_iteration"], "decode.top_p=0.95", "stage.steps=3"))
+    assert done.code == 0 and rows(place(done.out))[-1]["buffer/trained_rows"] > 0, done.err
+    done = door(*improve(start, "grpo", "decode.top_p=0.95"))
+    assert done.code == 2 and "rl trains on the whole distribution" in done.err
 
 
 def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(door, start, monkeypatch):

@@ -46,6 +46,8 @@ class Setting:
     """Reward of each verdict, by its name."""
     corrected: bool
     """Importance weights correct for rollouts that are off-policy."""
+    compares: bool = True
+    """The algorithm compares a prompt's samples with each other; else those of all prompts."""
     updates: int = 1
     """Optimizer steps an iteration."""
     clip_high: float | None = None
@@ -84,13 +86,15 @@ def preflight(row: dict[str, float], setting: Setting, probe: Probe) -> tuple[li
     Returns:
         Sentences, the first with the numbers; and why no group has a signal, empty where some group has one.
     """
-    dead, cut = row["frac_reward_zero_std"], row["completions/clipped_ratio"]
+    cut = row["completions/clipped_ratio"]
+    groups = f", groups without signal {row['frac_reward_zero_std']:.1%}" if setting.compares else ""
     said = [
         f"preflight: {', '.join(_passes(row, setting))} ({probe.problems} problems, {setting.group_size} "
-        f"samples each), groups without signal {dead:.1%}, completions cut {cut:.1%}"
+        f"samples each){groups}, completions cut {cut:.1%}"
     ]
-    if dead >= 1:
-        return said, f"{_cause(row, setting, probe)}; no group has a signal"
+    if is_silent(row, setting):
+        what = "no group has a signal" if setting.compares else "all rewards are equal"
+        return said, f"{_cause(row, setting, probe)}; {what}"
     if probe.longest > setting.max_tokens:
         said.append(_too_short(setting, probe))
     elif cut > 0.5:
@@ -105,6 +109,12 @@ def preflight(row: dict[str, float], setting: Setting, probe: Probe) -> tuple[li
             f"({setting.worth['correct']:g}): the policy may learn to give that instead"
         )
     return said, ""
+
+
+def is_silent(row: dict[str, Any], setting: Setting) -> bool:
+    """True where the rewards of an iteration have nothing to teach: equal in every group, or equal in all of them where
+    samples are not compared within groups."""
+    return row["frac_reward_zero_std"] >= 1 if setting.compares else row["reward_min"] == row["reward_max"]
 
 
 def verifier_failed(count: str, how: str) -> str:
@@ -249,7 +259,7 @@ class Alarms:
         return ""
 
     def _signal(self, row: dict[str, Any]) -> str:
-        if row["frac_reward_zero_std"] < 1:
+        if not is_silent(row, self.setting):
             return ""
         solved = row["rewards/verifier/mean"]
         if len(set(self.setting.worth.values())) == 1:
@@ -260,7 +270,8 @@ class Alarms:
             what = "no sample is right; the start is too weak for these problems, or the policy has collapsed"
         else:
             what = "the samples of each group are equal; raise decode.temperature, or the policy has collapsed"
-        return f"no signal for {WINDOW} iterations, every advantage is 0 and the rewards teach nothing: {what}"
+        why = "every advantage is 0" if self.setting.compares else "all rewards are equal"
+        return f"no signal for {WINDOW} iterations, {why} and the rewards teach nothing: {what}"
 
     def _entropy(self, row: dict[str, Any]) -> str | None:
         usual = self._usual("entropy", row)

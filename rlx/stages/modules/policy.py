@@ -70,6 +70,7 @@ class PolicyModule(StepModule):
             group_size=config.algorithm.group_size,
             worth={outcome.value: getattr(config.algorithm.rewards, outcome.value) for outcome in Outcome},
             corrected="old_logprobs" in self.algorithm.needs,
+            compares=self.algorithm.compares,
             updates=self.settings.epochs * self.settings.minibatches,
             clip_high=getattr(self.settings, "clip_high", None),
             normalization=_name(getattr(self.settings, "normalization", None)),
@@ -174,7 +175,7 @@ class PolicyModule(StepModule):
         said += leaks
         if hopeless:
             said.append(f"this run cannot learn: {hopeless}")
-        else:
+        elif self.algorithm.compares:
             said.insert(1, prospects(row, prompts=self.stage.prompts, samples=rollout.group_size))
         for sentence in said:
             self.run.say(f"  {sentence}")
@@ -243,22 +244,27 @@ class PolicyModule(StepModule):
     def _improve(self, batch: RolloutBatch, optimizer: Any = None) -> dict[str, float]:
         """Train on the rows selected, with the run's optimizer or one that is the round's own."""
         self._renew_reference()
+        sampled = batch.loss_mask.any(-1).nonzero().squeeze(1)  # the others were masked, and count in their group alone
+        own = replace(batch.rows(sampled), routing=None)  # another model's choices are its own
         if self._reference:
-            own = replace(batch, routing=None)  # another model's choices are its own
-            batch.reference_logprobs = self.looker.logprobs(self._reference[0], own)
-            self.run.ledger.train += self.operations.forward(batch.extent())
+            batch.reference_logprobs = torch.zeros_like(batch.logprobs)
+            batch.reference_logprobs[sampled] = self.looker.logprobs(self._reference[0], own)
+            self.run.ledger.train += self.operations.forward(own.extent())
         if self.critic is not None:
-            batch.values = self.looker.all_values(self.critic.model, replace(batch, routing=None))
-            self.run.ledger.train += self.critic.operations.forward(batch.extent())
+            batch.values = torch.zeros_like(batch.logprobs)
+            batch.values[sampled] = self.looker.all_values(self.critic.model, own)
+            self.run.ledger.train += self.critic.operations.forward(own.extent())
         updates = self._updates(len(batch.tokens))
         advantages = self._advantages(batch, len(updates))
-        figures = []
+        figures: list[dict[str, float]] = []
+        untouched = True
         for n, rows in enumerate(updates):
             factor = self.rate_factor() if optimizer is None else self._round_factor(n, len(updates))
-            part = batch.rows(rows)
+            part, last = batch.rows(rows), n == len(updates) - 1
             figures.append(
-                self._update(part, advantages[rows], optimizer, factor, number=n, last=n == len(updates) - 1)
+                self._update(part, advantages[rows], optimizer, factor, number=n, first=untouched, last=last)
             )
+            untouched &= "entropy" not in figures[-1] and self.algorithm.demonstrations is None
         names = dict.fromkeys(name for figure in figures for name in figure)
         means = {}
         for name in names:
@@ -284,7 +290,7 @@ class PolicyModule(StepModule):
         advantages = self.algorithm.advantages(batch)
         if "old_logprobs" in self.algorithm.needs and updates > 1:
             batch.old_logprobs = batch.logprobs.clone()
-            heard = self._heard(advantages)
+            heard = self._heard(batch, advantages)
             if len(heard):
                 batch.old_logprobs[heard] = self.looker.logprobs(self.model, batch.rows(heard))
             self.run.ledger.train += self.operations.forward(batch.rows(heard).extent())
@@ -308,19 +314,29 @@ class PolicyModule(StepModule):
             found += [part.flatten() for part in parts if len(part) or gathering is None]
         return found
 
-    def _heard(self, advantages: Tensor) -> Tensor:
-        """Numbers [N] int64 of the rows that an update goes through."""
-        if not self.algorithm.silent_at_zero:
-            return torch.arange(len(advantages), device=advantages.device)
-        return advantages.any(-1).nonzero().squeeze(1)
+    def _heard(self, batch: RolloutBatch, advantages: Tensor) -> Tensor:
+        """Numbers [N] int64 of the rows that an update goes through: not those whose tokens are all masked."""
+        heard = batch.loss_mask.any(-1)
+        if self.algorithm.silent_at_zero:
+            heard &= advantages.any(-1)
+        return heard.nonzero().squeeze(1)
 
     def _update(
-        self, batch: RolloutBatch, advantages: Tensor, optimizer: Any, factor: float, *, number: int, last: bool
+        self,
+        batch: RolloutBatch,
+        advantages: Tensor,
+        optimizer: Any,
+        factor: float,
+        *,
+        number: int,
+        first: bool,
+        last: bool,
     ) -> dict[str, float]:
-        """One optimizer step on a minibatch, computed in parts of `micro_rows` rows."""
+        """One optimizer step on a minibatch, computed in parts of `micro_rows` rows; `first`: no update of the
+        iteration had a gradient before."""
         averages = self.algorithm.demonstrations is not None and self.algorithm.demonstrations.averaged
         before = [parameter.clone() for parameter in trained(self.model)] if averages else []
-        found = self._backward(batch, advantages, first=number == 0, last=last and number > 0)
+        found = self._backward(batch, advantages, first=first, last=last and number > 0)
         if self.algorithm.demonstrations is not None and not averages:
             found["train/sft_loss"] = self._demonstrate(number, self.algorithm.demonstrations.weight)
         found.update(self._step(optimizer, factor))
@@ -371,7 +387,7 @@ class PolicyModule(StepModule):
     def _backward(self, batch: RolloutBatch, advantages: Tensor, *, first: bool, last: bool) -> dict[str, float]:
         """Add the gradient of the algorithm's losses on a minibatch; its metrics. `last`: the last of several."""
         totals = Totals.of(batch, self.decode.max_tokens)
-        heard = self._heard(advantages)
+        heard = self._heard(batch, advantages)
         batch, advantages = batch.rows(heard), advantages[heard]
         extent = batch.extent()
         self.run.ledger.train += self.operations.training(extent)

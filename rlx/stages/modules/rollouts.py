@@ -334,6 +334,8 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     row = {
         "reward": rewards.mean().item(),
         "reward_std": spread.mean().item(),
+        "reward_min": rewards.min().item(),
+        "reward_max": rewards.max().item(),
         "frac_reward_zero_std": (grouped == grouped[:, :1]).all(-1).float().mean().item(),
         "rewards/verifier/mean": correct.mean().item(),
         "rewards/verifier/any_of_group": correct.view(grouped.shape).amax(-1).mean().item(),
