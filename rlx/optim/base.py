@@ -1,7 +1,7 @@
 """Fields that every optimizer has."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -43,6 +43,10 @@ class OptimConfig:
         for own in sorted({scale for scale, _ in matrices} - {1.0}):
             groups.append(self.group([p for scale, p in matrices if scale == own], self.lr * own, decays=True))
         return [group for group in groups if group["params"]]
+
+    def at(self, lr: float) -> Self:
+        """The same with another peak rate; rates beside it keep their share of it."""
+        return replace(self, lr=lr)
 
     def check_shares(self, *names: str) -> None:
         """Fields that are the decay of a running mean.

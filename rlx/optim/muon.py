@@ -13,7 +13,7 @@ of the width. So with `model.mup` the blocks' matrices move by the root of the s
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,9 @@ class MuonConfig(OptimConfig):
         self.check_shares("momentum", "beta1", "beta2")
         if not self.adamw_lr > 0:
             raise ConfigError(f"optim.adamw_lr={self.adamw_lr} must be above 0")
+
+    def at(self, lr: float) -> "MuonConfig":
+        return replace(self, lr=lr, adamw_lr=self.adamw_lr * lr / self.lr)
 
     def build(self, model: nn.Module) -> "MuonWithAdamW":
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

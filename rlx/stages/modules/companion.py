@@ -1,7 +1,6 @@
 """Optimizers beside the policy's own: of a critic, and of the fine-tuning side of `algorithm=parallel`."""
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,23 +9,24 @@ from torch import Tensor, nn
 from rlx.models.size import Operations
 from rlx.nn.decoder import Decoder
 from rlx.optim.base import OptimConfig
-from rlx.stages.modules.step import stepped, with_peaks
+from rlx.stages.modules.step import put_settings, settings_of, stepped, with_peaks
 
 
 class Companion:
     """An optimizer of the run's kind with a state of its own, on the policy's schedule.
 
     Args:
-        lr: peak rate; None: the run's.
+        lr: peak rate; None: the run's. Other rates that an optimizer has keep their share of it.
     """
 
     def __init__(self, model: nn.Module, optim: OptimConfig, *, lr: float | None, clip_norm: float) -> None:
         self.model, self.clip_norm = model, clip_norm
         still = lr == 0  # a rate that optimizers refuse, and that takes no step
-        self.optimizer = with_peaks((optim if lr is None or still else replace(optim, lr=lr)).build(model))
+        self.optimizer = with_peaks((optim if lr is None or still else optim.at(lr)).build(model))
         if still:
             for group in self.optimizer.param_groups:
                 group["peak_lr"] = 0.0
+        self._settings = settings_of(self.optimizer)
 
     def step(self, factor: float) -> Tensor:
         """Step with `factor` of the peak rate; returns the gradient's norm [] before clipping.
@@ -40,11 +40,9 @@ class Companion:
         return self.optimizer.state_dict()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a state; rates are those of this run's config."""
-        peaks = [group["peak_lr"] for group in self.optimizer.param_groups]
+        """Take up a state; rates and decays are those of this run's config."""
         self.optimizer.load_state_dict(state)
-        for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
-            group["peak_lr"] = peak
+        put_settings(self.optimizer, self._settings)
 
 
 class Critic(Companion):

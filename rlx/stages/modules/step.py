@@ -57,13 +57,12 @@ class StepModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         assert self.config.optim is not None
         optimizer = with_peaks(self.config.optim.build(self.model))
-        self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        self._settings = settings_of(optimizer)
         return optimizer
 
     def put_settings(self, optimizer: torch.optim.Optimizer) -> None:
         """Give the optimizer the rates and decays of this run's config, where it was loaded with its parent's."""
-        for group, settings in zip(optimizer.param_groups, self._settings, strict=True):
-            group.update(settings)
+        put_settings(optimizer, self._settings)
 
     def count_anew(self) -> None:
         """Forget what only the parent's run is told of, where its state was taken over."""
@@ -126,6 +125,17 @@ def with_peaks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimizer was built with, a group each."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def put_settings(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]]) -> None:
+    """Give an optimizer that was loaded what `settings_of` told of it before."""
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def stepped(
