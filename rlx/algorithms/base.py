@@ -4,7 +4,7 @@ A loss is returned as a sum over the batch already divided by the denominator of
 splitting a batch into micro-batches leaves the sum of losses, and the gradient, unchanged.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, cast
 
@@ -174,6 +174,13 @@ class AlgorithmConfig:
         """Raise ConfigError for groups of one, where advantages are differences within a group."""
         if self.group_size < 2:
             raise ConfigError(f"algorithm.group_size={self.group_size}: it {why}; take 2 or more")
+
+    def check_unread(self, why: str, *names: str) -> None:
+        """Raise ConfigError for one that is not its default, where nothing reads it."""
+        for each in fields(self):
+            if each.name in names and getattr(self, each.name) != each.default:
+                value = getattr(self, each.name)
+                raise ConfigError(f"algorithm.{each.name}={getattr(value, 'value', value)}: {why}, or leave it out")
 
     def check_at_least_0(self, *names: str) -> None:
         """Raise ConfigError for one that is below 0."""

@@ -60,6 +60,8 @@ class GrpoLambdaConfig(GroupConfig):
             )
         if self.penalized_above is not None and not 0 < self.penalized_above <= 1:
             raise ConfigError(f"algorithm.penalized_above={self.penalized_above} must be in (0, 1]")
+        if self.penalized_above is not None:
+            self.check_unread("penalized_above chooses the groups; give one of the two", "penalized_share")
 
     def build(self) -> "GrpoLambda":
         return GrpoLambda(self)

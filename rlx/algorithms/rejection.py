@@ -57,6 +57,8 @@ class RejectionConfig(AlgorithmConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"algorithm.{name}={value} must be at least 1")
+        if self.round_iterations is None and self.buffer_rounds is not None:
+            self.check_unread("there is one round; give algorithm.round_iterations", "buffer_rounds")
         if self.minibatches != 1:
             raise ConfigError(
                 f"algorithm.minibatches={self.minibatches}: how many steps a pass has follows from the samples kept; "

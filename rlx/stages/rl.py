@@ -74,6 +74,10 @@ class RlConfig(RunStageConfig):
         if self.max_flops is not None and not self.max_flops > 0:
             raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
         check_numbers(self, "val_every", "val_problems", "followed_problems", "preflight_problems")
+        if self.preflight is Preflight.stop and not self.preflight_problems:
+            raise ConfigError(
+                "stage.preflight=stop: stage.preflight_problems=0 looks at nothing; give at least 1, or leave it out"
+            )
         if self.val_every and not self.val_problems:
             raise ConfigError("stage.val_problems=0 measures nothing; give at least 1, or stage.val_every=0")
 
@@ -86,6 +90,18 @@ class RlConfig(RunStageConfig):
             asks = f"algorithm={option_of(config.algorithm).name}"
             asks = "algorithm.kl_coefficient" if getattr(config.algorithm, "kl_coefficient", 0) else asks
             raise ConfigError(f"{asks} needs a starting policy to stay near; give init_from=<run>")
+        settings, rows = config.algorithm, self.prompts * config.algorithm.group_size
+        if settings.minibatches > rows // built.unit:
+            raise ConfigError(
+                f"algorithm.minibatches={settings.minibatches} parts no more than {rows // built.unit}: an iteration "
+                f"has {rows} samples (stage.prompts={self.prompts} x algorithm.group_size={settings.group_size})"
+                + (f", taken {built.unit} at a time" if built.unit > 1 else "")
+            )
+        if getattr(settings, "critic_warmup", 0) >= self.steps:
+            raise ConfigError(
+                f"algorithm.critic_warmup={getattr(settings, 'critic_warmup', 0)}: in stage.steps={self.steps} the "
+                "policy would never be trained; give more steps, or a shorter warm-up"
+            )
         if self.max_flops is not None and built.gathering is not None and built.gathering.iterations is None:
             raise ConfigError(
                 "algorithm.round_iterations=null trains after the last of stage.steps, which stage.max_flops may never "

@@ -498,3 +498,27 @@ def test_a_reference_is_renewed_where_there_is_one(config: AlgorithmConfig) -> N
         return
     with pytest.raises(ConfigError, match=r"algorithm\.reference_every: nothing here has a reference"):
         replace(config, reference_every=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "off", "field", "given", "remedy"),
+    [
+        ("grpo", {}, "max_draws", 4, "dynamic_sampling=true"),
+        ("dapo", {"dynamic_sampling": False}, "max_draws", 4, "dynamic_sampling=true"),
+        ("dapo", {"overlong_share": None}, "overlong_penalty", 2.0, "overlong_share=0.2"),
+        ("grpo", {}, "kl_estimator", "k2", "kl_coefficient"),
+        ("ppo", {}, "kl_in", "loss", "kl_coefficient"),
+        ("grpo", {"signs": "positive"}, "dual_clip", 3.0, "signs=both"),
+        ("dr_grpo", {}, "std_eps", 0.0, "std_normalization=group"),
+        ("reinforce", {"baseline": "batch"}, "baseline_decay", 0.5, "baseline=running"),
+        ("grpo_lambda", {"penalized_above": 0.5}, "penalized_share", 0.5, "one of the two"),
+        ("rft", {}, "buffer_rounds", 2, "round_iterations"),
+    ],
+)
+def test_what_nothing_reads_is_refused(name: str, off: dict[str, Any], field: str, given: Any, remedy: str) -> None:
+    """In one line that says what would read it; at its default it is silent."""
+    made = discover("algorithm")[name].config
+    off = {key: enum_of(made, key, value) for key, value in off.items()}
+    assert getattr(made(**off), field) != given
+    with pytest.raises(ConfigError, match=rf"algorithm\.{field}={given}: .*{remedy}, or leave it out$"):
+        made(**off, **{field: enum_of(made, field, given)})

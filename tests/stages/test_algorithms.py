@@ -2,15 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rlx.optim.adamw import AdamWConfig
+from rlx.optim.muon import MuonConfig
 from rlx.options import discover
 from rlx.stages.modules import looking, policy
-from rlx.stages.modules.companion import trained
+from rlx.stages.modules.companion import Companion, trained
 from rlx.stages.modules.looking import Looker
 from tests.stages.runs import ADDS, digest, improve, place, record, rows
 
@@ -226,6 +229,36 @@ def test_the_gap_is_measured_where_a_row_goes_through_first(door, start):
     assert any(name in row for row in found)
 
 
+def test_a_pass_has_as_many_steps_as_asked(door, start, monkeypatch):
+    """32 rows in 5 parts, as equal as can be; of as many pairs as there are, no part is empty."""
+    seen = watched(monkeypatch, policy.PolicyModule, "_updates")
+    for name in ("grpo", "dpo"):
+        done = door(*improve(start, name, "algorithm.minibatches=5", "algorithm.epochs=2", "stage.val_every=0"))
+        assert done.code == 0, done.err
+    sizes = [[len(part) for part in parts] for _, _, parts in seen]
+    assert sizes[:6] == [[7, 7, 6, 6, 6] * 2] * 6
+    for (_, rows_there, _), parts in list(zip(seen, sizes, strict=True))[6:]:
+        assert sum(parts) == 2 * rows_there and len(parts) == max(2 * min(rows_there // 2, 5), 1)
+
+
+@pytest.mark.parametrize("optim", [AdamWConfig(lr=1e-2), MuonConfig(lr=1e-2, adamw_lr=4e-3)], ids=["adamw", "muon"])
+def test_what_is_beside_the_policy_has_its_own_rates_and_this_runs_decays(optim):
+    """All of an optimizer's rates; also where it goes on with the moments of a parent that had others."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    model.blocks = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    own, halved = (Companion(model, optim, lr=lr, clip_norm=1.0) for lr in (None, 5e-3))
+    rates = [group["peak_lr"] for group in own.optimizer.param_groups]
+    assert [group["peak_lr"] for group in halved.optimizer.param_groups] == [rate / 2 for rate in rates]
+    changed = Companion(model, replace(optim, weight_decay=0.5), lr=None, clip_norm=1.0)
+    decays = [group["weight_decay"] for group in changed.optimizer.param_groups]
+    model[0](torch.ones(3)).sum().backward()
+    halved.step(1.0)
+    changed.restore(halved.state())
+    groups = changed.optimizer.param_groups
+    assert [group["peak_lr"] for group in groups] == rates and 0.5 in decays
+    assert [group["weight_decay"] for group in groups] == decays
+
+
 def test_one_sample_a_prompt_teaches_where_samples_are_not_compared(door, start):
     done = door(*improve(start, "reinforce", "algorithm.group_size=1", "stage.prompts=32", "stage.preflight_problems=32",
                          "stage.preflight=stop", "stage.steps=20", "stage.val_every=0"))  # fmt: skip
@@ -305,6 +338,9 @@ def test_fine_tuning_is_of_the_model_and_policy_gradients_of_what_sampled(door, 
         ("grpo", ("algorithm.reference_every=3",), "nothing here has a reference"),
         ("grpo", ("algorithm.kl_coefficient=0.1", "algorithm.kl_estimator=k1"), "k1 has no gradient in the loss"),
         ("grpo_lambda", ("algorithm.dynamic_sampling=true",), "leave it out"),
+        ("dpo", ("algorithm.minibatches=17",), "minibatches=17 parts no more than 16: an iteration has 32 samples"),
+        ("ppo", ("algorithm.critic_warmup=6",), "critic_warmup=6: in stage.steps=6 the policy would never be trained"),
+        ("grpo", ("stage.preflight=stop", "stage.preflight_problems=0"), "stage.preflight_problems=0 looks at nothing"),
         ("parallel", ("algorithm.combine=sum", "algorithm.sft_lr=1e-3"), "combine=sum has one optimizer"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",

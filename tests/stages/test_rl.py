@@ -108,7 +108,7 @@ def test_the_numbers_of_a_rollout_by_hand():
     found = policy.rollout_metrics(rollout)
     assert found.pop("reward_std") == pytest.approx(0.25)  # of the sample, as in TRL: 0.5 and 0
     assert {name: value for name, value in found.items() if value} == pytest.approx({
-        "reward": 0.625, "frac_reward_zero_std": 0.5, "rewards/verifier/mean": 0.625,
+        "reward": 0.625, "reward_max": 1.0, "frac_reward_zero_std": 0.5, "rewards/verifier/mean": 0.625,
         "rewards/verifier/any_of_group": 1.0, "completions/mean_length": 5.0, "completions/min_length": 2.0,
         "completions/max_length": 8.0, "completions/clipped_ratio": 0.25, "completions/mean_terminated_length": 4.0,
         "completions/mean_length_correct": 5.6, "completions/mean_length_wrong": 4.0,

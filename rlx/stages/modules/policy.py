@@ -307,12 +307,12 @@ class PolicyModule(StepModule):
                 seed = seed_for(self.config.seed, "minibatches", self.position, epoch)
                 units = units[torch.randperm(len(units), generator=torch.Generator().manual_seed(seed))]
             parts = (
-                units.chunk(self.settings.minibatches)
+                units.tensor_split(self.settings.minibatches)
                 if gathering is None
                 else units.split(max(gathering.batch_rows // unit, 1))
             )
-            found += [part.flatten() for part in parts if len(part) or gathering is None]
-        return found
+            found += [part.flatten() for part in parts if len(part) or self.algorithm.demonstrations is not None]
+        return found or [torch.arange(0)]
 
     def _heard(self, batch: RolloutBatch, advantages: Tensor) -> Tensor:
         """Numbers [N] int64 of the rows that an update goes through: not those whose tokens are all masked."""
