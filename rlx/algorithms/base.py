@@ -4,6 +4,7 @@ A loss is returned as a sum over the batch already divided by the denominator of
 splitting a batch into micro-batches leaves the sum of losses, and the gradient, unchanged.
 """
 
+import math
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, cast
@@ -63,6 +64,12 @@ class Gathering:
     """The starting policy samples throughout, not the newest."""
     start_trains: bool
     """Every round begins with the starting policy's weights, a new optimizer and a schedule of its own."""
+
+    def times(self, steps: int) -> float:
+        """How many rounds train on a completion kept, on average over a run of so many iterations."""
+        rounds = 1 if self.iterations is None else max(1, math.ceil(steps / self.iterations))
+        trained = [number if self.rounds is None else min(number, self.rounds) for number in range(1, rounds + 1)]
+        return sum(trained) / rounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,18 +129,20 @@ class RlConfig(RunStageConfig):
         assert algorithm is not None
         group, built = algorithm.group_size, algorithm.build()
         drawn = outset.completions(config, Split.train, problems=self.prompts, samples=group, again=True)
-        rollout = outset.decoding(drawn)
+        draws, kept = 1.0, 1.0
         heard = SIGNAL if built.silent_at_zero or built.gathering is not None else 1.0
+        if getattr(algorithm, "dynamic_sampling", False):  # as many groups are drawn as it takes, and all of them teach
+            draws = min(1 / SIGNAL, getattr(algorithm, "max_draws", 1))
+            kept, heard = draws * SIGNAL, 1.0
+        rollout = draws * outset.decoding(drawn)
         updates = algorithm.epochs * algorithm.minibatches
-        again = "old_logprobs" in built.needs and updates > 1
-        train = algorithm.epochs * outset.training(drawn.rows) + again * outset.forward(drawn.rows)
-        critic = (train + outset.forward(drawn.rows)) * ("values" in built.needs)  # a model like the policy
-        train = heard * train + ("reference" in built.needs) * outset.forward(drawn.rows) + critic
+        passes, look = algorithm.epochs * outset.training(drawn.rows), outset.forward(drawn.rows)
+        train = heard * (passes + look * ("old_logprobs" in built.needs and updates > 1))
+        train += look * ("reference" in built.needs) + (passes + look) * ("values" in built.needs)  # like the policy
+        train *= kept * (1.0 if built.gathering is None else built.gathering.times(self.steps))
         if built.demonstrations is not None:
             share = built.demonstrations.rows / (self.prompts * group)
             train += updates * share * outset.training(drawn.rows)
-        if getattr(algorithm, "dynamic_sampling", False):  # as many groups are drawn as it takes, and all of them teach
-            rollout, train = rollout / SIGNAL, train / SIGNAL
         steps = outset.steps(self.steps, self.max_flops, rollout + train)
         validations = outset.validations(steps, self.val_every)
         val = outset.completions(config, Split.val, problems=self.val_problems, samples=group)
@@ -155,7 +157,7 @@ class RlConfig(RunStageConfig):
             rollout=steps * rollout,
             eval=evaluated,
             decoding=steps * rollout + evaluated,
-            tokens=steps * drawn.tokens,
+            tokens=steps * draws * drawn.tokens,
             steps=steps,
         )
 

@@ -19,7 +19,7 @@ from rlx.options import discover
 from rlx.runs.status import State
 from rlx.stages import lengths
 from rlx.stages.base import RunStageConfig, place_of
-from rlx.stages.estimate import Estimate, Estimator, basis, measurements, shape_of
+from rlx.stages.estimate import Cost, Estimate, Estimator, basis, measurements, shape_of
 from rlx.stages.pace import RUN_S, Pace
 from rlx.tasks.countdown import CountdownConfig
 from tests.conftest import COUNTDOWN
@@ -121,6 +121,34 @@ def test_a_budget_that_a_planned_run_sets(asked, door):
     assert half and abs(half.steps - found.steps / 2) <= 1
     short = estimator.estimate(*asked(*sft(start, f"stage.max_flops={found.flops}", "stage.steps=3"))).cost
     assert short and short.steps == 3
+
+
+def test_what_algorithms_add(asked):
+    """In passes over an iteration's samples: of each kind no more and no fewer than the stage makes."""
+    estimator = Estimator("runs")
+    start, config = asked(*PRETRAIN)
+    estimator.estimate(start, config)
+
+    def cost(*more: str) -> Cost:
+        found = estimator.estimate(*asked(*rl(start, "algorithm.minibatches=1", *more))).cost
+        assert found is not None
+        return found
+
+    plain = cost("algorithm.kl_coefficient=0.1")  # one update, one look of the reference
+    look, update = plain.train / 4, 0.75 * plain.train
+    assert cost("algorithm.entropy_coefficient=0.1").train == pytest.approx(update)
+    again = ("algorithm.importance_sampling_cap=2", "algorithm.epochs=2")
+    assert cost("algorithm.kl_coefficient=0.1", *again).train == pytest.approx(2 * update + 2 * look)
+    critic = cost("algorithm=ppo", *again).train
+    assert critic == pytest.approx(2 * (2 * update + look), rel=0.01)  # its head is smaller than the policy's
+    redrawn = cost("algorithm.kl_coefficient=0.1", "algorithm.dynamic_sampling=true")
+    assert redrawn.train == pytest.approx(plain.train)
+    assert (redrawn.rollout, redrawn.tokens) == pytest.approx((2 * plain.rollout, 2 * plain.tokens))
+    once = cost("algorithm.kl_coefficient=0.1", "algorithm.dynamic_sampling=true", "algorithm.max_draws=1")
+    assert (once.rollout, once.train) == pytest.approx((plain.rollout, plain.train / 2))
+    rounds = [cost("algorithm=expert_iteration", "algorithm.round_iterations=2", f"algorithm.buffer_rounds={kept}").train
+              for kept in (1, 2, "null")]  # fmt: skip
+    assert rounds == pytest.approx([rounds[0], rounds[0] * (1 + 2 + 2) / 3, rounds[0] * (1 + 2 + 3) / 3])
 
 
 def test_a_run_that_goes_on_makes_the_steps_that_are_left(asked):
