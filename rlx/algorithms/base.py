@@ -43,6 +43,9 @@ class Totals:
     """Sampled tokens."""
     max_tokens: int
     """Most tokens one completion may have."""
+    heard: float | None = None
+    """Sampled tokens of the rows that go through the model, where those without an advantage are left out; None: all
+    do. Losses are divided by the whole step's, means of what the model says by these."""
 
     @classmethod
     def of(cls, batch: RolloutBatch, max_tokens: int) -> "Totals":

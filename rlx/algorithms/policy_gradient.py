@@ -211,6 +211,8 @@ class PolicyGradient(Algorithm, Generic[C]):
         if config.entropy_coefficient and out.entropy is not None:
             per_token = per_token - config.entropy_coefficient * out.entropy
         means = {name: (value * mask).sum() / max(totals.tokens, 1.0) for name, value in metrics.items()}
+        if "kl" in means and totals.heard is not None:
+            means["kl"] = (metrics["kl"] * mask).sum() / max(totals.heard, 1.0)
         return {"policy": reduce(per_token, mask, config.normalization, totals)}, means
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlx.algorithms.policy_gradient import GroupRelative
 from rlx.optim.adamw import AdamWConfig
 from rlx.optim.muon import MuonConfig
 from rlx.options import discover
@@ -110,6 +111,7 @@ def test_the_critic_learns_and_is_no_part_of_the_model(door, start, monkeypatch)
     found, weights = rows(run), digest(run)
     assert found[0]["critic/value"] == 0 and found[-1]["critic/value"] != 0
     assert "train/grad_norm" not in found[0] and found[2]["train/grad_norm"] > 0
+    assert ["train/lr" in row for row in found] == [False] * 2 + [True] * 4
     *_, first = digest(start).values()
     assert weights["step-000001"] == weights["step-000002"] == first != weights["step-000003"]
     described = json.loads((run / "checkpoints/step-000006/config.json").read_text())
@@ -276,6 +278,22 @@ def test_rounds_take_samples_of_a_cut_distribution(door, start):
     assert done.code == 0 and rows(place(done.out))[-1]["buffer/trained_rows"] > 0, done.err
     done = door(*improve(start, "grpo", "decode.top_p=0.95"))
     assert done.code == 2 and "rl trains on the whole distribution" in done.err
+
+
+def test_the_divergence_is_a_mean_over_the_rows_trained_on(door, start, monkeypatch):
+    """Those without an advantage, here the wrong ones, are no part of it."""
+    seen = watched(monkeypatch, GroupRelative, "losses")
+    done = door(*improve(start, "grpo", "algorithm.signs=positive", "algorithm.kl_coefficient=0.01",
+                         "algorithm.kl_in=reward", "stage.val_every=0", "optim.lr=1e-3", "stage.preflight_problems=0",
+                         "schedule.warmup_steps=0"))  # fmt: skip
+    assert done.code == 0, done.err
+    said = [row["kl"] for row in rows(place(done.out)) if "kl" in row]
+    means = []
+    for _, out, batch, *_ in seen:
+        gap = (batch.reference_logprobs - out.logprobs)[batch.loss_mask > 0].detach()
+        means.append((gap.exp() - 1 - gap).mean().item())
+    assert said == pytest.approx(means, rel=1e-4, abs=1e-7) and max(said) > 1e-3
+    assert all(batch.loss_mask.sum() < totals.tokens for _, _, batch, _, totals, _ in seen)
 
 
 def test_demonstrations_without_a_rate_leave_half_a_step_of_grpo(door, start, monkeypatch):

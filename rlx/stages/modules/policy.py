@@ -43,7 +43,7 @@ class PolicyModule(StepModule):
 
     The gap between recorded and recomputed log-probabilities is measured before the first update of an iteration,
     where both come from the same weights. Rows without an advantage are left out of the update where the algorithm
-    allows it; entropy and the gap are then means over the rows trained on, and absent when there are none. Where an
+    allows it; entropy, kl and the gap are then means over the rows trained on, and absent when there are none. Where an
     iteration has several updates, approx_kl estimates KL(sampling policy || current) on its last minibatch, before that
     update: the mean of ratio - 1 - log ratio, of that expectation, never negative, and less noisy than log ratio alone.
 
@@ -214,7 +214,7 @@ class PolicyModule(StepModule):
         self.tokens = int(rollout.lengths.sum())
         self.watch.failed = first_failure(rollout.verdicts, rollout.examples) or self.watch.failed
         self.row = {**rollout_metrics(rollout), **figures}
-        if self._gathered is None:
+        if self._gathered is None and "train/grad_norm" in figures:  # else the critic alone was trained
             self.row["train/lr"] = self.learning_rate()
         self.row.update({f"timing_s/{name}": seconds for name, seconds in rollout.seconds.items()})
         self.row["timing_s/update"] = time.perf_counter() - began
@@ -393,7 +393,8 @@ class PolicyModule(StepModule):
         self.run.ledger.train += self.operations.training(extent)
         if self.critic is not None:
             self.run.ledger.train += self.critic.operations.training(extent)
-        sampled = max(float(batch.loss_mask.sum()), 1.0)
+        totals.heard = float(batch.loss_mask.sum())
+        sampled = max(totals.heard, 1.0)
         found: dict[str, float] = {"train/loss": 0.0}
         gaps, drift, weights = [], 0.0, []
         for rows in self.looker.parts(len(batch.tokens), self.algorithm.unit):
