@@ -39,7 +39,8 @@ class RejectionConfig(AlgorithmConfig):
     generator: Whose = Whose.latest
     """Which weights sample: start or latest."""
     train_from: Whose = Whose.start
-    """Which weights a round of training begins with: start or latest."""
+    """Which weights a round of training begins with: start (with a schedule and an optimizer of its own) or latest (the
+    run's go on, a round's steps at the rates of the iterations that sampled for it)."""
     round_iterations: int | None = 20
     """Iterations that sample for a round of training; null: all of the run are one round."""
     buffer_rounds: int | None = 1

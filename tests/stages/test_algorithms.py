@@ -12,6 +12,7 @@ import torch
 from rlx.algorithms.policy_gradient import GroupRelative
 from rlx.optim.adamw import AdamWConfig
 from rlx.optim.muon import MuonConfig
+from rlx.optim.schedules.cosine import CosineConfig
 from rlx.options import discover
 from rlx.stages.modules import looking, policy
 from rlx.stages.modules.companion import Companion, trained
@@ -161,6 +162,26 @@ def test_rounds_begin_where_they_are_told_to(door, start, monkeypatch):
     assert sampled["latest start"][2:] != sampled["start start"][2:] != sampled["latest latest"][2:]
 
 
+def test_rates_of_rounds_run_over_the_iterations_that_sampled(door, start, monkeypatch):
+    """Else one round at the end of a run would be trained at the rate of its last step alone."""
+    seen = watched(monkeypatch, policy.PolicyModule, "_factor")
+    latest = ("algorithm.train_from=latest", "algorithm.batch_rows=2", "stage.val_every=0", "schedule.warmup_steps=0")
+    for every in ("null", "3"):
+        seen.clear()
+        done = door(*improve(start, "expert_iteration", *latest, f"algorithm.round_iterations={every}"))
+        assert done.code == 0, done.err
+        factors, six = [factor for *_, factor in seen], [CosineConfig(warmup_steps=0).factor(n, 6) for n in range(6)]
+        assert list(dict.fromkeys(factors)) == six and factors == sorted(factors, reverse=True)
+
+
+def test_a_round_that_is_all_warm_up_is_told(door, start):
+    more = ("algorithm.round_iterations=2", "algorithm.batch_rows=4", "stage.val_every=0")
+    (alarm,) = record(place(door(*improve(start, "expert_iteration", *more)).out))["alarms"]
+    assert alarm.startswith("from step 2: a round of ") and "/20 of optim.lr" in alarm
+    for fine in ("schedule.warmup_steps=1", "algorithm.train_from=latest"):
+        assert record(place(door(*improve(start, "expert_iteration", *more, fine)).out))["alarms"] == []
+
+
 def test_the_buffer_keeps_what_it_is_told_to(door, start):
     def trained_rows(*more: str) -> list[float]:
         made = rows(place(door(*improve(start, "expert_iteration", "algorithm.generator=start", *more)).out))
@@ -262,8 +283,8 @@ def test_what_is_beside_the_policy_has_its_own_rates_and_this_runs_decays(optim)
 
 
 def test_one_sample_a_prompt_teaches_where_samples_are_not_compared(door, start):
-    done = door(*improve(start, "reinforce", "algorithm.group_size=1", "stage.prompts=32", "stage.preflight_problems=32",
-                         "stage.preflight=stop", "stage.steps=20", "stage.val_every=0"))  # fmt: skip
+    one = ("algorithm.group_size=1", "stage.prompts=32", "stage.preflight=stop", "stage.steps=20", "stage.val_every=0")
+    done = door(*improve(start, "reinforce", *one, "stage.preflight_problems=32"))
     assert done.code == 0 and "cannot learn" not in done.out and "groups" not in done.out, done.out + done.err
     assert all(row["train/grad_norm"] > 0 for row in rows(place(done.out)))
     assert not record(place(done.out))["alarms"]

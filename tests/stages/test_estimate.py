@@ -146,8 +146,8 @@ def test_what_algorithms_add(asked):
     assert (redrawn.rollout, redrawn.tokens) == pytest.approx((2 * plain.rollout, 2 * plain.tokens))
     once = cost("algorithm.kl_coefficient=0.1", "algorithm.dynamic_sampling=true", "algorithm.max_draws=1")
     assert (once.rollout, once.train) == pytest.approx((plain.rollout, plain.train / 2))
-    rounds = [cost("algorithm=expert_iteration", "algorithm.round_iterations=2", f"algorithm.buffer_rounds={kept}").train
-              for kept in (1, 2, "null")]  # fmt: skip
+    gathered = ("algorithm=expert_iteration", "algorithm.round_iterations=2")
+    rounds = [cost(*gathered, f"algorithm.buffer_rounds={kept}").train for kept in (1, 2, "null")]
     assert rounds == pytest.approx([rounds[0], rounds[0] * (1 + 2 + 2) / 3, rounds[0] * (1 + 2 + 3) / 3])
 
 

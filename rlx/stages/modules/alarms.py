@@ -52,6 +52,8 @@ class Setting:
     """Optimizer steps an iteration."""
     clip_high: float | None = None
     """How far above 1 a ratio is clipped, where the algorithm clips them."""
+    warmup: int = 0
+    """Steps in which the rate rises to its peak, where every round of training has a schedule of its own."""
     normalization: str | None = None
     """How the per-token loss becomes one number, where the algorithm can choose."""
 
@@ -210,6 +212,7 @@ class Alarms:
             ("hacking", SPELL, self._hacking),
             ("clipping", 1, self._clipping),
             ("unclipped", WINDOW, self._unclipped),
+            ("warmup", 1, self._warmup),
         )
         return [sentence for check in checks if (sentence := self._new(*check, row))]
 
@@ -379,6 +382,18 @@ class Alarms:
         return (
             f"no ratio was clipped in {WINDOW} iterations of {self.setting.updates} updates each: the policy hardly "
             f"moves between them; optim.lr={self.setting.lr:g} is probably low, or one update would do"
+        )
+
+    def _warmup(self, row: dict[str, Any]) -> str | None:
+        made = row.get("buffer/updates")
+        if made is None:
+            return None
+        if made >= self.setting.warmup:
+            return ""
+        return (
+            f"a round of {made:g} updates ends in its warm-up: the rate gets no further than {made:g}/"
+            f"{self.setting.warmup} of optim.lr={self.setting.lr:g}; lower schedule.warmup_steps, gather more "
+            "(algorithm.round_iterations), or take smaller steps (algorithm.batch_rows)"
         )
 
     def state(self) -> dict[str, Any]:

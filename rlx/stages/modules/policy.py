@@ -64,6 +64,7 @@ class PolicyModule(StepModule):
             routed=bool(self.routing.layers),
             compile=config.trainer.compile,
         )
+        gathering = self.algorithm.gathering
         self.setting = Setting(
             lr=config.optim.lr,
             max_tokens=config.decode.max_tokens,
@@ -73,6 +74,7 @@ class PolicyModule(StepModule):
             compares=self.algorithm.compares,
             updates=self.settings.epochs * self.settings.minibatches,
             clip_high=getattr(self.settings, "clip_high", None),
+            warmup=config.schedule.warmup_steps if gathering is not None and gathering.start_trains else 0,
             normalization=_name(getattr(self.settings, "normalization", None)),
         )
         self.watch = Alarms(self.setting)
@@ -259,14 +261,14 @@ class PolicyModule(StepModule):
         figures: list[dict[str, float]] = []
         untouched = True
         for n, rows in enumerate(updates):
-            factor = self.rate_factor() if optimizer is None else self._round_factor(n, len(updates))
+            factor = self._factor(n, len(updates), own=optimizer is not None)
             part, last = batch.rows(rows), n == len(updates) - 1
             figures.append(
                 self._update(part, advantages[rows], optimizer, factor, number=n, first=untouched, last=last)
             )
             untouched &= "entropy" not in figures[-1] and self.algorithm.demonstrations is None
         names = dict.fromkeys(name for figure in figures for name in figure)
-        means = {}
+        means = {} if self._gathered is None else {"buffer/updates": float(len(updates))}
         for name in names:
             values = [figure[name] for figure in figures if name in figure]
             means[name] = sum(values) / len(values)
@@ -277,9 +279,19 @@ class PolicyModule(StepModule):
         if self._renews_reference and self.position and self.position % self.settings.reference_every == 0:
             self._reference[0].load_state_dict(self.model.state_dict())
 
-    def _round_factor(self, update: int, updates: int) -> float:
-        assert self.config.schedule is not None
-        return self.config.schedule.factor(update, updates)
+    def _factor(self, update: int, updates: int, *, own: bool) -> float:
+        """What multiplies peak rates in an update: the iteration's on the run's schedule; in a round of training, the
+        schedule of its `own`, or the run's over the iterations that sampled for it."""
+        schedule, gathering = self.config.schedule, self.algorithm.gathering
+        assert schedule is not None
+        if own:
+            return schedule.factor(update, updates)
+        if gathering is None:
+            return self.rate_factor()
+        first = self.start.made
+        if gathering.iterations is not None:
+            first = max(first, self.position - self.position % gathering.iterations)
+        return schedule.factor(first + update * (self.position + 1 - first) // updates, self.span)
 
     def _advantages(self, batch: RolloutBatch, updates: int) -> Tensor:
         """Advantages [B, T]; and the trainer's own log-probabilities of the rows that are trained on, where the
