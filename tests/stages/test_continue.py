@@ -93,11 +93,11 @@ def test_a_continued_run_goes_on_where_it_stopped(door, monkeypatch):
 
     update, made = StepModule.update, []
 
-    def breaking(module, optimizer):
+    def breaking(module, *given):
         made.append(module.position)
         if len(made) in (1, 5):
             raise KeyboardInterrupt
-        return update(module, optimizer)
+        return update(module, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(StepModule, "update", breaking)
