@@ -7,6 +7,10 @@ that right ones have. Dropping duplicates is more than saving work: what is draw
 stays broader than its samples, and less sure of the best of them.
 
 The likelihood is the model's own, as in `stage=sft`, whatever decode.temperature the samples were drawn at.
+What is kept waits in memory, and in the trainer/state.pt of every checkpoint: 28 bytes a token (36 with coupled
+positions), prompts and padding to the longest of an iteration's rows included, and 2 more for every expert chosen
+(stage.replay_routing). 10,000 rows of 500 tokens are 0.14 GB. It is the right completions since the last round of
+training, all of the run's where there is one round (`rft`) or `buffer_rounds=null`.
 """
 
 from collections import Counter

@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from rlx.algorithms.expert_iteration import ExpertIterationConfig
 from rlx.algorithms.policy_gradient import GroupRelative
+from rlx.batches import RolloutBatch
+from rlx.errors import ConfigError
 from rlx.optim.adamw import AdamWConfig
 from rlx.optim.muon import MuonConfig
 from rlx.optim.schedules.cosine import CosineConfig
 from rlx.options import discover
 from rlx.stages.modules import looking, policy
 from rlx.stages.modules.companion import Companion, trained
+from rlx.stages.modules.gathered import Gathered
 from rlx.stages.modules.looking import Looker
 from tests.stages.runs import ADDS, digest, improve, place, record, rows
 
@@ -391,3 +395,24 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(door, start, tmp_path, al
     done = door(*arguments, *more)
     assert done.code == 2 and says in done.err and len(done.err.strip().splitlines()) == 1, done.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_was_gathered_goes_on_with_and_without_its_experts():
+    """A parent's samples wait for their round with the experts that were chosen, or without (init.state=all)."""
+    algorithm = ExpertIterationConfig().build()
+    assert algorithm.gathering is not None
+    nothing, ones = torch.zeros(2, 3), torch.ones(2, 3)
+    batch = RolloutBatch(tokens=torch.tensor([[1, 2, 3], [1, 2, 4]]), loss_mask=ones, logprobs=nothing, rewards=nothing,
+                         group=torch.zeros(2).long(), turn=nothing.long(), finished=ones[:, 0] > 0,
+                         correct=ones[:, 0] > 0, routing=torch.zeros(2, 3, 1, 2).short())  # fmt: skip
+    parent, child = (Gathered(algorithm.gathering, algorithm, total=8, pad_id=0) for _ in range(2))
+    parent.add(batch)
+    for routed in (True, False):
+        child.restore(parent.state(), routed=routed)
+        more = batch if routed else replace(batch, routing=None)
+        child.add(more)
+        assert (child.take(more.rows(torch.zeros(0).long())).routing is not None) == routed
+    without = Gathered(algorithm.gathering, algorithm, total=8, pad_id=0)
+    without.add(replace(batch, routing=None))
+    with pytest.raises(ConfigError, match="without the experts that were chosen; leave it out"):
+        child.restore(without.state(), routed=True)

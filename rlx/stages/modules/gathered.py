@@ -4,6 +4,7 @@ from typing import Any
 
 from rlx.algorithms.base import Algorithm, Gathering
 from rlx.batches import RolloutBatch
+from rlx.errors import ConfigError
 
 
 class Gathered:
@@ -51,7 +52,18 @@ class Gathered:
             "seen": self.seen,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.now = [RolloutBatch(**tensors) for tensors in state["now"]]
-        self.past = [RolloutBatch(**tensors) for tensors in state["past"]]
+    def restore(self, state: dict[str, Any], *, routed: bool) -> None:
+        """Take up a state, perhaps of a parent with another stage.replay_routing; `routed`: this run replays.
+
+        Raises:
+            ConfigError: the experts to be replayed were not kept.
+        """
+        self.now, self.past = ([RolloutBatch(**tensors) for tensors in state[name]] for name in ("now", "past"))
         self.seen = state["seen"]
+        for batch in (*self.now, *self.past):
+            if routed and batch.routing is None:
+                raise ConfigError(
+                    "stage.replay_routing=true: the parent gathered samples without the experts that were chosen; "
+                    "leave it out, or take init.state=weights"
+                )
+            batch.routing = batch.routing if routed else None

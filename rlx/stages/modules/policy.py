@@ -514,7 +514,7 @@ class PolicyModule(StepModule):
             for model in self._generator:
                 model.load_state_dict(self._first_weights)
         if self._gathered is not None and state.get("gathered") is not None:
-            self._gathered.restore(state["gathered"])
+            self._gathered.restore(state["gathered"], routed=self.stage.replay_routing)
 
     def count_anew(self) -> None:
         self.watch.said.clear()
