@@ -214,10 +214,16 @@ def test_alarms_survive_resumes(door, solver, monkeypatch):
 WORTH = {"correct": 1.0, "wrong": 0.0, "illegal": 0.0, "malformed": 0.0, "truncated": 0.0}
 
 
-def setting(updates: int = 1, clip_high: float = 0.2, normalization: str | None = None, **worth: float) -> Setting:
+def setting(
+    updates: int = 1,
+    clip_high: float = 0.2,
+    normalization: str | None = None,
+    knobs: frozenset[str] = frozenset(),
+    **worth: float,
+) -> Setting:
     worths = {**WORTH, **worth}
     return Setting(lr=3e-4, max_tokens=20, group_size=8, worth=worths, corrected=False, updates=updates,
-                   clip_high=clip_high, normalization=normalization)  # fmt: skip
+                   clip_high=clip_high, normalization=normalization, knobs=knobs)  # fmt: skip
 
 
 def row(step: int = 1, /, **more: Any) -> dict[str, Any]:
@@ -274,6 +280,16 @@ def test_lost_entropy_of_a_policy_that_is_right_is_no_alarm():
     assert watch([row()] + [right] * 3 * SPELL) == []
     without = {name: value for name, value in row().items() if name != "entropy"}
     assert watch([row(), low, low, without, without, without]) == []
+
+
+def test_what_is_advised_is_there():
+    """dpo and npo have neither coefficients nor weights."""
+    gap = {"sampling/sampling_logp_difference/mean": 0.1}
+    for knobs, there in ((frozenset(), False), (frozenset({"importance_sampling_cap", "kl_coefficient"}), True)):
+        off, low = watch([row()] + [row(entropy=0.05, **gap)] * SPELL, knobs=knobs)
+        assert "nats on average" in off and "trainer.precision=fp32" in off and "entropy fell" in low
+        assert ("algorithm.importance_sampling_cap=2" in off, "algorithm.kl_coefficient" in low) == (there, there)
+        assert "algorithm.entropy_coefficient" not in low and "a lower optim.lr" in low
 
 
 def lengths(wrong: float, right: float | None = 10.0, **more: Any) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Setting:
     """Importance weights correct for rollouts that are off-policy."""
     compares: bool = True
     """The algorithm compares a prompt's samples with each other; else those of all prompts."""
+    knobs: frozenset[str] = frozenset()
+    """Fields of the algorithm's config, those that a sentence may advise."""
     updates: int = 1
     """Optimizer steps an iteration."""
     clip_high: float | None = None
@@ -282,9 +284,11 @@ class Alarms:
             return None
         if usual >= ENTROPY_SHARE * self.entropy or row["rewards/verifier/mean"] >= MOSTLY:
             return ""
+        theirs = [name for name in ("entropy_coefficient", "kl_coefficient") if name in self.setting.knobs]
+        remedy = " or ".join(["a lower optim.lr", *(f"algorithm.{name}" for name in theirs)])
         return (
             f"entropy fell below a tenth of its start ({self.entropy:.3f}): samples of a group are nearly equal and "
-            "exploration ends; a lower optim.lr, algorithm.entropy_coefficient or algorithm.kl_coefficient hold it up"
+            f"exploration ends; {remedy} may hold it up"
         )
 
     def _clipped(self, row: dict[str, Any]) -> str:
@@ -302,11 +306,11 @@ class Alarms:
             return None
         if row[name] <= GAP_LIMIT:
             return ""
-        remedy = (
-            "algorithm.importance_sampling_cap corrects for it; trainer.precision=fp32 removes it"
-            if self.setting.corrected
-            else "use truncated importance sampling (algorithm.importance_sampling_cap=2) or trainer.precision=fp32"
-        )
+        remedy = "trainer.precision=fp32 removes it"
+        if self.setting.corrected:
+            remedy = f"algorithm.importance_sampling_cap corrects for it; {remedy}"
+        elif "importance_sampling_cap" in self.setting.knobs:
+            remedy = "use truncated importance sampling (algorithm.importance_sampling_cap=2) or trainer.precision=fp32"
         return (
             f"sampled and trained log-probabilities differ by more than {GAP_LIMIT} nats on average: the rollouts are "
             f"off-policy; {remedy}"

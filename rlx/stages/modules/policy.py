@@ -2,7 +2,7 @@
 
 import copy
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,7 @@ class PolicyModule(StepModule):
             worth={outcome.value: getattr(config.algorithm.rewards, outcome.value) for outcome in Outcome},
             corrected="old_logprobs" in self.algorithm.needs,
             compares=self.algorithm.compares,
+            knobs=frozenset(each.name for each in fields(config.algorithm)),
             updates=self.settings.epochs * self.settings.minibatches,
             clip_high=getattr(self.settings, "clip_high", None),
             warmup=config.schedule.warmup_steps if gathering is not None and gathering.start_trains else 0,
