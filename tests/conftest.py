@@ -1,5 +1,6 @@
 """The door in this process, and runs small enough for any machine."""
 
+import logging
 import os
 import sys
 from collections import Counter
@@ -60,10 +61,16 @@ def rlx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         stop.signal = None
         capfd.readouterr()
         code = 0
+        loggers = [logging.getLogger(), logging.getLogger("hydra")]
+        kept = [(logger.handlers[:], logger.level) for logger in loggers]
         try:
             main()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
+        finally:  # `--info` has Hydra write to this test's standard error, which is closed when the next one runs
+            for logger, (handlers, level) in zip(loggers, kept, strict=True):
+                logger.handlers[:] = handlers
+                logger.setLevel(level)
         captured = capfd.readouterr()
         return Done(code, captured.out, captured.err)
 

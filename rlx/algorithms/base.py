@@ -171,8 +171,9 @@ class AlgorithmConfig:
             )
         if self.reference_every is not None and self.reference_every < 1:
             raise ConfigError(f"algorithm.reference_every={self.reference_every} must be at least 1")
-        if self.reference_every is not None and "reference" not in self.build().needs:
-            raise ConfigError("algorithm.reference_every: nothing here has a reference; give a kl_coefficient, or null")
+        refers = hasattr(self, "kl_coefficient") or "reference" in self.build().needs
+        if self.reference_every is not None and not refers:
+            raise ConfigError("algorithm.reference_every: nothing here has a reference; leave it out")
 
     def reward(self, verdict: Verdict) -> float:
         return getattr(self.rewards, verdict.outcome.value)
@@ -186,7 +187,8 @@ class AlgorithmConfig:
             raise ConfigError(f"algorithm.group_size={self.group_size}: it {why}; take 2 or more")
 
     def check_unread(self, why: str, *names: str) -> None:
-        """Raise ConfigError for one that is not its default, where nothing reads it."""
+        """Raise ConfigError for one that is not its default, where another setting has taken its place. Not for what a
+        switch turns off, such as kl_estimator at kl_coefficient=0: a sweep goes through the switch."""
         for each in fields(self):
             if each.name in names and getattr(self, each.name) != each.default:
                 value = getattr(self, each.name)

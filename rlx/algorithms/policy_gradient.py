@@ -128,12 +128,6 @@ class PolicyGradientConfig(AlgorithmConfig):
             raise ConfigError(f"algorithm.max_draws={self.max_draws} must be at least 1")
         if self.dynamic_sampling:
             self.check_compares("asks for right and wrong samples of a prompt (dynamic_sampling)")
-        else:
-            self.check_unread("nothing is drawn again; give algorithm.dynamic_sampling=true", "max_draws")
-        if self.overlong_share is None:
-            self.check_unread("length costs nothing; give algorithm.overlong_share=0.2", "overlong_penalty")
-        if not self.kl_coefficient:
-            self.check_unread("no divergence is charged; give algorithm.kl_coefficient", "kl_estimator", "kl_in")
 
 
 C = TypeVar("C", bound=PolicyGradientConfig)
@@ -252,8 +246,6 @@ class ClippedConfig(PolicyGradientConfig):
             raise ConfigError(
                 f"algorithm.clip_low={self.clip_low} must be in [0, 1] and clip_high={self.clip_high} at least 0"
             )
-        if self.signs is Signs.positive:
-            self.check_unread("it is for bad tokens, which signs=positive leaves out; give signs=both", "dual_clip")
         if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
             raise ConfigError(
                 f"algorithm.dual_clip={self.dual_clip} must be above 1 + clip_high = {1 + self.clip_high:g}; 3 is usual"
@@ -297,8 +289,6 @@ class GroupConfig(ClippedConfig):
         ClippedConfig.__post_init__(self)
         self.check_compares()
         self.check_at_least_0("std_eps")
-        if self.std_normalization is StdNormalization.none:
-            self.check_unread("advantages are divided by nothing; give algorithm.std_normalization=group", "std_eps")
 
 
 G = TypeVar("G", bound=GroupConfig)

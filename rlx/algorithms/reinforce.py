@@ -55,8 +55,6 @@ class ReinforceConfig(PolicyGradientConfig):
         PolicyGradientConfig.__post_init__(self)
         if not 0 <= self.baseline_decay < 1:
             raise ConfigError(f"algorithm.baseline_decay={self.baseline_decay} must be in [0, 1)")
-        if self.baseline is not Baseline.running:
-            self.check_unread("no mean runs; give algorithm.baseline=running", "baseline_decay")
 
     def build(self) -> "Reinforce":
         return Reinforce(self)

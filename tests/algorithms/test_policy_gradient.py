@@ -383,7 +383,6 @@ def test_a_group_that_is_cut_throughout_is_no_loss() -> None:
         ({"overlong_penalty": -1.0}, "overlong_penalty=-1.0"),
         ({"max_draws": 0}, "max_draws=0"),
         ({"dynamic_sampling": True, "group_size": 1}, "group_size=1: it asks for right and wrong"),
-        ({"reference_every": 5}, "reference_every: nothing here has a reference"),
         ({"reference_every": 0, "kl_coefficient": 0.1}, "reference_every=0"),
     ],
     ids=str,

@@ -493,7 +493,7 @@ def test_wrong_settings_are_one_line(config: AlgorithmConfig) -> None:
 
 @pytest.mark.parametrize("config", variants({}))
 def test_a_reference_is_renewed_where_there_is_one(config: AlgorithmConfig) -> None:
-    if "reference" in config.build().needs:
+    if hasattr(config, "kl_coefficient") or "reference" in config.build().needs:
         assert replace(config, reference_every=3).reference_every == 3
         return
     with pytest.raises(ConfigError, match=r"algorithm\.reference_every: nothing here has a reference"):
@@ -503,22 +503,29 @@ def test_a_reference_is_renewed_where_there_is_one(config: AlgorithmConfig) -> N
 @pytest.mark.parametrize(
     ("name", "off", "field", "given", "remedy"),
     [
-        ("grpo", {}, "max_draws", 4, "dynamic_sampling=true"),
-        ("dapo", {"dynamic_sampling": False}, "max_draws", 4, "dynamic_sampling=true"),
-        ("dapo", {"overlong_share": None}, "overlong_penalty", 2.0, "overlong_share=0.2"),
-        ("grpo", {}, "kl_estimator", "k2", "kl_coefficient"),
-        ("ppo", {}, "kl_in", "loss", "kl_coefficient"),
-        ("grpo", {"signs": "positive"}, "dual_clip", 3.0, "signs=both"),
-        ("dr_grpo", {}, "std_eps", 0.0, "std_normalization=group"),
-        ("reinforce", {"baseline": "batch"}, "baseline_decay", 0.5, "baseline=running"),
         ("grpo_lambda", {"penalized_above": 0.5}, "penalized_share", 0.5, "one of the two"),
         ("rft", {}, "buffer_rounds", 2, "round_iterations"),
     ],
 )
-def test_what_nothing_reads_is_refused(name: str, off: dict[str, Any], field: str, given: Any, remedy: str) -> None:
+def test_what_another_setting_has_taken_the_place_of_is_refused(
+    name: str, off: dict[str, Any], field: str, given: Any, remedy: str
+) -> None:
     """In one line that says what would read it; at its default it is silent."""
     made = discover("algorithm")[name].config
     off = {key: enum_of(made, key, value) for key, value in off.items()}
     assert getattr(made(**off), field) != given
     with pytest.raises(ConfigError, match=rf"algorithm\.{field}={given}: .*{remedy}, or leave it out$"):
         made(**off, **{field: enum_of(made, field, given)})
+
+
+def test_what_a_switch_turns_off_is_not_refused() -> None:
+    """A sweep goes through the switch."""
+    made = {name: option.config for name, option in discover("algorithm").items()}
+    for name, values in (
+        ("grpo", {"kl_coefficient": 0.0, "kl_estimator": "k2", "kl_in": "reward", "reference_every": 5}),
+        ("grpo", {"signs": "positive", "dual_clip": 3.0, "max_draws": 20}),
+        ("dapo", {"overlong_share": None, "overlong_penalty": 2.0}),
+        ("dr_grpo", {"std_eps": 1e-6}),
+        ("reinforce", {"baseline": "batch", "baseline_decay": 0.5}),
+    ):
+        assert made[name](**{key: enum_of(made[name], key, value) for key, value in values.items()}).build()

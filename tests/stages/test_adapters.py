@@ -12,7 +12,7 @@ from rlx.batches import Extent
 from rlx.decoding.engine import Engine
 from rlx.nn.lora import attached, is_adapted
 from rlx.runs.checksums import check_whole
-from rlx.stages.modules.step import StepModule
+from rlx.stages.modules import policy
 from rlx.stages.start import load_start
 from tests.stages.runs import PRETRAIN, digest, evaluation, merge, place, record, rl, rows, sft
 
@@ -185,16 +185,16 @@ def test_replay_with_adapted_experts(door, routed):
 def test_stopped_inside_and_taken_up(door, start, monkeypatch):
     arguments = rl(start, *LORA, "algorithm.minibatches=2", "algorithm.kl_coefficient=0.1")
     unbroken = place(door(*arguments, "runs_dir=whole").out)
-    update, made = StepModule.update, []
+    stepped, made = policy.stepped, []
 
-    def breaking(module, optimizer):
-        made.append(module.position)
+    def breaking(*given):
+        made.append(given)
         if len(made) == 8:
             raise KeyboardInterrupt
-        return update(module, optimizer)
+        return stepped(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StepModule, "update", breaking)
+        patch.setattr(policy, "stepped", breaking)
         assert door(*arguments).code == 130
     run = place(door(*arguments).out)
     assert rows(run) == rows(unbroken) and digest(run) == digest(unbroken)

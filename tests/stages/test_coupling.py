@@ -104,8 +104,9 @@ def test_through_the_stages(door, monkeypatch, position):
     found = rows(place(done.out))
     assert max(row["sampling/sampling_logp_difference/mean"] for row in found) <= 1e-5
     assert any(row["train/grad_norm"] > 0 for row in found)
-    starts = [{min(id for id in ids if id) for ids in drawn} for drawn in sampled]  # ahead, train, val, train, val
-    assert [one == {1} for one in starts] == [True, False, True, False, True]
+    # ahead, followed, train, val, train, val
+    starts = [{min(id for id in ids if id) for ids in drawn} for drawn in sampled]
+    assert [one == {1} for one in starts] == [True, True, False, True, False, True]
     for batch in seen:
         given = batch.loss_mask.argmax(-1)
         for n, first in enumerate(given.tolist()):
