@@ -507,7 +507,7 @@ def test_a_reference_is_renewed_where_there_is_one(config: AlgorithmConfig) -> N
         ("rft", {}, "buffer_rounds", 2, "round_iterations"),
     ],
 )
-def test_what_another_setting_has_taken_the_place_of_is_refused(
+def test_what_another_setting_replaces_is_refused(
     name: str, off: dict[str, Any], field: str, given: Any, remedy: str
 ) -> None:
     """In one line that says what would read it; at its default it is silent."""
