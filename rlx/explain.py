@@ -114,7 +114,7 @@ def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None
     if not inner:
         return f"{place}unknown key {name}{_below(name)}"
     outer, _, last = name.rpartition(".")
-    known = _fields_of(kind[1] if kind else "") or _names_in(chain)
+    known = _fields_of(kind[1] if kind else "", outer) or _names_in(chain)
     hint = nearest(last, known)
     if outer == "hydra.launcher" and "did you mean" not in hint:
         hint = _of_launchers(last) or hint
@@ -163,11 +163,13 @@ def _place(chain: list[BaseException]) -> str:
     return ""
 
 
-def _fields_of(kind: str) -> list[str]:
-    """Fields of the dataclass that an error names by its class's name."""
+def _fields_of(kind: str, place: str) -> list[str]:
+    """Fields of the dataclass that an error names by its class's name, which classes of other groups may have too;
+    `place` is the key that holds it."""
     from rlx.config import Config
 
-    for outer in (Config, *(found.config for group in (*ROOMS, *OUTSIDE) for found in discover(group).values())):
+    groups = sorted((*ROOMS, *OUTSIDE), key=lambda group: group.replace("/", ".") != place)
+    for outer in (Config, *(found.config for group in groups for found in discover(group).values())):
         inner = [f.default_factory for f in fields(outer) if is_dataclass(f.default_factory)]
         for cls in (outer, *inner):
             if isinstance(cls, type) and cls.__name__ == kind:
