@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
+from rlx.options import option_of
 from rlx.types import Verdict
 
 EQUAL = 1e-6
@@ -139,7 +140,8 @@ class Algorithm:
 
 @dataclass(kw_only=True, slots=True)
 class Rewards:
-    """What a verdict is worth, by its name."""
+    """What a verdict is worth, by its name. What goes by right and wrong alone (expert_iteration, rft, dpo, npo) trains
+    on the same whatever these are."""
 
     correct: float = 1.0
     wrong: float = 0.0
@@ -174,6 +176,10 @@ class AlgorithmConfig:
         refers = hasattr(self, "kl_coefficient") or "reference" in self.build().needs
         if self.reference_every is not None and not refers:
             raise ConfigError("algorithm.reference_every: nothing here has a reference; leave it out")
+
+    def asks_for_reference(self) -> str:
+        """What of these settings makes the algorithm need a reference, as typed."""
+        return "algorithm.kl_coefficient" if hasattr(self, "kl_coefficient") else f"algorithm={option_of(self).name}"
 
     def reward(self, verdict: Verdict) -> float:
         return getattr(self.rewards, verdict.outcome.value)

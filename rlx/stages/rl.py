@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
-from rlx.options import option, option_of, recorded
+from rlx.options import option, recorded
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
@@ -87,9 +87,9 @@ class RlConfig(RunStageConfig):
             raise ConfigError("stage=rl needs a start: init_from=<run>, or init_from=random for fresh weights")
         built = config.algorithm.build()
         if config.init_from == "random" and "reference" in built.needs:
-            asks = f"algorithm={option_of(config.algorithm).name}"
-            asks = "algorithm.kl_coefficient" if getattr(config.algorithm, "kl_coefficient", 0) else asks
-            raise ConfigError(f"{asks} needs a starting policy to stay near; give init_from=<run>")
+            raise ConfigError(
+                f"{config.algorithm.asks_for_reference()} needs a starting policy to stay near; give init_from=<run>"
+            )
         settings, rows = config.algorithm, self.prompts * config.algorithm.group_size
         if settings.minibatches > rows // built.unit:
             raise ConfigError(

@@ -15,7 +15,6 @@ from rlx.evaluation.leaks import unearned
 from rlx.evaluation.verdicts import first_failure
 from rlx.nn.aux import Aux
 from rlx.nn.decoder import Decoder
-from rlx.options import option_of
 from rlx.runs.files import METRICS
 from rlx.runs.identity import RunName
 from rlx.runs.metrics import MetricsLog
@@ -102,13 +101,13 @@ class PolicyModule(StepModule):
             return [copy.deepcopy(self.model).eval().requires_grad_(False)]
         if self.start.origin is None:
             raise RunError(
-                f"{needs_reference(self.settings)} needs a starting policy, and this lineage began with random weights"
+                f"{self.settings.asks_for_reference()} needs a starting policy, and this lineage began with random weights"
             )
         try:
             model = load_start(self.start.origin, model_config=self.config.model).model
         except CheckpointError as error:
             raise CheckpointError(
-                f"{needs_reference(self.settings)} needs the policy that the run began from: {error}"
+                f"{self.settings.asks_for_reference()} needs the policy that the run began from: {error}"
             ) from error
         return [model.eval().requires_grad_(False)]
 
@@ -527,13 +526,6 @@ class PolicyModule(StepModule):
         sentence = conclusion(rewards[:window], rewards[-window:])
         self.run.say(f"  {sentence}")
         self.run.save_record(conclusion=sentence)
-
-
-def needs_reference(settings: Any) -> str:
-    """What of an algorithm's settings asks for a reference, as typed."""
-    if getattr(settings, "kl_coefficient", 0):
-        return "algorithm.kl_coefficient"
-    return f"algorithm={option_of(settings).name}"
 
 
 def _format(task: str, trace: Any) -> str:
