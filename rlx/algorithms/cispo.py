@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization, clip_shares
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, clip_shares
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -26,8 +26,6 @@ class CispoConfig(GroupConfig):
     """The weight is clipped below at 1 - clip_low; 1: not at all."""
     clip_high: float = 4.0
     """The weight is clipped above at 1 + clip_high."""
-    std_normalization: StdNormalization = StdNormalization.group
-    """What advantages are divided by: none, group or batch."""
 
     def __post_init__(self) -> None:
         GroupConfig.__post_init__(self)

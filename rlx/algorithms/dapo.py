@@ -14,7 +14,7 @@ Choices where sources differ:
 
 from dataclasses import dataclass
 
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative
 from rlx.options import option
 
 
@@ -25,8 +25,6 @@ class DapoConfig(GroupConfig):
 
     clip_high: float = 0.28
     """The ratio is clipped above at 1 + clip_high."""
-    std_normalization: StdNormalization = StdNormalization.group
-    """What advantages are divided by: none, group or batch."""
     dynamic_sampling: bool = True
     """Only prompts with right and wrong samples are trained on; more are drawn until there are stage.prompts of
     them."""

@@ -11,7 +11,7 @@ out, so that its rate means another one).
 from dataclasses import dataclass
 
 from rlx.algorithms.base import Normalization
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
 from rlx.options import option
 
 
@@ -22,6 +22,9 @@ class DrGrpoConfig(GroupConfig):
 
     normalization: Normalization = Normalization.constant
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
+
+    std_normalization: StdNormalization = StdNormalization.none
+    """What advantages are divided by: none, group or batch."""
 
     def build(self) -> "GroupRelative[DrGrpoConfig]":
         return GroupRelative(self)

@@ -13,7 +13,7 @@ Choices where sources differ:
 from dataclasses import dataclass
 
 from rlx.algorithms.base import Normalization
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative
 from rlx.options import option
 
 
@@ -24,8 +24,6 @@ class GrpoConfig(GroupConfig):
 
     normalization: Normalization = Normalization.sequence
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
-    std_normalization: StdNormalization = StdNormalization.group
-    """What advantages are divided by: none, group or batch."""
 
     def build(self) -> "GroupRelative[GrpoConfig]":
         return GroupRelative(self)

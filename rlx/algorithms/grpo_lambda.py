@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithms.base import EQUAL, Normalization, group_mean, listed
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative
 from rlx.batches import RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -39,8 +39,6 @@ class GrpoLambdaConfig(GroupConfig):
 
     normalization: Normalization = Normalization.sequence
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
-    std_normalization: StdNormalization = StdNormalization.group
-    """What advantages are divided by: none, group or batch."""
     length_penalty: float = 0.6
     """Most that a right answer loses by its length (alpha)."""
     penalized_share: float = 0.2

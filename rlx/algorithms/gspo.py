@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlx.algorithms.base import Normalization
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.options import option
 
@@ -29,8 +29,6 @@ class GspoConfig(GroupConfig):
     """A completion's ratio is clipped above at 1 + clip_high."""
     normalization: Normalization = Normalization.sequence
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
-    std_normalization: StdNormalization = StdNormalization.group
-    """What advantages are divided by: none, group or batch."""
 
     def build(self) -> "Gspo":
         return Gspo(self)

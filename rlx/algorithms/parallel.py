@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rlx.algorithms.base import Demonstrations, Normalization
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, StdNormalization
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative
 from rlx.errors import ConfigError
 from rlx.options import option
 
@@ -40,8 +40,6 @@ class ParallelConfig(GroupConfig):
 
     normalization: Normalization = Normalization.sequence
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
-    std_normalization: StdNormalization = StdNormalization.group
-    """What advantages are divided by: none, group or batch."""
     combine: Combine = Combine.average
     """average (two optimizers, their steps averaged) or sum (one, on the sum of the losses)."""
     sft_rows: int = 64

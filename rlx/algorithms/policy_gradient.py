@@ -87,9 +87,9 @@ class PolicyGradientConfig(AlgorithmConfig):
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
     kl_coefficient: float = 0.0
     """Weight of the estimate of KL(policy || reference)."""
-    kl_estimator: KlEstimator = KlEstimator.k3
+    kl_estimator: KlEstimator = KlEstimator.k1
     """k1, k2 or k3."""
-    kl_in: KlIn = KlIn.loss
+    kl_in: KlIn = KlIn.reward
     """Whether it is a term of the loss or a cost of each token in the reward."""
     entropy_coefficient: float = 0.0
     """Weight of the mean entropy that is subtracted from the loss."""
@@ -280,7 +280,11 @@ def clip_shares(ratio: Tensor, advantages: Tensor, low: float, high: float) -> d
 class GroupConfig(ClippedConfig):
     """Fields of the algorithms that compare a prompt's samples with each other."""
 
-    std_normalization: StdNormalization = StdNormalization.none
+    kl_estimator: KlEstimator = KlEstimator.k3
+    """k1, k2 or k3."""
+    kl_in: KlIn = KlIn.loss
+    """Whether it is a term of the loss or a cost of each token in the reward."""
+    std_normalization: StdNormalization = StdNormalization.group
     """What advantages are divided by: none, group or batch."""
     std_eps: float = 1e-4
     """Added to that standard deviation."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithms.base import Totals, whitened
-from rlx.algorithms.policy_gradient import Clipped, ClippedConfig, KlEstimator, KlIn
+from rlx.algorithms.policy_gradient import Clipped, ClippedConfig
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -32,10 +32,6 @@ from rlx.options import option
 class PpoConfig(ClippedConfig):
     """Clipped policy gradient on advantages over a critic."""
 
-    kl_estimator: KlEstimator = KlEstimator.k1
-    """k1, k2 or k3."""
-    kl_in: KlIn = KlIn.reward
-    """Whether it is a term of the loss or a cost of each token in the reward."""
     gamma: float = 1.0
     """Discount a token."""
     gae_lambda: float = 1.0

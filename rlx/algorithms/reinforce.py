@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithms.base import Normalization
-from rlx.algorithms.policy_gradient import KlEstimator, KlIn, PolicyGradient, PolicyGradientConfig
+from rlx.algorithms.policy_gradient import PolicyGradient, PolicyGradientConfig
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -42,10 +42,6 @@ class ReinforceConfig(PolicyGradientConfig):
 
     normalization: Normalization = Normalization.sum
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
-    kl_estimator: KlEstimator = KlEstimator.k1
-    """k1, k2 or k3."""
-    kl_in: KlIn = KlIn.reward
-    """Whether it is a term of the loss or a cost of each token in the reward."""
     baseline: Baseline = Baseline.running
     """What is taken off rewards: none, batch or running."""
     baseline_decay: float = 0.9

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlx.algorithms.base import whitened
-from rlx.algorithms.policy_gradient import Clipped, ClippedConfig, KlEstimator, KlIn
+from rlx.algorithms.policy_gradient import Clipped, ClippedConfig
 from rlx.batches import RolloutBatch
 from rlx.options import option
 
@@ -22,11 +22,6 @@ from rlx.options import option
 @dataclass(kw_only=True, slots=True)
 class ReinforcePlusPlusConfig(ClippedConfig):
     """Returns to go, whitened over the iteration's tokens."""
-
-    kl_estimator: KlEstimator = KlEstimator.k1
-    """k1, k2 or k3."""
-    kl_in: KlIn = KlIn.reward
-    """Whether it is a term of the loss or a cost of each token in the reward."""
 
     def build(self) -> "ReinforcePlusPlus":
         return ReinforcePlusPlus(self)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlx.algorithms.base import group_mean, whitened
-from rlx.algorithms.policy_gradient import Clipped, ClippedConfig, KlEstimator, KlIn
+from rlx.algorithms.policy_gradient import Clipped, ClippedConfig
 from rlx.batches import RolloutBatch
 from rlx.options import option
 
@@ -21,11 +21,6 @@ from rlx.options import option
 @dataclass(kw_only=True, slots=True)
 class ReinforcePlusPlusBaselineConfig(ClippedConfig):
     """Rewards less their group's mean, whitened over the iteration's tokens."""
-
-    kl_estimator: KlEstimator = KlEstimator.k1
-    """k1, k2 or k3."""
-    kl_in: KlIn = KlIn.reward
-    """Whether it is a term of the loss or a cost of each token in the reward."""
 
     def __post_init__(self) -> None:
         ClippedConfig.__post_init__(self)

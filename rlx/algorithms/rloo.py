@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlx.algorithms.base import EQUAL, Normalization, group_mean, group_std
-from rlx.algorithms.policy_gradient import Clipped, ClippedConfig, KlEstimator, KlIn
+from rlx.algorithms.policy_gradient import Clipped, ClippedConfig
 from rlx.batches import RolloutBatch
 from rlx.options import option
 
@@ -28,10 +28,6 @@ class RlooConfig(ClippedConfig):
 
     normalization: Normalization = Normalization.sum
     """How the per-token loss becomes one number: token, sequence, constant or sum."""
-    kl_estimator: KlEstimator = KlEstimator.k1
-    """k1, k2 or k3."""
-    kl_in: KlIn = KlIn.reward
-    """Whether it is a term of the loss or a cost of each token in the reward."""
 
     def __post_init__(self) -> None:
         ClippedConfig.__post_init__(self)

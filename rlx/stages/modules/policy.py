@@ -100,9 +100,8 @@ class PolicyModule(StepModule):
         if self._renews_reference:
             return [copy.deepcopy(self.model).eval().requires_grad_(False)]
         if self.start.origin is None:
-            raise RunError(
-                f"{self.settings.asks_for_reference()} needs a starting policy, and this lineage began with random weights"
-            )
+            asks = self.settings.asks_for_reference()
+            raise RunError(f"{asks} needs a starting policy, and this lineage began with random weights")
         try:
             model = load_start(self.start.origin, model_config=self.config.model).model
         except CheckpointError as error:
