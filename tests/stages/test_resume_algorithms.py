@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rlx.decoding.engine import Engine
+from rlx.signals import stop
 from tests.stages.kills import Server, differences
 from tests.stages.runs import ADDS, digest, improve, place, status
 
@@ -34,13 +36,14 @@ CASES = {
     "reinforce": (),
 }  # fmt: skip
 KILLS = {
-    "ppo": [("minibatch", 3), ("row written", 3), ("state written", 2), ("update", 2)],
+    "ppo": [("minibatch", 3), ("checkpoint made", 1), ("row written", 3), ("state written", 2), ("update", 2)],
     "dapo": [("sampled", 6), ("sampling", 4), ("checkpoint made", 2), ("minibatch", 1)],
-    "expert_iteration": [("minibatch", 3), ("sampled", 3), ("row written", 2), ("state written", 2)],
+    "expert_iteration": [("minibatch", 3), ("checkpoint made", 1), ("sampled", 3), ("row written", 2),
+                         ("state written", 1)],
     "rft": [("sampled", 5), ("row written", 3), ("minibatch", 2)],
-    "dpo": [("minibatch", 3), ("row written", 3), ("state written", 1)],
-    "parallel": [("minibatch", 4), ("row written", 3), ("update", 1)],
-    "reinforce": [("row written", 3), ("sampled", 2)],
+    "dpo": [("minibatch", 3), ("checkpoint made", 1), ("row written", 3), ("state written", 1)],
+    "parallel": [("minibatch", 4), ("checkpoint made", 1), ("row written", 3), ("update", 1)],
+    "reinforce": [("checkpoint made", 1), ("update", 1), ("checkpoint made", 1)],
 }  # fmt: skip
 """Where each run dies in turn, at which passing of the place in that process."""
 
@@ -60,6 +63,30 @@ def test_killed_anywhere_it_ends_with_the_same_bits(server, start, tmp_path_fact
     broken = folder / place(done.out)
     assert differences(broken, elsewhere / place(whole.out)) == []
     assert status(broken)["state"] == "finished"
+
+
+def test_stopped_between_two_draws_of_an_iteration(door, server, start, tmp_path_factory, monkeypatch):
+    """What was drawn is abandoned and drawn again, and paid for once."""
+    arguments = improve(start, "dapo", *CASES["dapo"])
+    elsewhere = tmp_path_factory.mktemp("whole")
+    whole = server.run(arguments, folder=elsewhere)
+    assert whole.code == 0, whole.err
+    complete, calls = Engine.complete, 0
+
+    def stopping(engine, *given, **named):
+        nonlocal calls
+        calls += 1  # the preflight's two, then the draws of the first iteration
+        if calls == 4:
+            stop.signal = signal.SIGTERM
+        return complete(engine, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "complete", stopping)
+        done = door(*arguments)
+    assert done.code == 75 and calls == 4, done.err
+    done = door(*arguments)
+    assert done.code == 0, done.err
+    assert differences(place(done.out), elsewhere / place(whole.out)) == []
 
 
 @pytest.mark.parametrize("name", ["ppo", "expert_iteration", "parallel"])
