@@ -77,7 +77,7 @@ def _join(path: str, key: str) -> str:
 def _unknown_option(error: BaseException, chain: list[BaseException]) -> str | None:
     """`Could not find 'model/dence'`, with the options that there are."""
     text = str(error)
-    match = re.search(r"Could not find '([\w/@.-]+)'", text)
+    match = re.search(r"Could not find '([^']+)'", text)
     if match is None:
         return None
     group, _, name = match[1].rpartition("/")
@@ -89,7 +89,7 @@ def _unknown_option(error: BaseException, chain: list[BaseException]) -> str | N
     place = f"in {where[1]}: " if where and where[1] not in ("config", "hydra/config") else ""
     if name not in known and name in _PLUGINS.get(group, ()):
         return f"{place}no {group}={name}; it comes with: pip install 'rlx[sweep]'"
-    return f"{place}no {group}={name}{nearest(name, known)}"
+    return f"{place}no {group}={name}{nearest(name.replace('+', '_plus'), known)}"  # reinforce++, as papers write it
 
 
 def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None:

@@ -27,6 +27,7 @@ WRONG = {
     "one layer without a list": (["model.layers=attention"], "model.layers=attention", "=[attention*3,gssm]"),
     "mixer misspelt": (["stage=pretrain", "task=math", "model.layers=[atention]"], "atention", "mean attention"),
     "field of no group": (["stage=rl", "task=countdown", "algorithm.group=3"], "algorithm.group was", "=cispo|dapo"),
+    "name as in papers": (["stage=rl", "task=math", "algorithm=reinforce++"], "=reinforce++;", "reinforce_plus_plus?"),
     "unused group": (["stage=pretrain", "task=countdown", "algorithm=grpo"], "does not use algorithm", "leave"),
     "unused field": (["stage=eval", "task=countdown", "optim.lr=1"], "does not use optim", "leave"),
     "the stage's own": (["stage=eval", "task=countdown", "eval.samples=1"], "not use eval;", "set stage.samples inst"),
