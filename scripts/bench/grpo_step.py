@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,7 +58,7 @@ def is_rewarded(completion: str) -> bool:
 
 
 class Coin:
-    """A task whose samples are right half of the time."""
+    """A task of prompts; what its samples are worth is the benchmark's to say."""
 
     def size(self, split: Split) -> int | None:
         return None
@@ -67,12 +67,22 @@ class Coin:
         return Example(str(index), text_of(index), "")
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        return Verdict(Outcome.correct if is_rewarded(completion) else Outcome.wrong)
+        return Verdict(Outcome.wrong)
 
 
 class CoinConfig(TaskConfig):
     def build(self) -> Coin:
         return Coin()
+
+
+class EveryOther(GrpoConfig):
+    """Every other completion is worth 1: none ends, so a verifier would find all truncated, and rows of groups without
+    a signal are not trained."""
+
+    worth = cycle((0.0, 1.0))
+
+    def reward(self, verdict: Verdict) -> float:
+        return next(self.worth)
 
 
 class Timed(RolloutSource):
@@ -95,7 +105,7 @@ def ours(size: str, precision: str) -> list[float]:
     tokenizer = CharConfig().build()
     config = Config(
         stage=RlConfig(steps=total, prompts=PROMPTS, val_every=0, preflight_problems=0), model=_sizes.dense(size),
-        task=CoinConfig(), algorithm=GrpoConfig(group_size=SAMPLES), decode=SampleConfig(max_tokens=NEW, rows=128),
+        task=CoinConfig(), algorithm=EveryOther(group_size=SAMPLES), decode=SampleConfig(max_tokens=NEW, rows=128),
         optim=AdamWConfig(lr=1e-6), schedule=ConstantConfig(),
         trainer=CpuConfig(precision=Precision[precision], compile=True), checkpoint=CheckpointConfig(every=10**6),
     )  # fmt: skip
@@ -116,6 +126,7 @@ def ours(size: str, precision: str) -> list[float]:
         source = Timed(sampler, module, prompts=PROMPTS, total=total)
         loop = LoopConfig(val_every=0, max_flops=None, metric="val/loss")
         fit(module, source, loop, Context(overrides=[], compose=lambda _: None, stop=stop))  # pyright: ignore
+    assert module.row["frac_reward_zero_std"] == 0 and module.row["train/grad_norm"] > 0, "all rows are trained"
     return source.times[WARM:]
 
 

@@ -32,11 +32,16 @@ SFT = ("stage=sft", "optim=muon", "stage.steps=1000", "stage.batch_tokens=1024",
        "optim.lr=1.2e-3", "optim.adamw_lr=4e-4", "schedule.floor=0", "stage.val_every=50",
        "stage.val_tokens=16384")  # fmt: skip
 RL = ("stage=rl", "optim=muon", "optim.weight_decay=0", "schedule=cosine", "schedule.floor=0", "decode.max_tokens=24",
-      "stage.prompts=64", "algorithm.group_size=8", "optim.lr=8e-4", "optim.adamw_lr=6e-3", "stage.steps=280",
+      "stage.prompts=192", "algorithm.group_size=8", "optim.lr=8e-4", "optim.adamw_lr=6e-3", "stage.steps=220",
       "stage.val_every=40")  # fmt: skip
 OWN: dict[str, tuple[str, ...]] = {
-    "ppo": ("algorithm.gae_lambda=0.95",),
-    "expert_iteration": ("algorithm.train_from=latest", "algorithm.round_iterations=40"),
+    "ppo": ("stage.prompts=512", "algorithm.group_size=1"),
+    "expert_iteration": (
+        "algorithm.train_from=latest",
+        "algorithm.round_iterations=40",
+        "stage.prompts=160",
+        "stage.steps=280",
+    ),
 }
 """What an algorithm asks for besides."""
 EVAL = ("stage=eval", "decode.max_tokens=24", "stage.problems=400", "stage.samples=8")
