@@ -65,7 +65,7 @@ class CopyConfig(LengthConfig):
     where an n-gram stands twice)."""
     letters: int = 26
     """Letters that strings are made of, 2 to 26."""
-    ngram: int = 3
+    ngram: int = 2
     """Letters of an n-gram."""
     answer_length: int | None = None
     """Letters asked for; null is all to the end of the string."""
@@ -162,8 +162,9 @@ class Copy(Sized):
     def guess(self, example: Example) -> str:
         """Each letter is the one after the first place of the letter before: of the n-gram's last, and from then on of
         the last written; where that ends the string, and at the beginning of a copy, the string's first letter."""
-        text, answer = example.truth
-        follows = {letter: text[place + 1] for place, letter in reversed([*enumerate(text[:-1])])}
+        text: str = example.truth[0]
+        answer: str = example.truth[1]
+        follows = dict(zip(text[-2::-1], text[:0:-1], strict=True))  # the first place of a letter is written last
         written = ""
         if self.config.question in LOOKUPS:
             last = example.prompt.split(BETWEEN)[0 if self.config.question is Question.prefix else 1][-1]

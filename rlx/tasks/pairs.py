@@ -109,7 +109,7 @@ class Pairs(Sized):
 
     def guess(self, example: Example) -> str:
         """Compare: `<` where the first symbol is in the lower half of the order. Add: the first symbol."""
-        a, _ = example.truth
+        a: int = example.truth[0]
         return self.symbols[a] if not self.compare else "<" if 2 * a < len(self.symbols) else ">"
 
     def words(self) -> list[str]:
@@ -125,8 +125,9 @@ class Pairs(Sized):
 @lru_cache(maxsize=8)
 def _by_split(symbols: int) -> dict[Split, list[tuple[int, int]]]:
     """The pairs of places of each split."""
-    ranked = sorted(product(range(symbols), repeat=2), key=lambda pair: stable_hash("pairs split", *pair))
-    found, start = {}, 0
+    ranked = sorted(product(range(symbols), range(symbols)), key=lambda pair: stable_hash("pairs split", *pair))
+    found: dict[Split, list[tuple[int, int]]] = {}
+    start = 0
     for split, share in SHARES.items():
         count = share * len(ranked) // 20
         found[split] = ranked[start : start + count]

@@ -16,7 +16,7 @@ Where sources differ, or leave a choice, this file does:
 4. `measures.digits` is the share of digits that are right.
 5. Splits of lookup go by a hash of the lines, whatever their order, and the name asked for.
 
-Worked example, lookup with `max_length=3`, `examples=1` and `digits=4`: the prompt is these lines, a blank at its end,
+Worked example, lookup of three lines, with `examples=1` and `digits=4`: the prompt is these lines, a blank at its end,
 and the solution `7310`; memory might have `kqwze:` → `40512267`.
 
     Ada Reed: 6021
@@ -73,7 +73,7 @@ class Question(Enum):
 class PhonebookConfig(LengthConfig):
     """Numbers of names, from a book that is read or known by heart."""
 
-    min_length: int = 3
+    min_length: int = 4
     """Fewest lines of a book that is read."""
     max_length: int = 12
     """Most lines of it."""
@@ -100,10 +100,10 @@ class PhonebookConfig(LengthConfig):
         longest = max(self.lengths(split)[1] for split in Split)
         if longest > MOST_LINES:
             raise ConfigError(f"task.max_length must be at most {MOST_LINES} lines, got {longest}; try 100")
-        if not 0 <= self.examples < shortest:
+        if not 0 <= self.examples <= shortest - 2:
             raise ConfigError(
-                f"task.examples must be 0 to {shortest - 1} (fewer than the lines of any book), got {self.examples}; "
-                "try task.examples=2 task.min_length=3"
+                f"task.examples must be 0 to {shortest - 2} (two lines of any book are left), got {self.examples}; "
+                "try task.examples=2 task.min_length=4"
             )
 
     def build(self) -> "Phonebook":
@@ -161,7 +161,7 @@ class Phonebook(Sized):
 
     def guess(self, example: Example) -> str:
         """Lookup: the number of the first line whose first name is the one asked for. Memory: the number of the first
-        pair of train."""
+        pair of train, of the seed 0."""
         return example.truth[1]
 
     def words(self) -> list[str]:
@@ -206,7 +206,7 @@ class Phonebook(Sized):
             id=f"phonebook/{name}/{number}",
             prompt=f"{name}:",
             solution=number,
-            truth=(number, self._pair(Split.train, self._seed, 0)[1]),
+            truth=(number, self._pair(Split.train, 0, 0)[1]),
         )
 
     def _pair(self, split: Split, seed: int, index: int) -> tuple[str, str]:

@@ -23,7 +23,6 @@ Worked example with `planted=3`: the prompt `hb1ac0d1?` has the bits 1, 0, 1; th
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
-from operator import xor
 from random import Random
 from typing import ClassVar
 
@@ -109,7 +108,7 @@ class Planted(Sized):
         random = Random(stable_hash("planted", split.value, self.seed_at(split, index), index))
         length = self.lengths.draw(random, split)
         text, bits = self._draw(random, split, length)
-        parities = [*accumulate(bits, xor)]
+        parities = [count % 2 for count in accumulate(bits)]
         written = parities if self.scratchpad else parities[-1:]
         return Example(
             id=f"planted/{text if len(text) <= LONG_KEY else f'{stable_hash(text):016x}'}",
@@ -155,7 +154,7 @@ class Planted(Sized):
             chosen: set[int] = set()
             while len(chosen) < count:
                 chosen.add(int(random.random() * length))
-            bits = []
+            bits: list[int] = []
             for place in sorted(chosen):
                 bits.append(int(random.random() * 2))
                 symbols[place] = "01"[bits[-1]]
@@ -170,7 +169,8 @@ class Planted(Sized):
     def _places(self, text: str, bits: int) -> tuple[int, ...]:
         if not self.scratchpad:
             return (*(int(symbol in "01") for symbol in text), 1, 1, 0)
-        places, seen = [], 0
+        places: list[int] = []
+        seen = 0
         for symbol in text:
             seen += symbol in "01"
             places.append(1 + seen if symbol in "01" else 0)

@@ -82,7 +82,8 @@ class Polynomial(Sized):
             ConfigError: (almost) no vectors of this setting belong to the split.
         """
         vector = self._draw(Random(stable_hash("polynomial", split.value, self.seed_at(split, index), index)), split)
-        products, last = [], vector
+        products: list[list[int]] = []
+        last = vector
         for _ in range(self.config.powers - 1):
             last = times(self.matrix, last, self.config.modulus)
             products.append(last)

@@ -30,7 +30,7 @@ from rlx.tasks.base import Sized, shuffled, split_of, stable_hash
 from rlx.tasks.lengths import LengthConfig, Lengths
 from rlx.types import Example, Outcome, Split, Verdict
 
-FILLING = (
+FILLING: tuple[str, ...] = (
     "The ferry was late.", "Rain fell on the hills.", "A dog slept by the stove.", "Someone had painted the gate.",
     "The baker closed at noon.", "Two boats lay in the bay.", "It was a cold spring.", "The road bends at the mill.",
     "Nobody answered the door.", "The clock had stopped.", "Geese flew over the barn.", "The soup needed salt.",

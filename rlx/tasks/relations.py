@@ -172,7 +172,7 @@ class Relations(Sized):
 
 def _after(rows: list[int], composed: list[int]) -> list[int]:
     """Rows of `rows`, then `composed`."""
-    found = []
+    found: list[int] = []
     for row in rows:
         reached, place = 0, 0
         while row:

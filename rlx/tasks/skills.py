@@ -63,7 +63,9 @@ class SkillsConfig(LengthConfig):
     """Shortest string."""
     max_length: int = 8
     """Longest string."""
-    skills: list[str] = field(default_factory=lambda: [*SKILLS])
+    skills: list[str] = field(
+        default_factory=lambda: ["copy", "upper", "reverse", "first", "last", "shift", "sort", "double"]
+    )
     """Elemental skills, the most frequent first: copy, upper, reverse, first, last, shift, sort, double."""
     parts: int = 2
     """Skills in a row, at most: 1 to 3."""
@@ -100,7 +102,7 @@ class Skills(Sized):
         self.config = config
         self.lengths = Lengths(config)
         elements = [name for name in config.skills if name != "copy"]
-        tasks = [(name,) for name in config.skills]
+        tasks: list[tuple[str, ...]] = [(name,) for name in config.skills]
         for parts in range(2, config.parts + 1):
             tasks += permutations(elements, parts)
         self.tasks = tasks

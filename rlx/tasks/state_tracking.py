@@ -109,7 +109,8 @@ class StateTracking(Sized):
         random = Random(stable_hash("state tracking", split.value, self.seed_at(split, index), index))
         length = self.lengths.draw(random, split)
         moves = self._draw(random, split, length)
-        states, state = [], 0
+        states: list[int] = []
+        state = 0
         for move in moves:
             state = self.table[state][move]
             states.append(state)
@@ -130,11 +131,12 @@ class StateTracking(Sized):
         """
         if len(completion) > self.longest:
             return Verdict(Outcome.malformed, f"longer than {self.longest} characters", NOTHING)
-        moves, states = example.truth
-        given = [self._element.get(name) for name in completion.rstrip(" \t\r\n").split(" ")]
+        moves: list[int] = example.truth[0]
+        states: list[int] = example.truth[1]
+        given = [self._element.get(name, -1) for name in completion.rstrip(" \t\r\n").split(" ")]
         most = 1 if self.config.trace is Trace.final else len(moves)
         least = 1 if self.config.skip else most
-        if None in given or not least <= len(given) <= most:
+        if -1 in given or not least <= len(given) <= most:
             return Verdict(Outcome.malformed, f"not {least} to {most} elements with a blank between them", NOTHING)
         wanted = states if self.config.trace is Trace.states else states[-1:]
         right = sum(a == b for a, b in zip(given, wanted, strict=False))
@@ -157,7 +159,8 @@ class StateTracking(Sized):
 
     def guess(self, example: Example) -> str:
         """The list itself as its states; the last element alone where only that is asked for."""
-        moves = example.truth[0] if self.config.trace is Trace.states else example.truth[0][-1:]
+        moves: list[int] = example.truth[0]
+        moves = moves if self.config.trace is Trace.states else moves[-1:]
         return " ".join([self._names[move] for move in moves])
 
     def words(self) -> list[str]:

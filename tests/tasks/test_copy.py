@@ -103,7 +103,7 @@ def test_the_short_cut_is_right_where_no_letter_comes_twice() -> None:
         ({"test_max_length": 3}, "test_min_length <= test_max_length"),
         ({"answer_length": 0}, "task.answer_length must be at least 1"),
         ({"question": Question.suffix, "ngram": 5}, "strings of 6 letters or more, got 5"),
-        ({"question": Question.duplicate}, "strings of 6 letters or more, got 5"),
+        ({"question": Question.duplicate, "ngram": 3}, "strings of 6 letters or more, got 5"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(fields: dict[str, Any], says: str) -> None:

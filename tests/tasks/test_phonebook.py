@@ -28,7 +28,7 @@ def test_numbers_are_looked_up_in_the_lines() -> None:
         book, _, rest = example.prompt.partition("\n\n")
         lines = dict(line.split(": ") for line in book.split("\n"))
         *again, asked = rest.split("\n")
-        assert 3 <= len(lines) <= 12 and len(lines) == book.count("\n") + 1
+        assert 4 <= len(lines) <= 12 and len(lines) == book.count("\n") + 1
         assert all(re.fullmatch(r"[A-Z][a-z]+ [A-Z][a-z]+", name) for name in lines)
         assert all(re.fullmatch(r"[6-9][0-9]{9}", number) for number in lines.values())
         assert len(again) == 2 and all(lines[name] == number for name, number in (line.split(": ") for line in again))
@@ -53,7 +53,7 @@ def test_asked_lines_stand_anywhere() -> None:
 
 def test_chance_is_one_of_the_lines_not_shown_again() -> None:
     example = lookup(min_length=7, max_length=7, examples=3).example(Split.train, 0)
-    assert lookup(examples=3, min_length=4).chance(example) == 1 / 4
+    assert lookup(examples=3, min_length=5).chance(example) == 1 / 4
 
 
 def test_pairs_known_by_heart_are_as_many_as_told_and_all_different() -> None:
