@@ -120,7 +120,7 @@ class Phonebook(Sized):
         self.config = config
         self.lengths = Lengths(config)
         self.read = config.question is Question.lookup
-        self.baseline = "looks up the first name only" if self.read else "answers the first pair's number"
+        self.baseline = "looks up the first letter only" if self.read else "answers the first pair's number"
         self.digits = config.digits or (10 if self.read else 8)
         self.longest = 100 + 4 * self.digits
         """Characters of the longest text that is read."""
@@ -160,8 +160,8 @@ class Phonebook(Sized):
         return 10.0**-self.digits
 
     def guess(self, example: Example) -> str:
-        """Lookup: the number of the first line whose first name is the one asked for. Memory: the number of the first
-        pair of train, of the seed 0."""
+        """Lookup: the number of the first line whose name begins with the letter of the one asked for. Memory: the
+        number of the first pair of train, of the seed 0."""
         return example.truth[1]
 
     def words(self) -> list[str]:
@@ -176,10 +176,10 @@ class Phonebook(Sized):
             asked, *again = shuffled(random, range(count))[: self.config.examples + 1]
             if split_of(f"{book[asked][0]} in {sorted(book)}") is split:
                 break
-        (name, number), first = book[asked], book[asked][0].split(" ")[0]
+        name, number = book[asked]
         lines = [f"{who}: {digits}\n" for who, digits in book]
         prompt = "".join([*lines, "\n", *[lines[place] for place in again], f"{name}: "])
-        alike = next(digits for who, digits in book if who.split(" ")[0] == first)
+        alike = next(digits for who, digits in book if who[0] == name[0])
         third = ("first", "second", "last")[3 * asked // count]
         return Example(
             id=f"phonebook/{stable_hash(prompt):016x}",
