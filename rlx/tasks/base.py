@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from rlx.errors import ConfigError
 from rlx.options import recorded
-from rlx.types import Example, Split, Verdict
+from rlx.types import Example, Outcome, Split, Verdict
 
 T = TypeVar("T")
 
@@ -125,6 +125,15 @@ class Sized:
         if index < 0 or (size is not None and index >= size):
             raise IndexError(f"{split.value} has examples 0 to {'...' if size is None else size - 1}, got {index}")
         return self._seed if split is Split.train else 0
+
+
+def compared(given: Sequence[str], wanted: Sequence[str], name: str) -> Verdict:
+    """Correct where both are equal, else wrong; the measure `name` is the share of places that have the same entry."""
+    right = sum(map(str.__eq__, given, wanted))
+    most = max(len(given), len(wanted))
+    if right == most:
+        return Verdict(Outcome.correct, measures={name: 1.0})
+    return Verdict(Outcome.wrong, f"{right} of {len(wanted)} {name} are right", {name: right / most})
 
 
 def stable_hash(*parts: object) -> int:

@@ -30,7 +30,7 @@ from string import ascii_lowercase
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.tasks.base import Sized, split_of, stable_hash
+from rlx.tasks.base import Sized, compared, split_of, stable_hash
 from rlx.tasks.lengths import LengthConfig, Lengths
 from rlx.types import Example, Outcome, Split, Verdict
 
@@ -149,11 +149,7 @@ class Copy(Sized):
         given, answer = completion.rstrip(" \t\r\n"), example.truth[1]
         if not given or not self._known.issuperset(given):
             return Verdict(Outcome.malformed, "not a string of the setting's letters", NOTHING)
-        right = sum(map(str.__eq__, given, answer))
-        measures = {"letters": right / max(len(given), len(answer))}
-        if given == answer:
-            return Verdict(Outcome.correct, measures=measures)
-        return Verdict(Outcome.wrong, f"{right} of {len(answer)} letters are right", measures)
+        return compared(given, answer, "letters")
 
     def chance(self, example: Example) -> float:
         """Strings as long as the answer, drawn evenly."""

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.tasks.base import Sized, split_of, stable_hash
+from rlx.tasks.base import Sized, compared, split_of, stable_hash
 from rlx.tasks.lengths import LengthConfig, Lengths
 from rlx.types import Example, Outcome, Split, Verdict
 
@@ -107,11 +107,7 @@ class Cpm3(Sized):
         given = completion.rstrip(" \t\r\n").split(" ")
         if len(given) != len(wanted) or not all(word.isascii() and word.isdigit() for word in given):
             return Verdict(Outcome.malformed, f"not {len(wanted)} counts with a blank between them", NOTHING)
-        right = sum(map(str.__eq__, given, wanted))
-        measures = {"counts": right / len(wanted)}
-        if right == len(wanted):
-            return Verdict(Outcome.correct, measures=measures)
-        return Verdict(Outcome.wrong, f"{right} of {len(wanted)} counts are right", measures)
+        return compared(given, wanted, "counts")
 
     def chance(self, example: Example) -> float:
         """Counts drawn evenly from 0 to the number of pairs."""

@@ -36,7 +36,7 @@ from string import ascii_lowercase
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.tasks.base import Sized, shuffled, split_of, stable_hash
+from rlx.tasks.base import Sized, compared, shuffled, split_of, stable_hash
 from rlx.tasks.lengths import LengthConfig, Lengths
 from rlx.types import Example, Outcome, Split, Verdict
 
@@ -146,11 +146,7 @@ class Phonebook(Sized):
         given, wanted = completion.rstrip(" \t\r\n"), example.truth[0]
         if len(given) != self.digits or not (given.isascii() and given.isdigit()):
             return Verdict(Outcome.malformed, f"not {self.digits} digits", NOTHING)
-        right = sum(map(str.__eq__, given, wanted))
-        measures = {"digits": right / self.digits}
-        if given == wanted:
-            return Verdict(Outcome.correct, measures=measures)
-        return Verdict(Outcome.wrong, f"{right} of {self.digits} digits are right", measures)
+        return compared(given, wanted, "digits")
 
     def chance(self, example: Example) -> float:
         """Of a book that is read, one of its numbers, those of the lines written again left out; else digits drawn

@@ -22,7 +22,7 @@ from random import Random
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.tasks.base import Sized, TaskConfig, split_of, stable_hash
+from rlx.tasks.base import Sized, TaskConfig, compared, split_of, stable_hash
 from rlx.types import Example, Outcome, Split, Verdict
 
 ATTEMPTS = 5_000
@@ -103,7 +103,7 @@ class Polynomial(Sized):
         """
         if len(completion) > self.longest:
             return Verdict(Outcome.malformed, f"longer than {self.longest} characters", NOTHING)
-        wanted = [[str(entry) for entry in product] for product in example.truth[1]]
+        wanted = [str(entry) for product in example.truth[1] for entry in product]
         given = [part.split(" ") for part in completion.rstrip(" \t\r\n").split(BETWEEN)]
         size, powers = self.config.size, self.config.powers
         numbers = [word for part in given for word in part]
@@ -113,11 +113,7 @@ class Polynomial(Sized):
             or not all(word.isascii() and word.isdigit() for word in numbers)
         ):
             return Verdict(Outcome.malformed, f"not {powers - 1} vectors of {size} numbers", NOTHING)
-        right = sum(sum(map(str.__eq__, mine, own)) for mine, own in zip(given, wanted, strict=True))
-        measures = {"entries": right / len(numbers)}
-        if right == len(numbers):
-            return Verdict(Outcome.correct, measures=measures)
-        return Verdict(Outcome.wrong, f"{right} of {len(numbers)} entries are right", measures)
+        return compared(numbers, wanted, "entries")
 
     def chance(self, example: Example) -> float:
         """Entries drawn evenly."""

@@ -26,7 +26,7 @@ from string import ascii_lowercase
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.tasks.base import Sized, shuffled, split_of, stable_hash
+from rlx.tasks.base import Sized, compared, shuffled, split_of, stable_hash
 from rlx.tasks.lengths import LengthConfig, Lengths
 from rlx.types import Example, Outcome, Split, Verdict
 
@@ -152,11 +152,7 @@ class Recall(Sized):
         if len(given) != len(wanted) or not all(map(self._is_pair, given)):
             form = f"{self._key} letters and {self._digits} digits"
             return Verdict(Outcome.malformed, f"not {len(wanted)} times {form}", NOTHING)
-        right = sum(word == key + value for word, (key, value) in zip(given, wanted, strict=True))
-        measures = {"values": right / len(wanted)}
-        if right == len(wanted):
-            return Verdict(Outcome.correct, measures=measures)
-        return Verdict(Outcome.wrong, f"{right} of {len(wanted)} values are right", measures)
+        return compared(given, [key + value for key, value in wanted], "values")
 
     def chance(self, example: Example) -> float:
         """Values drawn evenly, the keys being given."""

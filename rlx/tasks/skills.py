@@ -31,7 +31,7 @@ from typing import ClassVar
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.tasks.base import Sized, split_of, stable_hash
+from rlx.tasks.base import Sized, compared, split_of, stable_hash
 from rlx.tasks.lengths import LengthConfig, Lengths
 from rlx.types import Example, Outcome, Split, Verdict
 
@@ -147,11 +147,7 @@ class Skills(Sized):
         given, answer = completion.rstrip(" \t\r\n"), example.truth[1]
         if not (given.isascii() and given.isalpha()):
             return Verdict(Outcome.malformed, "not a string of letters", NOTHING)
-        right = sum(map(str.__eq__, given, answer))
-        measures = {"letters": right / max(len(given), len(answer))}
-        if given == answer:
-            return Verdict(Outcome.correct, measures=measures)
-        return Verdict(Outcome.wrong, f"{right} of {len(answer)} letters are right", measures)
+        return compared(given, answer, "letters")
 
     def chance(self, example: Example) -> float:
         """Strings of the answer's length, of letters of both cases drawn evenly."""
