@@ -78,6 +78,8 @@ class Batch:
     """[B, T] float32, 1 where predicting the token counts."""
     places: Tensor | None = None
     """[B, T] int64, ids of coupled positions, for models that embed them; 0 is none."""
+    sources: Tensor | None = None
+    """[B, T] int64, which source of a mixture the token's document comes from; padding has 0."""
 
     def _tensors(self) -> dict[str, Tensor]:
         found = {f.name: getattr(self, f.name) for f in fields(self)}

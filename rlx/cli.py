@@ -292,7 +292,7 @@ def _check(config: Any, context: Any) -> None:
         raise ConfigError(f"no stage; choose stage={stages}, as in: rlx stage=pretrain task=countdown")
     stage = config.stage
     name = option_of(stage).name
-    check_required(config, sorted(stage.requires))
+    check_required(config, sorted(stage.needed(config)))
     read = OWN | stage.uses | (TRAINING_KEYS if stage.trains else set())
     read |= stage.measures if config.eval.every else set()
     for key in map(group_of, context.overrides):

@@ -58,7 +58,8 @@ def presets(group: str) -> list[str]:
 
 def command(stage: str, scale: str, **chosen: str) -> list[str]:
     """Overrides of a run of a stage; groups that are not chosen get their first option where they are required."""
-    required = {group: presets(group)[0] for group in stages()[stage].requires}
+    needs = stages()[stage].requires | ({"task"} if "corpus" in stages()[stage].requires else set())
+    required = {group: presets(group)[0] for group in needs if group != "corpus"}
     pairs = {"stage": stage, "scale": scale, **required, **chosen}
     return [*(f"{key}={value}" for key, value in pairs.items()), *STARTS.get(stage, [])]
 

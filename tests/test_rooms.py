@@ -7,7 +7,7 @@ do those that only type checkers read. From the bottom up:
 
     room                        may import of rlx                             libraries
     types, options, errors      nothing                                       none
-    signals                     nothing                                       none
+    signals, progress           nothing                                       none
     batches                     nothing                                       torch
     bounded                     errors                                        none
     rows                        errors                                        datasets, pyarrow (both late)
@@ -20,17 +20,17 @@ do those that only type checkers read. From the bottom up:
     algorithms, merges          GROUND                                        torch
     adapters                    GROUND, nn                                    torch
     optim, trainers             GROUND                                        torch
-    runs                        GROUND, rows                                  torch, numpy, safetensors, yaml, wandb,
+    runs                        GROUND, rows, progress                        torch, numpy, safetensors, yaml, wandb,
                                                                               wandb_workspaces (both late)
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
-    data                        GROUND, rows, tasks/base                      torch, numpy, tokenizers, datasets (late)
+    data                        GROUND, rows, tasks/base, progress            torch, numpy, tokenizers, datasets (late)
     decoding                    GROUND, nn                                    torch
     evaluation                  GROUND, decoding, data, runs, tasks/base,     torch, numpy
                                 statistics, bounded, nn/decoder (the type it
                                 is handed)
     report                      errors, statistics, runs/files                numpy, matplotlib
-    plans                       GROUND, runs                                  torch, pyarrow (both late)
+    plans                       GROUND, runs, progress                        torch, pyarrow (both late)
     plans/__main__              everything                                    yaml
     studies                     GROUND, report, statistics                    numpy
     config                      GROUND, every base.py, stages/config,         none
@@ -75,8 +75,9 @@ from tests.conftest import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = ("types", "errors", "options", "batches")
-ABOVE_RUNS = ("signals", "statistics", "config", "adapters", "algorithms", "merges", "optim", "trainers", "runs", "nn",
-              "kernels", "models", "data", "decoding", "evaluation", "environments", "tasks", "rows")  # fmt: skip
+ABOVE_RUNS = ("signals", "progress", "statistics", "config", "adapters", "algorithms", "merges", "optim", "trainers",
+              "runs", "nn", "kernels", "models", "data", "decoding", "evaluation", "environments", "tasks",
+              "rows")  # fmt: skip
 BASES = ("adapters", "algorithms", "data.corpora", "data.tokenizers", "decoding", "environments", "merges", "models",
          "optim", "optim.schedules", "plans", "runs.loggers", "studies", "tasks", "trainers")  # fmt: skip
 
@@ -99,6 +100,7 @@ ROOMS = {
     "options": Room(),
     "errors": Room(),
     "signals": Room(),
+    "progress": Room(),
     "batches": Room(libraries=TORCH),
     "statistics": Room(libraries=("numpy",)),
     "bounded": Room(("errors",)),
@@ -111,16 +113,18 @@ ROOMS = {
     "merges": Room(GROUND, TORCH),
     "optim": Room(GROUND, TORCH),
     "trainers": Room(GROUND, TORCH),
-    "runs": Room((*GROUND, "rows"), (*TORCH, "numpy", "safetensors", "yaml", *WANDB), late=WANDB),
+    "runs": Room((*GROUND, "rows", "progress"), (*TORCH, "numpy", "safetensors", "yaml", *WANDB), late=WANDB),
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
-    "data": Room((*GROUND, "rows", "tasks.base"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)),
+    "data": Room(
+        (*GROUND, "rows", "tasks.base", "progress"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)
+    ),
     "decoding": Room((*GROUND, "nn"), TORCH),
     "evaluation": Room(
         (*GROUND, "decoding", "data", "runs", "tasks.base", "statistics", "bounded", "nn.decoder"), (*TORCH, "numpy")
     ),
     "report": Room(("errors", "statistics", "runs.files"), ("numpy", "matplotlib")),
-    "plans": Room((*GROUND, "runs"), (*TORCH, "pyarrow"), late=(*TORCH, "pyarrow")),
+    "plans": Room((*GROUND, "runs", "progress"), (*TORCH, "pyarrow"), late=(*TORCH, "pyarrow")),
     "plans.__main__": Room(("",), ("yaml",)),
     "studies": Room((*GROUND, "report", "statistics"), ("numpy",)),
     "config": Room((*GROUND, *(f"{room}.base" for room in BASES), "stages.config", "runs.checkpoints")),

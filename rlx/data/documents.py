@@ -17,10 +17,13 @@ class Document:
     given: int
     places: tuple[int, ...] | None = None
     """Coupled positions of the tokens, where the example has some and a token is a character."""
+    source: int = 0
+    """Which source of a mixture it comes from, counted from 0."""
 
     def cut(self, size: int) -> "Document":
         """The first `size` tokens of the document."""
-        return Document(self.ids[:size], min(self.given, size), None if self.places is None else self.places[:size])
+        places = None if self.places is None else self.places[:size]
+        return Document(self.ids[:size], min(self.given, size), places, self.source)
 
 
 def prompt_ids(example: Example, tokenizer: Tokenizer) -> list[int]:

@@ -35,13 +35,21 @@ class Packer:
         length: T, tokens a row.
         pad_id: token id of unused places.
         coupled: the documents have coupled positions, and the batches are to have them too.
+        mixed: the documents come from several sources, and the batches are to say from which.
     """
 
     def __init__(
-        self, document: Callable[[int], Document], *, rows: int, length: int, pad_id: int, coupled: bool = False
+        self,
+        document: Callable[[int], Document],
+        *,
+        rows: int,
+        length: int,
+        pad_id: int,
+        coupled: bool = False,
+        mixed: bool = False,
     ) -> None:
         self.document, self.rows, self.length, self.pad_id = document, rows, length, pad_id
-        self.coupled = coupled
+        self.coupled, self.mixed = coupled, mixed
         self.position, self.carried = 0, []
         self._waiting: dict[int, Document] = {}
 
@@ -66,7 +74,7 @@ class Packer:
             position, self.position = self.position, self.position + 1
             self._place(sheet, position)
         self.carried = list(self._waiting)
-        return sheet.batch(self.pad_id)
+        return sheet.batch(self.pad_id, mixed=self.mixed)
 
     def _place(self, sheet: "_Sheet", position: int, made: Document | None = None) -> None:
         """Put a document into the sheet, or where it waits for the next one."""
@@ -92,8 +100,9 @@ class _Sheet:
         self.first = 0
         self.ids: list[int] = []
         self.coupled: list[int] | None = [] if coupled else None
-        self.spans: list[tuple[int, int, int, int]] = []
-        """Of each document: place of its first token, rows laid end to end; size; given tokens; number in its row."""
+        self.spans: list[tuple[int, int, int, int, int]] = []
+        """Of each document: place of its first token, rows laid end to end; size; given tokens; number in its row;
+        source."""
 
     def place(self, document: Document) -> bool:
         """Put the document into the first row with room; False when there is none."""
@@ -101,7 +110,7 @@ class _Sheet:
         for row in range(self.first, len(self.free)):
             if self.free[row] >= size:
                 start = (row + 1) * self.length - self.free[row]
-                self.spans.append((start, size, document.given, self.count[row]))
+                self.spans.append((start, size, document.given, self.count[row], document.source))
                 self.ids += document.ids
                 if self.coupled is not None:
                     assert document.places is not None
@@ -113,8 +122,8 @@ class _Sheet:
                 return True
         return False
 
-    def batch(self, pad_id: int) -> Batch:
-        starts, sizes, given, numbers = np.array(self.spans, dtype=np.int64).T
+    def batch(self, pad_id: int, *, mixed: bool) -> Batch:
+        starts, sizes, given, numbers, sources = np.array(self.spans, dtype=np.int64).T
         positions = np.arange(len(self.ids)) - np.repeat(sizes.cumsum() - sizes, sizes)
         places = np.repeat(starts, sizes) + positions
         shape = (len(self.free), self.length)
@@ -130,4 +139,5 @@ class _Sheet:
             documents=filled(-1, np.repeat(numbers, sizes), np.int64),
             loss_mask=filled(0, positions >= np.repeat(given, sizes), np.float32),
             places=None if self.coupled is None else filled(0, np.array(self.coupled), np.int64),
+            sources=filled(0, np.repeat(sources, sizes), np.int64) if mixed else None,
         )

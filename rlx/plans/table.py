@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rlx.plans.plan import Plan
 from rlx.plans.standing import AGAIN, ORDER, Standing
+from rlx.progress import duration
 from rlx.runs.lease import Holder
 from rlx.runs.listing import columns
-from rlx.runs.progress import duration
 from rlx.runs.references import format_reference
 
 COLUMNS = ("state", "run", "step", "", "age", "left", "task", "directory")

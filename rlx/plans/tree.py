@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from rlx.plans.plan import Plan, PlannedRun
+from rlx.progress import counted, duration
 from rlx.runs.listing import columns, scaled
-from rlx.runs.progress import counted, duration
 from rlx.runs.references import format_reference
 from rlx.runs.status import State, state_of
 

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from rlx.errors import CheckpointError, ConfigError, RunError
+from rlx.progress import counted, duration
 from rlx.runs.checkpoints import best_step, list_checkpoints
 from rlx.runs.files import EVAL, METRICS, RUN, STATUS, TRAINER_STATE, StrPath
 from rlx.runs.identity import RunName
 from rlx.runs.metrics import as_row
-from rlx.runs.progress import counted, duration
 from rlx.runs.references import format_reference
 from rlx.runs.run import read_config, read_record
 from rlx.runs.status import State, Status, read_status, state_of

@@ -210,9 +210,16 @@ def place_of(config: "Config", context: Context) -> Path:
         parts["best"] = best
     if config.rerun is not None:
         parts["rerun"] = config.rerun
-    task = option_of(config.task).name if config.task is not None else "any"
-    name = RunName(task, _model_name(config, parents), option_of(stage).name, digest(parts), config.seed)
+    name = RunName(_task_name(config), _model_name(config, parents), option_of(stage).name, digest(parts), config.seed)
     return name.path(config.runs_dir)
+
+
+def _task_name(config: "Config") -> str:
+    """The task, else the corpus, of a stage that reads neither `any`."""
+    assert config.stage is not None
+    if config.task is not None:
+        return option_of(config.task).name
+    return option_of(config.corpus).name if "corpus" in config.stage.uses and config.corpus is not None else "any"
 
 
 def best_identity(config: "Config") -> dict[str, Any]:

@@ -20,13 +20,17 @@ class StageConfig:
     uses: ClassVar[frozenset[str]] = frozenset()
     """Groups that this stage reads; naming another one on the command line is an error."""
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Groups that must be given."""
+    """Groups that must be given, whatever else is."""
     measures: ClassVar[frozenset[str]] = frozenset()
     """Groups that are read only for eval.every: they change no weights, so they are not in the hash."""
     trains: ClassVar[bool] = False
     """Steps are made, with checkpoints on the way."""
     measure: ClassVar[str] = ""
     """The metric that the best checkpoint goes by, where checkpoint.best names no other."""
+
+    def needed(self, config: "Config") -> frozenset[str]:
+        """Groups that must be given in this command."""
+        return self.requires
 
     def unfold(self, config: "Config", context: "Context") -> "Unfolded | None":
         """The runs of a stage that is a plan itself; None for all others."""

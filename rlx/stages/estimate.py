@@ -25,6 +25,7 @@ from rlx.runs.files import MODEL_TOKENIZER
 from rlx.runs.references import Reference, parse_reference, resolve
 from rlx.stages.base import RunStageConfig
 from rlx.stages.lengths import Lengths
+from rlx.stages.material import material_of
 from rlx.stages.pace import GUESS, Pace
 from rlx.types import Split
 
@@ -262,9 +263,10 @@ class Estimator:
         parents = [parse_reference(reference) for reference in stage.parents(config)]
         if not parents:
             assert config.model is not None and config.tokenizer is not None
-            name = repr(config.tokenizer)
+            task = None if config.task is None else replace(config.task, seed=0)  # as `Lengths` has it
+            name = f"{config.tokenizer!r} {task!r} {config.corpus!r}"
             if name not in self._tokenizers:
-                self._tokenizers[name] = config.tokenizer.build()
+                self._tokenizers[name] = config.tokenizer.build(material_of(config))
             return self._start(config.model, self._tokenizers[name], trained=False)
         start = self._of(parents[0])
         if config.init.grow is not None:

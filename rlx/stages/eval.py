@@ -58,7 +58,7 @@ class EvalConfig(RunStageConfig):
         from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
         from rlx.evaluation.judge import Judge
         from rlx.models.size import Operations, parameter_counts
-        from rlx.runs.progress import Progress
+        from rlx.progress import Progress
 
         assert config.task is not None and config.decode is not None
         prepare(config, run)

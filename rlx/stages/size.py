@@ -19,6 +19,7 @@ from rlx.runs.model_directory import read_model_config
 from rlx.runs.references import parse_reference, resolve
 from rlx.stages.base import Context
 from rlx.stages.config import StageConfig
+from rlx.stages.material import material_of
 
 if TYPE_CHECKING:
     from rlx.config import Config
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class SizeConfig(StageConfig):
     """The size of a model; no run is made."""
 
-    uses: ClassVar[frozenset[str]] = frozenset({"task", "model", "tokenizer"})
+    uses: ClassVar[frozenset[str]] = frozenset({"task", "model", "tokenizer", "corpus"})
 
     lengths: list[int] = field(default_factory=lambda: [128, 512, 2048])
     """Tokens of a row at which operations and state are told."""
@@ -46,7 +47,7 @@ class SizeConfig(StageConfig):
 
         if config.init_from in (None, "random"):
             assert config.model is not None and config.tokenizer is not None
-            model, vocab_size = config.model, config.tokenizer.build().vocab_size
+            model, vocab_size = config.model, config.tokenizer.build(material_of(config)).vocab_size
         else:
             if context.typed("model"):
                 name = ".".join(["model", *typed_fields(context)[:1]])

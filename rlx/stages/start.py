@@ -17,6 +17,7 @@ from rlx.runs.metrics import MetricsLog
 from rlx.runs.references import Kind, parse_reference, resolve
 from rlx.runs.run import read_record
 from rlx.stages.continuing import parent_state
+from rlx.stages.material import material_of
 from rlx.tasks.base import stable_hash
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _whole_start(config: "Config", run: "Run") -> Start:
     parents = run.record["parents"]
     if not parents:
         assert config.model is not None and config.tokenizer is not None
-        tokenizer = config.tokenizer.build()
+        tokenizer = config.tokenizer.build(material_of(config))
         torch.manual_seed(seed_for(config.seed, "weights"))
         model = config.model.build(tokenizer.vocab_size)
         return Start(model=model, model_config=config.model, tokenizer=tokenizer, depth=0)

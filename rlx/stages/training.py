@@ -34,7 +34,7 @@ class TrainingConfig(RunStageConfig):
     uses: ClassVar[frozenset[str]] = frozenset(
         {"task", "model", "corpus", "tokenizer", "adapter", "optim", "schedule", "trainer", "logger"}
     )
-    requires: ClassVar[frozenset[str]] = frozenset({"task"})
+    requires: ClassVar[frozenset[str]] = frozenset({"corpus"})
     measures: ClassVar[frozenset[str]] = frozenset({"decode"})
     trains: ClassVar[bool] = True
     measure: ClassVar[str] = "val/loss"
@@ -80,6 +80,10 @@ class TrainingConfig(RunStageConfig):
                 f"stage.batch_tokens={self.batch_tokens} must be a multiple of row_tokens * micro_batches = {unit}; "
                 f"try {max(unit, self.batch_tokens // unit * unit)}"
             )
+
+    def needed(self, config: "Config") -> frozenset[str]:
+        wants = config.eval.every > 0 or (config.corpus is not None and config.corpus.needs_task)
+        return self.requires | {"task"} if wants else self.requires
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.stages.modules.loop import LoopConfig, fit

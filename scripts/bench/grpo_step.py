@@ -134,7 +134,7 @@ def trl(size: str, precision: str) -> list[float]:
     """Seconds of each step of TRL's trainer."""
     from datasets import Dataset
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
 
     inner = CharConfig().build().inner
     tokenizer = PreTrainedTokenizerFast(

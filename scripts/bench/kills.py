@@ -24,7 +24,7 @@ import _results
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from rlx.runs.progress import Progress
+from rlx.progress import Progress
 from tests.conftest import command, environment
 from tests.stages.kills import Server, differences
 from tests.stages.runs import PRETRAIN, evaluation, merge, place, rl, sft

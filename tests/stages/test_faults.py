@@ -244,7 +244,7 @@ def test_a_screen_that_is_gone_ends_no_run(door, broken, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("rlx.runs.run.print", gone, raising=False)
-        patch.setattr("rlx.runs.progress.print", gone, raising=False)
+        patch.setattr("rlx.progress.print", gone, raising=False)
         ends_equal(door, run, whole)
     assert "going on from step 8" in (run / "logs/attempt-2.log").read_text()
 

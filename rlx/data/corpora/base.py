@@ -1,7 +1,8 @@
 """What a corpus is: position in the stream to document, pure."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from rlx.data.documents import Document
 from rlx.data.tokenizers.base import Tokenizer
@@ -12,17 +13,50 @@ from rlx.types import Split
 class Corpus(Protocol):
     """An endless stream of documents."""
 
+    size: int | None
+    """Documents of one walk through all of them; None where there is no end of them."""
+
     def document(self, position: int) -> Document:
         """The document at `position` (>= 0): same position, same document."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Held-out documents of one source."""
+
+    name: str
+    """What metrics of it are called; empty where there is but one source."""
+    share: float
+    """Of the held-out loss."""
+    corpus: Corpus
 
 
 @dataclass(kw_only=True, slots=True)
 class CorpusConfig:
     """Fields that every corpus has (none yet)."""
 
+    needs_task: ClassVar[bool] = False
+    """Nothing can be trained on without `task=`."""
+
     def build(
         self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
     ) -> Corpus:
         """The stream of `split`; `whole` counts the prompt in the loss, `key` names the order (`rlx.data.order`)."""
+        raise NotImplementedError
+
+    def names(self) -> list[str]:
+        """Sources of the documents, in the order that `Document.source` counts; empty where there is but one."""
+        return []
+
+    def held_out(self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]) -> list[Part]:
+        """What the held-out loss is measured on: documents of `val`, each source apart."""
+        return [Part("", 1.0, self.build(task, tokenizer, split=Split.val, whole=whole, key=key))]
+
+    def words(self, task: Task | None) -> list[str]:
+        """Words that the documents are made of, for a vocabulary of words; of text none."""
+        return task.words() if task is not None else []
+
+    def texts(self, task: Task | None) -> Iterator[str]:
+        """Texts of `train`, perhaps without end and always in the same order, for a vocabulary that is learnt."""
         raise NotImplementedError

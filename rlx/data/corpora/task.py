@@ -1,6 +1,9 @@
 """`corpus=task`: the task's own traces, one problem a document."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar
 
 from rlx.data.corpora.base import CorpusConfig
 from rlx.data.documents import Document, document_of
@@ -17,6 +20,8 @@ from rlx.types import Split
 class TaskCorpusConfig(CorpusConfig):
     """Prompts and solutions of `task=`."""
 
+    needs_task: ClassVar[bool] = True
+
     max_tokens: int | None = None
     """Tokens after which a document is cut, its end mark with the rest; null cuts none."""
 
@@ -29,9 +34,20 @@ class TaskCorpusConfig(CorpusConfig):
     def build(
         self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
     ) -> "TaskCorpus":
-        if task is None:
-            raise ConfigError("corpus=task needs a task; add task=countdown (or another)")
-        return TaskCorpus(task, tokenizer, split=split, whole=whole, key=key, max_tokens=self.max_tokens)
+        return TaskCorpus(_given(task), tokenizer, split=split, whole=whole, key=key, max_tokens=self.max_tokens)
+
+    def texts(self, task: Task | None) -> Iterator[str]:
+        task = _given(task)
+        size = task.size(Split.train)
+        for index in count() if size is None else range(size):
+            example = task.example(Split.train, index)
+            yield example.prompt + example.solution
+
+
+def _given(task: Task | None) -> Task:
+    if task is None:
+        raise ConfigError("corpus=task needs a task; add task=countdown (or another)")
+    return task
 
 
 class TaskCorpus:

@@ -10,7 +10,7 @@
 4. A model may have more rows than its tokenizer has tokens. Ids without a token are special: they decode to nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,27 @@ TOKENS = {"pad": PAD, "begin": BEGIN, "end": END}
 """Which tokens pad, begin and end a document; two of them may be one token."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a vocabulary can be made of, read only by a tokenizer that asks for it."""
+
+    words: Callable[[], Iterable[str]] = tuple
+    """Words, digits and marks of the run's task and of the tasks in its corpus."""
+    texts: Callable[[], Iterator[str]] = lambda: iter(())
+    """Texts that the run trains on, perhaps without end, always in the same order."""
+    identity: Callable[[], str] = str
+    """A text that is another where the texts are others: what they are made of, files by their content."""
+
+
+NOTHING = Material()
+
+
 @dataclass(kw_only=True, slots=True)
 class TokenizerConfig:
     """Fields that every tokenizer has (none yet)."""
 
-    def build(self) -> "Tokenizer":
+    def build(self, material: Material = NOTHING) -> "Tokenizer":
+        """The tokenizer: the same from the same settings and material, on every machine."""
         raise NotImplementedError
 
 

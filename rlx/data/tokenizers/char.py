@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rlx.data.tokenizers.base import SPECIALS, Tokenizer, TokenizerConfig
+from rlx.data.tokenizers.base import NOTHING, SPECIALS, Material, Tokenizer, TokenizerConfig
 from rlx.options import option
 
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
@@ -13,7 +13,7 @@ CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
 class CharConfig(TokenizerConfig):
     """Printable ASCII, newline and the named specials: 112 tokens."""
 
-    def build(self) -> Tokenizer:
+    def build(self, material: Material = NOTHING) -> Tokenizer:
         from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as Inner
 

@@ -37,10 +37,10 @@ from rlx.plans.launchers.base import (
 from rlx.plans.plan import Plan, PlannedRun
 from rlx.plans.ticker import Ticker
 from rlx.plans.worker import Worker, reason_of, start_worker
+from rlx.progress import duration
 from rlx.runs.files import LOGS
 from rlx.runs.identity import RunName
 from rlx.runs.listing import ListedRun
-from rlx.runs.progress import duration
 from rlx.runs.provenance import cores_of_process
 from rlx.runs.status import State, state_of
 

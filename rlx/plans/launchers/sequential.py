@@ -21,7 +21,7 @@ from rlx.plans.launchers.base import (
     unfinished_parent,
 )
 from rlx.plans.plan import Plan, PlannedRun
-from rlx.runs.progress import duration
+from rlx.progress import duration
 
 LOOK_S = 0.5
 """Seconds between two looks at runs that other processes make."""

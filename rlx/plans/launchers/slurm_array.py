@@ -45,8 +45,8 @@ from rlx.plans.submissions import (
     tasks_file,
     write_tasks,
 )
+from rlx.progress import counted
 from rlx.runs.files import write_text
-from rlx.runs.progress import counted
 from rlx.runs.references import format_reference
 from rlx.runs.status import State, state_of
 

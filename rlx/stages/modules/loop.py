@@ -28,8 +28,8 @@ from torch import Tensor
 
 from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
 from rlx.options import option_of
+from rlx.progress import Progress
 from rlx.runs.checkpoints import CheckpointPlan, checkpoint_path, prune, write_best
-from rlx.runs.progress import Progress
 from rlx.signals import StopFlag
 from rlx.stages.arithmetic import compiles
 from rlx.stages.base import Context
