@@ -9,7 +9,8 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Protocol, TypeVar, get_args, get_origin
 
 ROOMS: dict[str, str] = {
     "task": "rlx.tasks",
@@ -105,6 +106,14 @@ def content() -> Any:
     return field(default=None, metadata={"identity": "content"})
 
 
+class StandsFor(Protocol):
+    """A value inside a config that stands for other options, as a mixture's source does for a task."""
+
+    def stands_for(self) -> dict[str, Any]:
+        """What a run's hash sees in the place of the value's fields: configs of options, and plain values."""
+        ...
+
+
 def plain_value(value: Any) -> Any:
     """A config value as JSON holds it: enums by name, dataclasses and dicts by key; whole floats stay floats."""
     if isinstance(value, Enum):
@@ -116,3 +125,26 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_value(item) for item in value]
     return value
+
+
+def field_value(name: str, value: Any, kind: Any) -> Any:
+    """A field as JSON or YAML holds it, as the config class annotates it: enums by name, whole numbers where floats
+    stand.
+
+    Raises:
+        ValueError: a value of another type.
+    """
+    for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+        plain = get_origin(choice) or choice
+        if issubclass(plain, Enum) and isinstance(value, str) and value in plain.__members__:
+            return plain[value]
+        if type(value) is plain or (plain is float and type(value) is int):
+            return plain(value) if plain is float else value
+    raise ValueError(f"{name}={value!r} is not {_told(kind)}")
+
+
+def _told(kind: Any) -> str:
+    """What is expected of a value of this kind: the names of a choice, else the type's."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(kind.__members__)}"
+    return getattr(kind, "__name__", str(kind))

@@ -5,8 +5,8 @@ Schemas are stored as `schema/<group>/<name>`, the root config as `schema/config
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, get_origin, get_type_hints
 
 from hydra._internal import defaults_list
 from hydra._internal.defaults_list import OverrideMetadata
@@ -15,6 +15,7 @@ from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, ValueType
 from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
 from rlx.config import Config
 from rlx.options import OUTSIDE, ROOMS, discover
@@ -27,9 +28,20 @@ def register() -> None:
     store.store(group="schema", name="config", node=Config)
     for group in (*ROOMS, *OUTSIDE):
         for name, found in discover(group).items():
-            store.store(group=f"schema/{group}", name=name, node=found.config)
+            store.store(group=f"schema/{group}", name=name, node=_schema(found.config))
     store.store(group="hydra/sweeper", name="plan", node=PlanSweeperConfig, provider="rlx")
     defaults_list.Overrides = GroupOverrides  # the class that Hydra 1.3 reads command lines with
+
+
+def _schema(config: type) -> Any:
+    """A config class for Hydra, of which a field that is a dict takes keys of its own, as in `corpus.sources.a=...`."""
+    open_fields = [f.name for f in fields(config) if get_origin(get_type_hints(config)[f.name]) is dict]
+    if not open_fields:
+        return config
+    found = OmegaConf.structured(config)
+    for name in open_fields:
+        found._get_node(name)._set_flag("struct", False)
+    return found
 
 
 class GroupOverrides(defaults_list.Overrides):

@@ -34,6 +34,8 @@ STARTS = {
     "merge": [f"merge.models=[{PARENT.format(0)},{PARENT.format(1)}]"],
 }
 """What a stage must be told besides its groups."""
+TOLD = {"mixture": ["corpus.sources={own:{weight:0.8},filler:{task:filler,weight:0.2}}"]}
+"""What an option must be told, by its name."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +63,8 @@ def command(stage: str, scale: str, **chosen: str) -> list[str]:
     needs = stages()[stage].requires | ({"task"} if "corpus" in stages()[stage].requires else set())
     required = {group: presets(group)[0] for group in needs if group != "corpus"}
     pairs = {"stage": stage, "scale": scale, **required, **chosen}
-    return [*(f"{key}={value}" for key, value in pairs.items()), *STARTS.get(stage, [])]
+    told = [text for name in chosen.values() for text in TOLD.get(name, [])]
+    return [*(f"{key}={value}" for key, value in pairs.items()), *STARTS.get(stage, []), *told]
 
 
 def variants() -> list[tuple[str, str, str]]:

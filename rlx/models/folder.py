@@ -5,10 +5,8 @@ config is translated first, and its tensors as they are read.
 """
 
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from rlx.models.base import TIED, ModelConfig, check_positive
 from rlx.models.layouts.base import Layout, Place, layout_of, layouts
 from rlx.nn.decoder import Decoder
 from rlx.nn.lora import base_tensors
-from rlx.options import discover, option_of, plain_value
+from rlx.options import discover, field_value, option_of, plain_value
 
 FORMAT = 1
 """Raised when the meaning of config.json or of a tensor's name changes."""
@@ -58,7 +56,7 @@ def config_of(description: dict[str, Any], where: Path | str) -> tuple[ModelConf
         cls, vocab_size = discover("model")[name].config, int(description["vocab_size"])
         check_positive("vocab_size", vocab_size)
         kinds = get_type_hints(cls)
-        config = cls(**{key: _field_value(key, value, kinds[key]) for key, value in values.items()})
+        config = cls(**{key: field_value(key, value, kinds[key]) for key, value in values.items()})
         return (_layout(theirs).shortened(config) if foreign else config), vocab_size
     except (AttributeError, KeyError, TypeError, ValueError, RlxError) as error:
         raise CheckpointError(f"{where}: config.json is not {told} ({error})") from error
@@ -150,18 +148,3 @@ def load_weights(model: Decoder, tensors: dict[str, Tensor], where: Path | str) 
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-
-
-def _field_value(name: str, value: Any, kind: Any) -> Any:
-    """A field of config.json as the config class annotates it: enums by name, whole numbers where floats stand.
-
-    Raises:
-        ValueError: a value of another type.
-    """
-    for choice in get_args(kind) if isinstance(kind, UnionType) else (kind,):
-        plain = get_origin(choice) or choice
-        if issubclass(plain, Enum) and isinstance(value, str) and value in plain.__members__:
-            return plain[value]
-        if type(value) is plain or (plain is float and type(value) is int):
-            return plain(value) if plain is float else value
-    raise ValueError(f"{name}={value!r} is not {getattr(kind, '__name__', kind)}")

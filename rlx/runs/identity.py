@@ -68,8 +68,18 @@ def changed(config: Any, against: type) -> dict[str, Any]:
     for f in fields(config):
         value, counts = plain_value(getattr(config, f.name)), f.metadata.get("identity", True)
         if counts and value != defaults.get(f.name, MISSING):
-            out[f.name] = fingerprint(value) if counts == "content" else value
+            out[f.name] = fingerprint(value) if counts == "content" else _seen(getattr(config, f.name))
     return out
+
+
+def _seen(value: Any) -> Any:
+    """A field's value as the hash sees it."""
+    if isinstance(value, dict):
+        return {str(key): _seen(item) for key, item in value.items()}
+    if hasattr(value, "stands_for"):
+        parts = value.stands_for()
+        return {name: described(part) if is_dataclass(part) else plain_value(part) for name, part in parts.items()}
+    return plain_value(value)
 
 
 def parent_identity(reference: str, seed: int) -> dict[str, Any]:

@@ -134,8 +134,9 @@ class RunStageConfig(StageConfig):
         record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
         record["options"] = {**chosen(config, context), "model": name.model}
         kept = resolved(config)
-        if config.task is not None:
-            config.task.build()  # files that cannot be read, and their like, are found before anything is written
+        task = config.task.build() if config.task is not None else None
+        if config.corpus is not None and "corpus" in self.uses:
+            config.corpus.check(task)  # files that cannot be read, and their like, are found before anything is written
         check_coupling(config)
         context.heed_stop()
         with open_run(place, config=kept, command=context.command, record=record, logger=config.logger) as run:

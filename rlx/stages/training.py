@@ -18,9 +18,11 @@ from rlx.stages.start import Start, start_of
 from rlx.types import Split
 
 if TYPE_CHECKING:
-    from rlx.batches import Batch
     from rlx.config import Config
+    from rlx.data.corpora.base import Corpus
     from rlx.data.packing import Packer
+    from rlx.stages.modules.supervised import HeldOut
+    from rlx.tasks.base import Task
 
 
 AMPLE = 2
@@ -82,7 +84,7 @@ class TrainingConfig(RunStageConfig):
             )
 
     def needed(self, config: "Config") -> frozenset[str]:
-        wants = config.eval.every > 0 or (config.corpus is not None and config.corpus.needs_task)
+        wants = config.eval.every > 0 or (config.corpus is not None and config.corpus.needs_task())
         return self.requires | {"task"} if wants else self.requires
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
@@ -123,29 +125,49 @@ class TrainingConfig(RunStageConfig):
 
     def packer(self, config: "Config", start: Start, split: str) -> "Packer":
         """Batches of the corpus; each training stage of a lineage walks in an order of its own."""
+        assert config.corpus is not None
+        task, key = self._task_and_key(config, start)
+        corpus = config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
+        rows = self.batch_tokens // self.row_tokens
+        mixed = bool(config.corpus.names())
+        return self._packer(corpus, start, rows, key=key if split == "train" else None, mixed=mixed)
+
+    def held_out(self, config: "Config", start: Start) -> "list[HeldOut]":
+        """The same held-out documents at every validation, whatever a step's size, in parts no larger than a step's; of
+        several sources each has about its share of `val_tokens`, and a row at least."""
+        from rlx.stages.modules.supervised import HeldOut
+
+        assert config.corpus is not None
+        task, key = self._task_and_key(config, start)
+        rows, most = max(1, self.val_tokens // self.row_tokens), self.batch_tokens // self.row_tokens
+        found = []
+        for part in config.corpus.held_out(task, start.tokenizer, whole=self.whole, key=key):
+            packer = self._packer(part.corpus, start, max(1, round(part.share * rows)), key=None)
+            found.append(HeldOut(part.name, part.share, packer.next().split(most // self.micro_batches)))
+        return found
+
+    def _task_and_key(self, config: "Config", start: Start) -> "tuple[Task | None, tuple[object, ...]]":
+        task = config.task.build() if config.task is not None else None
+        return task, (config.seed, type(self).__name__, start.depth)
+
+    def _packer(
+        self, corpus: "Corpus", start: Start, rows: int, *, key: tuple[object, ...] | None, mixed: bool = False
+    ) -> "Packer":
+        """Batches of documents, whose coupled positions move where `key` names the draws."""
         from rlx.data.documents import coupled_stream
         from rlx.data.packing import Packer
 
-        assert config.corpus is not None
-        task = config.task.build() if config.task is not None else None
-        key = (config.seed, type(self).__name__, start.depth)
-        corpus = config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
-        rows = self.batch_tokens // self.row_tokens if split == "train" else max(1, self.val_tokens // self.row_tokens)
         document, places = corpus.document, start.model.places
         if places is not None:
-            document = coupled_stream(document, places.most, key=key if split == "train" else None)
+            document = coupled_stream(document, places.most, key=key)
         return Packer(
             document,
             rows=rows,
             length=self.row_tokens,
             pad_id=start.tokenizer.pad_id,
             coupled=places is not None,
+            mixed=mixed,
         )
-
-    def held_out(self, config: "Config", start: Start) -> "list[Batch]":
-        """The same held-out documents at every validation, whatever a step's size, in parts no larger than a step's."""
-        rows = self.batch_tokens // self.row_tokens // self.micro_batches
-        return self.packer(config, start, "val").next().split(rows)
 
     def check(self, config: "Config") -> None:
         if self.match_flops is not None and RunName.of(parse_reference(self.match_flops).run) is None:

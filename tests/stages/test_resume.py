@@ -65,6 +65,7 @@ def unbroken(door, wholes, tmp_path_factory) -> Callable[[Sequence[str]], Path]:
 COMMANDS: dict[str, Callable[[Starts], list[str]]] = {
     "pretrain": lambda starts: list(PRETRAIN),
     "sft": lambda starts: sft(starts.first),
+    "mixture": lambda starts: [*PRETRAIN, "corpus=mixture", "corpus.sources={own:{weight:2},b:{task:cpm3,weight:1}}"],
     "adapter": lambda starts: sft(starts.first, "adapter=lora", "adapter.rank=2"),
     "rl": lambda starts: rl(starts.first, "algorithm.minibatches=2", "algorithm.epochs=2"),
     "merge": lambda starts: merge(starts.first, starts.tuned),
@@ -75,6 +76,7 @@ KILLS = {
                  ("lease being broken", 1), ("half a row", 2), ("row written", 2), ("rows kept elsewhere", 1),
                  ("validation", 1), ("checkpoint to delete", 1), ("status", 2), ("run.json", 1)],
     "sft": [("forward pass", 4), ("state written", 2), ("validated", 2), ("row", 3)],
+    "mixture": [("row", 6), ("state written", 2)],
     "adapter": [("forward pass", 4), ("weights written", 1), ("state written", 2), ("row", 3)],
     "rl": [("sampled", 1), ("row written", 2), ("validation", 2), ("state written", 1), ("minibatch", 3),
            ("checkpoint made", 1), ("sampling", 2), ("rows synced", 1), ("checkpoint named", 2),

@@ -18,7 +18,7 @@ def test_the_loss_is_the_formula(cap):
     mask[:, 0] = 0
     positions = torch.arange(9).expand(2, -1)
     batch = Batch(tokens=tokens, positions=positions, documents=torch.zeros_like(tokens), loss_mask=mask)
-    plain, penalty, log_z, _ = _losses(model, batch, _row_losses, 0.3)
+    plain, penalty, log_z, *_ = _losses(model, batch, _row_losses, 0.3)
     loss = plain + penalty
     (found,) = torch.autograd.grad(loss, [model.embed.weight])
     logits = model.logits(model(tokens)[0])[:, :-1]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from rlx.data.documents import Document
 from rlx.data.tokenizers.base import Tokenizer
@@ -36,17 +36,21 @@ class Part:
 class CorpusConfig:
     """Fields that every corpus has (none yet)."""
 
-    needs_task: ClassVar[bool] = False
-    """Nothing can be trained on without `task=`."""
-
     def build(
         self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
     ) -> Corpus:
         """The stream of `split`; `whole` counts the prompt in the loss, `key` names the order (`rlx.data.order`)."""
         raise NotImplementedError
 
+    def needs_task(self) -> bool:
+        """True where nothing can be trained on without `task=`."""
+        return False
+
+    def check(self, task: Task | None) -> None:
+        """Raise ConfigError where no documents can be made; called before anything is written."""
+
     def names(self) -> list[str]:
-        """Sources of the documents, in the order that `Document.source` counts; empty where there is but one."""
+        """What documents come from, in the order that `Document.source` counts; empty where all come from one."""
         return []
 
     def held_out(self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]) -> list[Part]:

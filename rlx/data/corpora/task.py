@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import ClassVar
 
 from rlx.data.corpora.base import CorpusConfig
 from rlx.data.documents import Document, document_of
@@ -20,8 +19,6 @@ from rlx.types import Split
 class TaskCorpusConfig(CorpusConfig):
     """Prompts and solutions of `task=`."""
 
-    needs_task: ClassVar[bool] = True
-
     max_tokens: int | None = None
     """Tokens after which a document is cut, its end mark with the rest; null cuts none."""
 
@@ -30,6 +27,9 @@ class TaskCorpusConfig(CorpusConfig):
             raise ConfigError(
                 f"corpus.max_tokens must be at least 2, got {self.max_tokens}; try corpus.max_tokens=4096"
             )
+
+    def needs_task(self) -> bool:
+        return True
 
     def build(
         self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]

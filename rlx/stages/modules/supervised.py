@@ -1,6 +1,7 @@
 """Next-token training on packed documents: pretrain and sft are this module with other masks."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,22 @@ from rlx.nn.compiled import compiled
 from rlx.nn.decoder import Decoder
 from rlx.nn.rows import Rows
 from rlx.runs.run import Run
+from rlx.stages.modules.mixing import SourceLog
 from rlx.stages.modules.step import StepModule
 from rlx.stages.start import Start
+
+Losses = tuple[Tensor, Tensor | float, Tensor | float, Aux, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out documents of one source."""
+
+    name: str
+    """What metrics of it are called; empty where there is but one source."""
+    share: float
+    """Of the held-out loss."""
+    batches: list[Batch]
 
 
 class PackedSource:
@@ -58,12 +73,13 @@ class SupervisedModule(StepModule):
     `train/loss`: every model's is the same quantity.
     """
 
-    held_out: list[Batch]
+    held_out: list[HeldOut]
 
     def __init__(self, start: Start, config: Any, run: Run, *, total: int, clip_norm: float) -> None:
         super().__init__(start, config, run, total=total, clip_norm=clip_norm)
         self.likelihood = compiled(_trained_losses) if config.trainer.compile else _trained_losses
         self.z_loss = config.model.z_loss
+        self.sources = SourceLog(config.corpus.names() if config.corpus is not None else [])
 
     def training_step(self, batches: list[Batch], index: int) -> None:
         optimizer: Any = self.optimizers()
@@ -72,9 +88,10 @@ class SupervisedModule(StepModule):
         extent = sum(extents, Extent())
         total, drift = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for batch, part in zip(batches, extents, strict=True):
-            loss, penalty, log_z, aux = _losses(self.model, batch, self.likelihood, self.z_loss)
+            loss, penalty, log_z, aux, logprobs = _losses(self.model, batch, self.likelihood, self.z_loss)
             whole = self.routing.added((loss + penalty) / counted, aux, part.tokens / extent.tokens)
             self.manual_backward(whole)
+            self.sources.add(batch, logprobs)
             total += loss.detach() / counted
             drift += log_z / counted
         norm = self.update(optimizer, total)
@@ -84,14 +101,36 @@ class SupervisedModule(StepModule):
         if self.z_loss:
             self.row["train/log_z"] = drift
         self.row.update(self.routing.row)
+        self.row.update(self.sources.row())
         self.done = True
+
+    def state(self) -> dict[str, Any]:
+        return {"sources": self.sources.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.sources.load_state_dict(state.get("sources", {}))
+
+    def count_anew(self) -> None:
+        self.sources.clear()
 
     def transfer_batch_to_device(self, batch: list[Batch], device: torch.device, dataloader_idx: int) -> list[Batch]:
         return [part.to(device) for part in batch]
 
     def validate(self) -> dict[str, float]:
+        whole: dict[str, float] = {}
+        parts: dict[str, float] = {}
+        for held_out in self.held_out:
+            found = self._measured(held_out.batches)
+            for name, value in found.items():
+                whole[name] = whole.get(name, 0.0) + held_out.share * value
+            if held_out.name:
+                parts[f"val/loss/{held_out.name}"] = found["val/loss"]
+        return {**whole, **parts}
+
+    def _measured(self, batches: list[Batch]) -> dict[str, float]:
+        """Means over the tokens that count."""
         counted, sums = 0.0, {}
-        for batch in self.held_out:
+        for batch in batches:
             batch = batch.to(self.device)
             with self.trainer.precision_plugin.forward_context():
                 for name, value in held_out_sums(self.model, batch).items():
@@ -104,28 +143,24 @@ class SupervisedModule(StepModule):
         return f"loss {float(self.row['train/loss']):.3f}"
 
 
-def _row_losses(
-    model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
-) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
+def _row_losses(model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float) -> Losses:
     """The part of `_losses` that is worth compiling."""
     return _losses_and_hidden(model, tokens, rows, loss_mask, z_loss)[0]
 
 
-def _trained_losses(
-    model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
-) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
+def _trained_losses(model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float) -> Losses:
     """The same; the penalty has the loss of predicted ids too (arXiv 2502.16792)."""
-    (loss, penalty, log_z, aux), hidden = _losses_and_hidden(model, tokens, rows, loss_mask, z_loss)
+    (loss, penalty, log_z, aux, logprobs), hidden = _losses_and_hidden(model, tokens, rows, loss_mask, z_loss)
     if model.places is not None and model.places.head is not None:
         assert rows.places is not None
         ids = token_logprobs(model.places.head(hidden), rows.places)
         penalty = penalty - model.places.weight * (ids * loss_mask).sum()
-    return loss, penalty, log_z, aux
+    return loss, penalty, log_z, aux, logprobs
 
 
 def _losses_and_hidden(
     model: Decoder, tokens: Tensor, rows: Rows, loss_mask: Tensor, z_loss: float
-) -> tuple[tuple[Tensor, Tensor | float, Tensor | float, Aux], Tensor]:
+) -> tuple[Losses, Tensor]:
     hidden, aux = model.run(tokens, rows)
     logits = model.logits(hidden)
     logprobs = token_logprobs(logits, tokens)
@@ -135,7 +170,7 @@ def _losses_and_hidden(
         each = torch.nn.functional.pad(picked, (1, 0)) - logprobs  # [B, T], log Z: a logit less its log-probability
         penalty = z_loss * (each.square() * loss_mask).sum()
         log_z = (each.detach() * loss_mask).sum()
-    return (loss, penalty, log_z, aux), hidden
+    return (loss, penalty, log_z, aux, logprobs.detach()), hidden
 
 
 def held_out_sums(model: Decoder, batch: Batch) -> dict[str, float]:
@@ -152,10 +187,9 @@ def held_out_sums(model: Decoder, batch: Batch) -> dict[str, float]:
     return {**found, "val/id_accuracy": (right * batch.loss_mask[:, 1:]).sum().item()}
 
 
-def _losses(
-    model: Decoder, batch: Batch, core: Callable[..., Any], z_loss: float
-) -> tuple[Tensor, Tensor | float, Tensor | float, Aux]:
-    """`negative_log_likelihood`; with z_loss its penalty and log Z, sums over the same tokens; and what layers say."""
+def _losses(model: Decoder, batch: Batch, core: Callable[..., Any], z_loss: float) -> Losses:
+    """`negative_log_likelihood`; with z_loss its penalty and log Z, sums over the same tokens; what layers say; and
+    log-probabilities [B, T] of the tokens, without gradient."""
     return core(model, batch.tokens, _rows_of(model, batch), batch.loss_mask, z_loss)
 
 
