@@ -103,7 +103,7 @@ class Config:
     init_from: str | None = None
     """Where weights come from: a run, a checkpoint, <run>@<step>|@last|@best, hf:<folder>, random."""
     stage: StageConfig | None = None
-    """What is done: pretrain, sft, rl, merge, eval, export, report, size, study."""
+    """What is done: pretrain, sft, rl, merge, eval, export, report, size, data, study."""
     task: TaskConfig | None = None
     """What the model is evaluated on, and by default trained on."""
     model: ModelConfig | None = None

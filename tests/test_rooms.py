@@ -24,7 +24,9 @@ do those that only type checkers read. From the bottom up:
                                                                               wandb_workspaces (both late)
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
-    data                        GROUND, rows, tasks/base, progress            torch, numpy, tokenizers, datasets (late)
+    data                        GROUND, rows, tasks/base, progress            torch, numpy, tokenizers; datasets and
+                                                                              pyarrow (late)
+    data/__main__               everything                                    none
     decoding                    GROUND, nn                                    torch
     evaluation                  GROUND, decoding, data, runs, tasks/base,     torch, numpy
                                 statistics, bounded, nn/decoder (the type it
@@ -117,8 +119,11 @@ ROOMS = {
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
     "data": Room(
-        (*GROUND, "rows", "tasks.base", "progress"), (*TORCH, "numpy", "tokenizers", "datasets"), late=("datasets",)
+        (*GROUND, "rows", "tasks.base", "progress"),
+        (*TORCH, "numpy", "tokenizers", "datasets", "pyarrow"),
+        late=("datasets", "pyarrow"),
     ),
+    "data.__main__": Room(("",)),
     "decoding": Room((*GROUND, "nn"), TORCH),
     "evaluation": Room(
         (*GROUND, "decoding", "data", "runs", "tasks.base", "statistics", "bounded", "nn.decoder"), (*TORCH, "numpy")

@@ -7,19 +7,18 @@
 3. The padding token is not in config.json: transformers gives its embedding no gradient, and it may be the end mark.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
 from rlx.options import option
-from rlx.runs.files import GENERATION_CONFIG, TOKENIZER_CONFIG, atomic_directory, explained, write_json
+from rlx.runs.files import GENERATION_CONFIG, TOKENIZER_CONFIG, atomic_directory, write_json
 from rlx.runs.model_directory import save_model_directory
-from rlx.runs.references import format_reference, is_pasteable, parse_reference, resolve
+from rlx.runs.references import parse_reference, resolve
 from rlx.stages.base import Context
 from rlx.stages.config import StageConfig
 from rlx.stages.start import load_start
+from rlx.stages.targets import make_room, new_folder
 
 if TYPE_CHECKING:
     from rlx.config import Config
@@ -46,7 +45,7 @@ class ExportConfig(StageConfig):
 
         if config.init_from in (None, "random"):
             raise ConfigError("stage=export needs a model: init_from=<run>")
-        target, shown = self._target()
+        target, shown = new_folder(self.to, "export")
         start = load_start(resolve(parse_reference(str(config.init_from))))
         tokenizer = start.tokenizer
         description, theirs = exported(start.model_config, tokenizer.vocab_size, weights_of(start.model))
@@ -60,31 +59,10 @@ class ExportConfig(StageConfig):
             "model_max_length": self.max_length,
             "clean_up_tokenization_spaces": False,
         }
-        with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.is_dir():
-                target.rmdir()  # it is empty
+        make_room(target)
         with atomic_directory(target) as folder:
             save_model_directory(folder, theirs, {**description, **length, **ids}, tokenizer.to_json())
             write_json(folder / GENERATION_CONFIG, {**ids, "pad_token_id": tokenizer.pad_id})
             write_json(folder / TOKENIZER_CONFIG, settings)
         opening = f'AutoModelForCausalLM.from_pretrained("{shown}") and AutoTokenizer open it'
         print(f"exported: {shown}; {opening}, and so does init_from=hf:{shown}", flush=True)
-
-    def _target(self) -> tuple[Path, str]:
-        """The place of the folder, and how it is written on a command line.
-
-        Raises:
-            ConfigError: none is given, something is there, or its name would need quoting.
-        """
-        if not self.to:
-            raise ConfigError("stage=export needs stage.to=<folder>, a new one")
-        target = Path(os.path.abspath(Path(self.to).expanduser()))
-        shown = format_reference(target)
-        if not is_pasteable(shown):
-            raise ConfigError(f"stage.to={self.to!r} has characters that a command line would need to quote")
-        if os.path.lexists(target) and not (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
-            raise ConfigError(f"stage.to={self.to} is there already, and not an empty folder; name a new one")
-        if any(parent.is_file() for parent in target.parents):
-            raise ConfigError(f"stage.to={self.to} is inside a file; name a place in a folder")
-        return target, shown

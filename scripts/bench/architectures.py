@@ -72,7 +72,7 @@ def step_of(model: Decoder, data: Batch, precision: str, compile: bool) -> Calla
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss, _, _, aux = _losses(model, data, core, 0.0)
+            loss, _, _, aux, _ = _losses(model, data, core, 0.0)
         (loss / counted + sum(aux.losses.values())).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -7,7 +7,7 @@ from typing import Protocol
 from rlx.data.documents import Document
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.tasks.base import Task
-from rlx.types import Split
+from rlx.types import Example, Split
 
 
 class Corpus(Protocol):
@@ -18,6 +18,10 @@ class Corpus(Protocol):
 
     def document(self, position: int) -> Document:
         """The document at `position` (>= 0): same position, same document."""
+        ...
+
+    def example(self, position: int) -> Example | None:
+        """The problem that the document at `position` is made of; None where it is text."""
         ...
 
 

@@ -26,7 +26,7 @@ from rlx.data.tokenizers.base import Tokenizer
 from rlx.errors import ConfigError, nearest
 from rlx.options import content, discover, field_value, option
 from rlx.tasks.base import Task
-from rlx.types import Split
+from rlx.types import Example, Split
 
 MEASURED = 256
 """Documents whose mean length stands for a source's."""
@@ -175,8 +175,13 @@ class MixtureConfig(CorpusConfig):
         tasks = self._tasks(task)
         found = self._streams(tasks, tokenizer, split=split, whole=whole, key=key)
         rates = self._rates(found, self._lengths(tasks, tokenizer, whole=whole))
-        repeated = all(source.repeats is not None for _, source in self._sources())
-        return Mixture(found, rates, max(1, round(sum(rates))) if repeated else None, key=(split.value, *key))
+        if all(source.repeats is not None for _, source in self._sources()):
+            size = max(1, round(sum(rates)))
+        else:  # held-out documents come once, as long as no source has begun again
+            sizes = [(corpus.size, rate) for corpus, rate in zip(found, rates, strict=True) if corpus.size is not None]
+            least = min((size * sum(rates) / rate for size, rate in sizes), default=None)
+            size = None if split is Split.train or least is None else max(1, int(least))
+        return Mixture(found, rates, size, key=(split.value, *key))
 
     def held_out(self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]) -> list[Part]:
         tasks = self._tasks(task)
@@ -257,3 +262,7 @@ class Mixture:
         source, place = self.mixing[position]
         found = self.corpora[source].document(place)
         return Document(found.ids, found.given, found.places, source)
+
+    def example(self, position: int) -> Example | None:
+        source, place = self.mixing[position]
+        return self.corpora[source].example(place)

@@ -11,7 +11,7 @@ from rlx.data.tokenizers.base import Tokenizer
 from rlx.errors import ConfigError
 from rlx.options import option
 from rlx.tasks.base import Task
-from rlx.types import Split
+from rlx.types import Example, Split
 
 
 @option("corpus", "task")
@@ -68,7 +68,10 @@ class TaskCorpus:
         self.size = task.size(split)
         self.order = Order(self.size, *key) if split is Split.train else None
 
-    def document(self, position: int) -> Document:
+    def example(self, position: int) -> Example:
         index = position % (self.size or position + 1) if self.order is None else self.order[position]
-        document = document_of(self.task.example(self.split, index), self.tokenizer, whole=self.whole)
+        return self.task.example(self.split, index)
+
+    def document(self, position: int) -> Document:
+        document = document_of(self.example(position), self.tokenizer, whole=self.whole)
         return document if self.max_tokens is None else document.cut(self.max_tokens)

@@ -1,0 +1,130 @@
+"""stage=data: what is shown, what is written, what is refused."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+from datasets import load_dataset
+
+from rlx.data.__main__ import arguments
+from rlx.data.documents import Document
+from rlx.data.shown import COUNTS, LINES, WIDTH, show
+from rlx.data.tokenizers.char import CharConfig
+from rlx.rows import rows
+from rlx.tasks.countdown import CountdownConfig
+from rlx.tasks.countdown_traces import Trace
+from rlx.types import Outcome, Split
+from tests.conftest import COUNTDOWN
+
+MIXTURE = ("corpus=mixture", "corpus.sources={c:{task:copy,weight:1},p:{task:cpm3,weight:2}}")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """`datasets` copies what it opens into a cache of its own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def test_shown_documents_have_marks_under_what_counts(door):
+    for loss, begins in (("solution", 17), ("whole", len("<|begin|>"))):
+        found = door("stage=data", "task=copy", "task.min_length=7", "task.max_length=7", "stage.show=2",
+                     f"stage.loss={loss}")  # fmt: skip
+        assert found.code == 0, found.err
+        title, _, text, marks, *_ = found.out.splitlines()
+        counted = 16 if loss == "whole" else 8
+        assert title == f"document 0: 17 tokens, {counted} count in the loss"
+        assert re.fullmatch(r"<\|begin\|>(\w{7})\|\1<\|end\|>", text)
+        assert marks == " " * begins + COUNTS * (len(text) - begins)
+        assert found.out.count("document ") == 2
+
+
+def test_long_documents_are_cut_and_line_ends_shown():
+    tokenizer = CharConfig().build()
+    ids = [tokenizer.begin_id, *tokenizer.encode("a\n" * 2 + "b" * (WIDTH + 1)), tokenizer.end_id]
+    assert show(Document(ids, 3), tokenizer) == [
+        "<|begin|>a↵", "a↵", "^^", "b" * WIDTH, "^" * WIDTH, "b<|end|>", "^" * 8]  # fmt: skip
+    ids = tokenizer.encode("a\n" * (LINES + 5))
+    assert show(Document(ids, len(ids)), tokenizer) == [*["a↵"] * LINES, "... 5 lines more"]
+
+
+def test_characters_that_cannot_be_printed_are_told():
+    class Raw:
+        special_ids = frozenset[int]()
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    assert show(Document([97, 0, 27], 1), Raw()) == ["a\\x00\\x1b", " ^^^^^^^^"]  # type: ignore[arg-type]
+
+
+def test_a_written_task_opens_with_datasets(door, tmp_path):
+    done = door(*COUNTDOWN, "task.val_examples=30", "stage=data", "stage.to=made", "stage.examples=1500",
+                "stage.show=0", "stage.ids=true")  # fmt: skip
+    assert done.code == 0 and "1580/1580" not in done.err, done.err
+    assert not (tmp_path / "runs").exists() and "document 0" not in done.out
+    found = load_dataset(str(tmp_path / "made"))
+    assert {name: len(part) for name, part in found.items()} == {"train": 1500, "validation": 30, "test": 1000}
+    task, tokenizer = CountdownConfig(numbers=3, trace=Trace.operations, val_examples=30).build(), CharConfig().build()
+    for index in range(30):
+        row, example = found["validation"][index], task.example(Split.val, index)
+        assert (row["id"], row["prompt"], row["completion"]) == (example.id, example.prompt, example.solution)
+        assert json.loads(row["difficulty"]) == dict(example.difficulty)
+        ids = [tokenizer.begin_id, *tokenizer.encode(example.prompt + example.solution), tokenizer.end_id]
+        assert row["input_ids"] == ids and row["tokens"] == len(ids)
+        given = 1 + len(example.prompt)
+        assert row["loss_mask"] == [0] * given + [1] * (len(ids) - given)
+        assert task.verify(example, row["completion"]).outcome is Outcome.correct
+    assert len(set(found["train"]["id"])) > 1400 and not set(found["train"]["id"]) & set(found["test"]["id"])
+    assert [row["id"] for row in rows(str(tmp_path / "made"), split="val")] == found["validation"]["id"]
+
+
+def test_the_card_says_what_it_is(door, tmp_path):
+    door(*COUNTDOWN, "stage=data", "stage.to=made", "stage.examples=50", "stage.held_out=40")
+    text = (tmp_path / "made/README.md").read_text()
+    assert "rlx stage=data" not in text.partition("```")[0]
+    assert f"rlx {' '.join(COUNTDOWN)} stage=data stage.to=made stage.examples=50 stage.held_out=40" in text
+    assert "the loss is on the completion" in text and "Tokens of tokenizer=char" in text
+    tokens = load_dataset(str(tmp_path / "made"), split="train")["tokens"]
+    assert f"| train | - | 50 | {sum(tokens)} | {sum(tokens) / 50:.1f} | {max(tokens)} |" in text
+    assert "A solver that" in text and "drawn evenly" in text
+    again = door(*COUNTDOWN, "stage=data", "stage.to=made")
+    assert again.code == 2 and "is there already" in again.err
+
+
+def test_a_mixture_names_its_sources(door, tmp_path):
+    done = door("stage=data", *MIXTURE, "stage.to=made", "stage.examples=400", "stage.held_out=2000", "stage.show=1")
+    assert done.code == 0, done.err
+    assert re.search(r"document 0: [cp], \d+ tokens", done.out)
+    found = load_dataset(str(tmp_path / "made"))
+    tokens = {"c": 0, "p": 0}
+    for row in found["train"]:
+        tokens[row["source"]] += row["tokens"]
+    assert tokens["p"] / sum(tokens.values()) == pytest.approx(2 / 3, abs=0.05)
+    counts = Counter(found["validation"]["source"])
+    assert counts["p"] > counts["c"] and 990 <= counts["p"] <= 1000  # its held-out problems are used up first
+    assert 'pretty_name: "mixture: c, p"' in (tmp_path / "made/README.md").read_text()
+
+
+def test_flags_stand_for_fields(door):
+    typed = ["task=copy", "--show", "2", "--out=made", "--examples", "9", "--ids", "--held-out", "5", "--loss=whole"]
+    assert arguments(typed) == ["stage=data", "task=copy", "stage.show=2", "stage.to=made", "stage.examples=9",
+                                "stage.ids=true", "stage.held_out=5", "stage.loss=whole"]  # fmt: skip
+    assert arguments(["--help"]) == ["stage=data", "--help"]
+
+
+@pytest.mark.parametrize(
+    "typed, says",
+    [
+        (["stage=data"], "needs task="),
+        (["stage=data", "task=copy", "stage.examples=0"], "stage.examples=0 must be at least 1"),
+        (["stage=data", "task=copy", "stage.show=-1"], "stage.show=-1 must be at least 0"),
+        (["stage=data", "task=copy", "model=dense"], "does not use model"),
+        (["stage=data", "task=copy", "stage.to='a b'"], "would need to quote"),
+        (["stage=data", "task=copy", "stage.loss=all"], "solution"),
+    ],
+)
+def test_what_is_wrong_is_one_line(door, tmp_path, typed, says):
+    found = door(*typed)
+    assert found.code == 2 and says in found.err and found.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
