@@ -141,7 +141,7 @@ class TrainingConfig(RunStageConfig):
         task, key = self._task_and_key(config, start)
         rows, most = max(1, self.val_tokens // self.row_tokens), self.batch_tokens // self.row_tokens
         found = []
-        for part in config.corpus.held_out(task, start.tokenizer, whole=self.whole, key=key):
+        for part in config.corpus.validation(task, start.tokenizer, whole=self.whole, key=key):
             packer = self._packer(part.corpus, start, max(1, round(part.share * rows)), key=None)
             found.append(HeldOut(part.name, part.share, packer.next().split(most // self.micro_batches)))
         return found

@@ -57,7 +57,9 @@ class CorpusConfig:
         """What documents come from, in the order that `Document.source` counts; empty where all come from one."""
         return []
 
-    def held_out(self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]) -> list[Part]:
+    def validation(
+        self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]
+    ) -> list[Part]:
         """What the held-out loss is measured on: documents of `val`, each source apart."""
         return [Part("", 1.0, self.build(task, tokenizer, split=Split.val, whole=whole, key=key))]
 

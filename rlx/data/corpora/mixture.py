@@ -183,7 +183,9 @@ class MixtureConfig(CorpusConfig):
             size = None if split is Split.train or least is None else max(1, int(least))
         return Mixture(found, rates, size, key=(split.value, *key))
 
-    def held_out(self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]) -> list[Part]:
+    def validation(
+        self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]
+    ) -> list[Part]:
         tasks = self._tasks(task)
         lengths = self._lengths(tasks, tokenizer, whole=whole)
         rates = self._rates(self._streams(tasks, tokenizer, split=Split.train, whole=whole, key=key), lengths)
