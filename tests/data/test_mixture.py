@@ -94,6 +94,26 @@ def test_held_out_documents_are_measured_apart(tokenizer: Tokenizer) -> None:
     assert shares == pytest.approx([0.75, 0.25], rel=0.05) and len(lengths) == 3
 
 
+def test_coupled_positions_stay_with_their_documents(tokenizer: Tokenizer) -> None:
+    sums = {"task": "arithmetic", "settings": {"trace": "reversed"}, "weight": 1}
+    found = mixture(tokenizer, {"a": sums, "b": {**sums, "settings": {"trace": "reversed", "max_digits": 3}}})
+    documents = [found.document(position) for position in range(40)]
+    assert {document.source for document in documents} == {0, 1}
+    assert all(document.places and len(document.places) == len(document.ids) for document in documents)
+
+
+def test_only_held_out_documents_of_weighted_sources_have_an_end(tokenizer: Tokenizer) -> None:
+    sources = {
+        "a": {"task": "copy", "settings": {"train_examples": 30, "val_examples": 90}, "weight": 1},
+        "b": {"task": "copy", "settings": {"val_examples": 200}, "weight": 1},
+    }
+    assert mixture(tokenizer, sources).size is None
+    held_out = mixture(tokenizer, sources, Split.val)
+    assert held_out.size == pytest.approx(180, rel=0.05)
+    seen = Counter(held_out.document(position).source for position in range(held_out.size))
+    assert seen[0] <= 91 and abs(seen[0] - seen[1]) < 15
+
+
 def test_a_source_alone_can_be_cut(tokenizer: Tokenizer) -> None:
     found = mixture(tokenizer, {"a": {"task": "copy", "max_tokens": 8, "weight": 1}})
     assert {len(found.document(n).ids) for n in range(50)} == {8}

@@ -1,5 +1,8 @@
 """Training on a mixture, through the door: a loss and a count for each source, the same bits after a stop."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,6 +11,9 @@ from rlx.data.corpora.mixture import MixtureConfig
 from rlx.data.packing import Packer
 from rlx.data.tokenizers.char import CharConfig
 from rlx.stages.modules.mixing import SourceLog
+from rlx.stages.pretrain import PretrainConfig
+from rlx.tasks.countdown import CountdownConfig
+from rlx.tasks.countdown_traces import Trace
 from rlx.types import Split
 from tests.conftest import COUNTDOWN, SMALL
 from tests.stages.runs import place, record, rows, sft
@@ -47,6 +53,26 @@ def test_a_child_of_a_mixture_counts_anew(door):
     first = rows(place(child.out))[0]
     assert first["train/tokens/own"] + first["train/tokens/other"] == first["tokens"]
     assert record(place(child.out))["depth"] == 2
+
+
+def test_a_run_that_goes_on_from_its_parent_counts_anew(door):
+    start = place(door(*MIXED, "stage.steps=3").out)
+    child = door(*MIXED, f"init_from={start}", "init.state=all", "stage.steps=5")
+    assert child.code == 0, child.err
+    first = rows(place(child.out))[0]
+    assert first["step"] == 4 and first["train/tokens/own"] + first["train/tokens/other"] == first["tokens"]
+
+
+def test_held_out_rows_are_shared_out():
+    """Ten rows by 0.72 and 0.26, and one for what has less than a row, in parts no larger than a step's."""
+    sources = {"a": {"weight": 72}, "b": {"task": "copy", "weight": 26}, "c": {"task": "cpm3", "weight": 2}}
+    config: Any = SimpleNamespace(
+        task=CountdownConfig(trace=Trace.direct, numbers=3), corpus=MixtureConfig(sources=sources), seed=0
+    )
+    start: Any = SimpleNamespace(tokenizer=CharConfig().build(), depth=0, model=SimpleNamespace(places=None))
+    stage = PretrainConfig(row_tokens=512, batch_tokens=2048, val_tokens=5120)
+    found = {each.name: [len(batch.tokens) for batch in each.batches] for each in stage.held_out(config, start)}
+    assert found == {"a": [4, 3], "b": [3], "c": [1]}
 
 
 def test_what_cannot_be_mixed_writes_nothing(door, tmp_path):
