@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from collections import Counter
 
 import pytest
@@ -12,6 +13,7 @@ from rlx.data.documents import Document
 from rlx.data.shown import COUNTS, LINES, WIDTH, show
 from rlx.data.tokenizers.char import CharConfig
 from rlx.rows import rows
+from rlx.signals import stop
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
 from rlx.types import Outcome, Split
@@ -106,6 +108,15 @@ def test_a_mixture_names_its_sources(door, tmp_path):
     assert 'pretty_name: "mixture: c, p"' in (tmp_path / "made/README.md").read_text()
 
 
+def test_a_stop_leaves_nothing_half_written(door, tmp_path, monkeypatch):
+    def update(*_, **__):
+        stop.signal = signal.SIGTERM
+
+    monkeypatch.setattr("rlx.stages.data.Progress.update", update)
+    done = door("stage=data", "task=copy", "stage.to=made", "stage.examples=2000", "stage.show=0")
+    assert done.code == 75 and not list(tmp_path.iterdir())
+
+
 def test_flags_stand_for_fields(door):
     typed = ["task=copy", "--show", "2", "--out=made", "--examples", "9", "--ids", "--held-out", "5", "--loss=whole"]
     assert arguments(typed) == ["stage=data", "task=copy", "stage.show=2", "stage.to=made", "stage.examples=9",
@@ -122,6 +133,7 @@ def test_flags_stand_for_fields(door):
         (["stage=data", "task=copy", "model=dense"], "does not use model"),
         (["stage=data", "task=copy", "stage.to='a b'"], "would need to quote"),
         (["stage=data", "task=copy", "stage.loss=all"], "solution"),
+        (["stage=data", "corpus=mixture", "corpus.sources={a:{task:copy,repeats:2}}"], "whose problems have no end"),
     ],
 )
 def test_what_is_wrong_is_one_line(door, tmp_path, typed, says):
