@@ -44,6 +44,31 @@ class DivergedError(RunError):
         self.part, self.figures = part, figures
 
 
+class UnknownTextError(RunError):
+    """Text that a tokenizer has no token for.
+
+    Args:
+        piece: the character, or the word of a tokenizer that knows words only.
+        text: what it stands in.
+        place: where in the text it begins.
+
+    Attributes:
+        source: whose text it is, such as task=math; empty until somebody says it who knows.
+    """
+
+    def __init__(self, piece: str, text: str, place: int = 0) -> None:
+        super().__init__(piece, text, place)
+        self.piece, self.text, self.place, self.source = piece, text, place, ""
+
+    def __str__(self) -> str:
+        start = max(0, self.place - 20)
+        whose = f", which {self.source} writes" if self.source else ""
+        return (
+            f"the tokenizer has no token for {self.piece!r} (in {self.text[start : start + 40]!r}){whose}; train with "
+            "tokenizer.extend=true, which adds one, or begin with tokenizer=bpe, which writes any text"
+        )
+
+
 class Stopped(Exception):
     """The run was asked to stop (SIGTERM, SIGUSR1, Ctrl-C) and has saved what it needs to go on."""
 

@@ -21,6 +21,7 @@ from rlx.cli import _compose as composed
 from rlx.options import ROOMS, discover
 from rlx.stages.base import Context, RunStageConfig, place_of
 from rlx.stages.config import StageConfig
+from rlx.stages.material import material_of
 from rlx.stages.study import expand, plan_folder
 from rlx.store import register
 from rlx.types import Split
@@ -88,7 +89,9 @@ def build(config: Any) -> None:
     if task is not None:
         verdict = task.verify(example := task.example(Split.train, 0), example.solution)
         assert verdict.outcome.name == "correct"
-    tokenizer = config.tokenizer.build()
+    if hasattr(config.tokenizer, "sample_characters"):
+        config.tokenizer.sample_characters = 10_000  # learning from as many as the default takes seconds
+    tokenizer = config.tokenizer.build(material_of(config))
     with torch.device("meta"):
         model = config.model.build(tokenizer.vocab_size)
         config.optim.build(model)

@@ -10,13 +10,16 @@
 4. A model may have more rows than its tokenizer has tokens. Ids without a token are special: they decode to nothing.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from rlx.errors import CheckpointError, RunError
+from rlx.data.tokenizers.words import LONGEST, finder, pattern_of
+from rlx.errors import CheckpointError, UnknownTextError
 
 PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
 SPECIALS = (PAD, BEGIN, END, "<|turn|>", *(f"<|spare-{n}|>" for n in range(12)))
@@ -41,10 +44,24 @@ NOTHING = Material()
 
 @dataclass(kw_only=True, slots=True)
 class TokenizerConfig:
-    """Fields that every tokenizer has (none yet)."""
+    """Fields that every tokenizer has."""
+
+    extend: bool = False
+    """Tokens are added for what the task and the corpus write and the tokenizer lacks: to fresh ones of characters or
+    words and, where training goes on from a parent (init_from), to the parent's, whose model gets rows for them."""
+
+    def check(self, material: Material) -> None:
+        """Raise ConfigError where nothing can be made of the material; called before anything is written."""
 
     def build(self, material: Material = NOTHING) -> "Tokenizer":
         """The tokenizer: the same from the same settings and material, on every machine."""
+        from rlx.data.tokenizers.extension import extended, missing
+
+        tokenizer = self.made(material)
+        return extended(tokenizer, missing(tokenizer, material)) if self.extend else tokenizer
+
+    def made(self, material: Material) -> "Tokenizer":
+        """`build` without what `extend` adds."""
         raise NotImplementedError
 
 
@@ -109,16 +126,53 @@ class Tokenizer:
         return {token.content for token in added if token.special} | set(self.tokens.values())
 
     @cached_property
-    def _characters(self) -> dict[str, int] | None:
-        """Character to id where a token is a character and nothing else happens to a text, else None."""
-        from tokenizers import decoders
+    def of_characters(self) -> bool:
+        """A token is a character, whichever others there are, and nothing else happens to a text."""
+        sample = " a  \n1é"
+        if not self._is_plain or self._of_words or any(len(text) != 1 for text in self._named):
+            return False
+        return [piece for piece, _ in self.inner.pre_tokenizer.pre_tokenize_str(sample)] == list(sample)
 
-        inner, sample = self.inner, " a  \n1é"
-        if inner.normalizer is not None or inner.pre_tokenizer is None or not isinstance(inner.decoder, decoders.Fuse):
-            return None
-        vocab = {text: number for text, number in self._names.items() if text not in self._special_names}
-        pieces = [piece for piece, _ in inner.pre_tokenizer.pre_tokenize_str(sample)]
-        return vocab if pieces == list(sample) and all(len(text) == 1 for text in vocab) else None
+    @cached_property
+    def words(self) -> dict[str, int] | None:
+        """Word to id where a token is a character, or the longest word at its place, and nothing else happens to a
+        text; else None."""
+        return self._named if self.of_characters or self._of_words else None
+
+    @cached_property
+    def writes_bytes(self) -> bool:
+        """There are tokens for all bytes, so that no text lacks one."""
+        from tokenizers import decoders, models, pre_tokenizers
+
+        inner = self.inner
+        bytewise = isinstance(inner.model, models.BPE) and isinstance(inner.decoder, decoders.ByteLevel)
+        return bytewise and self._named.keys() >= set(pre_tokenizers.ByteLevel.alphabet())
+
+    @cached_property
+    def _of_words(self) -> bool:
+        """A text is cut into words, none of them too long to be found here."""
+        if not self._is_plain or not all(0 < len(text) <= LONGEST for text in self._named):
+            return False
+        return json.loads(self.to_json())["pre_tokenizer"] == _cut_at(pattern_of(self._named))
+
+    @cached_property
+    def _cut(self) -> Callable[[str], Iterable[str]]:
+        """Cuts a text into its words, where there are any."""
+        return str if self.of_characters else finder(self.words or ())
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Pieces of a text are looked up as they are, and put together again as they are."""
+        from tokenizers import decoders, models
+
+        inner = self.inner
+        looked_up = isinstance(inner.model, models.WordLevel) and isinstance(inner.decoder, decoders.Fuse)
+        return looked_up and inner.normalizer is None and inner.pre_tokenizer is not None
+
+    @cached_property
+    def _named(self) -> dict[str, int]:
+        """Text to id, without special tokens."""
+        return {text: number for text, number in self._names.items() if text not in self._special_names}
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -131,8 +185,7 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids that decode to nothing."""
-        named = {number for text, number in self._names.items() if text not in self._special_names}
-        return frozenset(range(self.vocab_size)) - named
+        return frozenset(range(self.vocab_size)) - set(self._named.values())
 
     @cached_property
     def _unknown_id(self) -> int | None:
@@ -144,23 +197,36 @@ class Tokenizer:
         """Token ids of `text`, no special tokens added.
 
         Raises:
-            RunError: a character that the vocabulary lacks, named.
+            UnknownTextError: a character that the vocabulary lacks, named.
         """
-        table = self._characters
+        table = self.words
         if table is not None:
             try:
-                return [table[character] for character in text]
+                return list(map(table.__getitem__, self._cut(text)))
             except KeyError as error:
-                raise RunError(_lacks(error.args[0], text)) from error
-        found = self.inner.encode(text, add_special_tokens=False)
+                raise self._unknown(table, text) from error
+        try:
+            found = self.inner.encode(text, add_special_tokens=False)
+        except TypeError as error:  # half of a surrogate pair is no text to it
+            halves = [character for character in text if "\ud800" <= character <= "\udfff"]
+            raise UnknownTextError(halves[0] if halves else text, text) from error
         if self._unknown_id is not None and self._unknown_id in found.ids:
             start, end = found.offsets[found.ids.index(self._unknown_id)]
-            raise RunError(_lacks(text[start:end], text))
+            raise UnknownTextError(text[start:end], text, start)
         return found.ids
+
+    def _unknown(self, table: Mapping[str, int], text: str) -> UnknownTextError:
+        """The first character where no word begins."""
+        place = 0
+        for word in self._cut(text):
+            if word not in table:
+                return UnknownTextError(word, text, place)
+            place += len(word)
+        raise AssertionError("all words are known")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`; special tokens give nothing."""
-        if self._characters is not None:
+        if self.words is not None:
             texts = self._texts
             return "".join([texts[number] for number in ids])
         return self.inner.decode([number for number in ids if number not in self.special_ids])
@@ -216,5 +282,30 @@ def named_tokens(inner: Any, settings: Sequence[Mapping[str, Any]], where: Path)
     return {"pad": find("pad") or end, "begin": find("bos") or end, "end": end}
 
 
-def _lacks(what: str, text: str) -> str:
-    return f"the tokenizer has no token for {what!r} (in {text[:40]!r})"
+def whole_words(words: Iterable[str], pattern: str) -> Tokenizer:
+    """A tokenizer of the special tokens and `words`, with ids in that order; `pattern` finds the words in a text."""
+    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Inner
+
+    vocab = {text: number for number, text in enumerate((*SPECIALS, *words))}
+    inner = Inner(models.WordLevel(vocab, unk_token="<|spare-11|>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    inner.decoder = decoders.Fuse()
+    inner.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
+    return Tokenizer(inner)
+
+
+def _cut_at(pattern: str) -> dict[str, Any]:
+    """How a tokenizer.json has it that a text is cut into what a regular expression finds."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+@contextmanager
+def text_of(source: str) -> Iterator[None]:
+    """Text that cannot be encoded inside is told to be that of `source`, such as task=math, unless it is known more
+    narrowly."""
+    try:
+        yield
+    except UnknownTextError as error:
+        error.source = error.source or source
+        raise

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rlx.data.tokenizers.base import NOTHING, SPECIALS, Material, Tokenizer, TokenizerConfig
+from rlx.data.tokenizers.base import Material, Tokenizer, TokenizerConfig, whole_words
 from rlx.options import option
 
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
@@ -13,13 +13,5 @@ CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
 class CharConfig(TokenizerConfig):
     """Printable ASCII, newline and the named specials: 112 tokens."""
 
-    def build(self, material: Material = NOTHING) -> Tokenizer:
-        from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
-        from tokenizers import Tokenizer as Inner
-
-        vocab = {text: number for number, text in enumerate((*SPECIALS, *CHARACTERS))}
-        inner = Inner(models.WordLevel(vocab, unk_token="<|spare-11|>"))
-        inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-        inner.decoder = decoders.Fuse()
-        inner.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
-        return Tokenizer(inner)
+    def made(self, material: Material) -> Tokenizer:
+        return whole_words(CHARACTERS, r"[\s\S]")
