@@ -9,6 +9,7 @@ from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from rlx.config import InitState
+from rlx.data.tokenizers.base import TokenizerConfig, text_of
 from rlx.errors import CheckpointError, ConfigError, Stopped
 from rlx.options import ROOMS, option_of, plain_value
 from rlx.runs.identity import RunName, described, digest, parent_identity
@@ -19,6 +20,7 @@ from rlx.signals import StopFlag
 from rlx.stages.config import TRAINING_KEYS, StageConfig
 from rlx.stages.continuing import check_continues
 from rlx.stages.coupling import check_coupling
+from rlx.stages.material import material_of, source_of
 from rlx.stages.start import own_checkpoint, parent_model, parent_record, parents_without, typed_fields
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ class RunStageConfig(StageConfig):
 
     def carry_out(self, config: "Config", context: Context) -> None:
         self.check(config)
+        check_extension(config)
         place = place_of(config, context)
         if state_of(place) is State.finished:
             report_finished(place, resolved(config))
@@ -126,7 +129,11 @@ class RunStageConfig(StageConfig):
             parents = parents_without(place, str(error))
         if parents:
             folder = own or Path(parents[0]["folder"])
-            config.model, config.tokenizer = parent_model(config, context, folder, begun=own is not None), None
+            extends = config.tokenizer is not None and config.tokenizer.extend
+            config.model = parent_model(config, context, folder, begun=own is not None)
+            config.tokenizer = TokenizerConfig(extend=True) if extends else None
+        elif "tokenizer" in self.uses and config.tokenizer is not None:
+            config.tokenizer.check(material_of(config))
         check_adapter(config)
         self.check_start(config)
         name = RunName.of(place)
@@ -143,7 +150,8 @@ class RunStageConfig(StageConfig):
             run.say(f"{context.label or name.stage}: {place}" + (" (going on)" if run.attempt > 1 else ""))
             if own is not None:
                 run.say(f"  {parents[0]['lost']}: the run goes on without, from checkpoints of its own")
-            self.run(config, context, run)
+            with text_of(source_of(config)):
+                self.run(config, context, run)
             run.save_record()
 
 
@@ -209,6 +217,8 @@ def place_of(config: "Config", context: Context) -> Path:
         parts["init"] = {"grow": config.init.grow.name}
     if stage.trains and (best := best_identity(config)):
         parts["best"] = best
+    if parents and "tokenizer" in stage.uses and config.tokenizer is not None and config.tokenizer.extend:
+        parts["tokenizer"] = {"extend": True}
     if config.rerun is not None:
         parts["rerun"] = config.rerun
     name = RunName(_task_name(config), _model_name(config, parents), option_of(stage).name, digest(parts), config.seed)
@@ -280,6 +290,21 @@ def check_adapter(config: "Config") -> None:
         from rlx.models.adapters import without_numbers
 
         config.adapter.attach(without_numbers(config.model, vocab_size=1))
+
+
+def check_extension(config: "Config") -> None:
+    """Raise ConfigError where tokens were to be added to a parent's that could not be trained."""
+    stage = config.stage
+    assert isinstance(stage, RunStageConfig)
+    if config.tokenizer is None or not config.tokenizer.extend or not stage.parents(config):
+        return
+    reasons = {
+        f"stage={option_of(stage).name} trains nothing": not stage.trains,
+        "init.state=all goes on with the parent's optimizer, which has none": config.init.state is InitState.all,
+        "adapter= leaves the model itself as it is": config.adapter is not None and stage.trains,
+    }
+    for reason in (reason for reason, holds in reasons.items() if holds):
+        raise ConfigError(f"tokenizer.extend=true adds rows to train, and {reason}; leave one of them out")
 
 
 def check_required(config: "Config", names: Iterable[str]) -> None:

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rlx.batches import Extent
 from rlx.config import InitState
+from rlx.data.tokenizers.base import text_of
 from rlx.errors import RlxError
 from rlx.options import option_of
 from rlx.runs.files import MODEL_TOKENIZER
 from rlx.runs.references import Reference, parse_reference, resolve
 from rlx.stages.base import RunStageConfig
 from rlx.stages.lengths import Lengths
-from rlx.stages.material import material_of
+from rlx.stages.material import material_of, source_of
 from rlx.stages.pace import GUESS, Pace
 from rlx.types import Split
 
@@ -242,10 +243,11 @@ class Estimator:
         if not isinstance(stage, RunStageConfig):
             return Estimate(why="it is no run")
         try:
-            outset = self._outset(config, stage)
-            self._outsets[os.path.abspath(place)] = outset
-            outset = self._adapted(config, outset)
-            cost = stage.cost(config, outset)
+            with text_of(source_of(config)):
+                outset = self._outset(config, stage)
+                self._outsets[os.path.abspath(place)] = outset
+                outset = self._adapted(config, outset)
+                cost = stage.cost(config, outset)
         except RlxError as error:
             return Estimate(why=str(error))
         if cost is None:
@@ -263,8 +265,7 @@ class Estimator:
         parents = [parse_reference(reference) for reference in stage.parents(config)]
         if not parents:
             assert config.model is not None and config.tokenizer is not None
-            task = None if config.task is None else replace(config.task, seed=0)  # as `Lengths` has it
-            name = f"{config.tokenizer!r} {task!r} {config.corpus!r}"
+            name = f"{config.tokenizer!r} {_material(config)}"
             if name not in self._tokenizers:
                 self._tokenizers[name] = config.tokenizer.build(material_of(config))
             return self._start(config.model, self._tokenizers[name], trained=False)
@@ -275,7 +276,19 @@ class Estimator:
             assert config.model is not None
             grown = grown_config(start.model, config.model.n_layers, config.init.grow)
             start = self._start(grown, start.tokenizer, trained=True)
+        if config.tokenizer is not None and config.tokenizer.extend:
+            tokenizer = self._extended(start.tokenizer, config)
+            start = replace(start, tokenizer=tokenizer, shape=self._shape(start.model, tokenizer.vocab_size))
         return start if config.init.state is InitState.all else replace(start, made=0)
+
+    def _extended(self, tokenizer: "Tokenizer", config: "Config") -> "Tokenizer":
+        """A parent's tokenizer with what the run needs and it lacks."""
+        from rlx.data.tokenizers.extension import extended, missing
+
+        name = f"{id(tokenizer)} {_material(config)}"  # all are kept here: no two have one id
+        if name not in self._tokenizers:
+            self._tokenizers[name] = extended(tokenizer, missing(tokenizer, material_of(config)))
+        return self._tokenizers[name]
 
     def _of(self, parent: Reference) -> Outset:
         """Where a child of `parent` starts, with the steps that the parent has made."""
@@ -342,6 +355,12 @@ def basis(estimates: Iterable[Estimate]) -> str:
     parts += ["times by finished runs like them"] if told and not guessed else []
     parts += [f"nothing is known of {len(untold)}: {untold[0].why}"] if untold else []
     return "; ".join(parts)
+
+
+def _material(config: "Config") -> str:
+    """What a vocabulary is made of, with one seed for all, as `Lengths` has it."""
+    task = None if config.task is None else replace(config.task, seed=0)
+    return f"{task!r} {config.corpus!r}"
 
 
 def _place(reference: Reference) -> str:

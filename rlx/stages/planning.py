@@ -9,7 +9,7 @@ from rlx.options import option_of
 from rlx.plans.launchers.base import Hands
 from rlx.plans.plan import PlannedRun
 from rlx.runs.references import Kind, format_reference, parse_reference
-from rlx.stages.base import Context, RunStageConfig, place_of
+from rlx.stages.base import Context, RunStageConfig, check_extension, place_of
 from rlx.stages.coupling import check_coupling
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def job_of(config: "Config", context: Context, *, name: str = "", label: str = "
     stage, trainer = config.stage, config.trainer
     assert isinstance(stage, RunStageConfig)
     stage.check(config)
+    check_extension(config)
     if not stage.parents(config):
         check_coupling(config)
     place = place_of(config, context)

@@ -1,6 +1,7 @@
 """What a run starts from: its parents on the disk, and the decoder and tokenizer read from them or made fresh."""
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from rlx.config import InitState
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.errors import CheckpointError, ConfigError
 from rlx.options import option_of
+from rlx.progress import counted
 from rlx.runs.checkpoints import checkpoint_path, nearest_whole, step_of
 from rlx.runs.checksums import check_whole
 from rlx.runs.files import CHECKSUMS, METRICS, MODEL_TOKENIZER
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from rlx.nn.decoder import Decoder
     from rlx.runs.run import Run
     from rlx.stages.base import Context
+
+
+SHOWN = 8
+"""Tokens that are named on the screen."""
 
 
 def parent_record(reference: str, *, trainer: bool = False) -> dict[str, Any]:
@@ -132,8 +138,11 @@ def changes_of(config: "Config", context: "Context", folder: Path, own: "ModelCo
                 + "or start from fresh weights with init_from=random"
             )
         changes[name] = asked
-    if typed := context.typed("tokenizer"):
-        raise ConfigError(f"{next(iter(typed))} cannot be set with init_from: the tokenizer is the checkpoint's")
+    if typed := [key for key in context.typed("tokenizer") if key != "tokenizer.extend"]:
+        raise ConfigError(
+            f"{typed[0]} cannot be set with init_from: the tokenizer is the checkpoint's; tokenizer.extend=true alone "
+            "adds tokens to it"
+        )
     return changes
 
 
@@ -212,7 +221,9 @@ def _whole_start(config: "Config", run: "Run") -> Start:
     parents = run.record["parents"]
     if not parents:
         assert config.model is not None and config.tokenizer is not None
-        tokenizer = config.tokenizer.build(material_of(config))
+        tokenizer = replace(config.tokenizer, extend=False).build(material_of(config))
+        if config.tokenizer.extend:
+            tokenizer = extend(tokenizer, config, run)
         torch.manual_seed(seed_for(config.seed, "weights"))
         model = config.model.build(tokenizer.vocab_size)
         return Start(model=model, model_config=config.model, tokenizer=tokenizer, depth=0)
@@ -228,7 +239,14 @@ def _whole_start(config: "Config", run: "Run") -> Start:
     folder = Path(parents[0]["folder"])
     if config.init.grow is not None:
         torch.manual_seed(seed_for(config.seed, "growth"))
-    start = load_start(folder, model_config=config.model, grow=config.init.grow, fold=not goes_on)
+    extends = config.tokenizer is not None and config.tokenizer.extend
+    start = load_start(
+        folder,
+        model_config=config.model,
+        grow=config.init.grow,
+        fold=not goes_on,
+        extended=(lambda tokenizer: extend(tokenizer, config, run)) if extends else None,
+    )
     if config.init.state is InitState.all:
         return replace(
             start,
@@ -237,6 +255,32 @@ def _whole_start(config: "Config", run: "Run") -> Start:
             origin=_path((parents[0].get("record") or {}).get("origin")),
         )
     return start
+
+
+def extend(tokenizer: Tokenizer, config: "Config", run: "Run") -> Tokenizer:
+    """The tokenizer with what the run's task and corpus need and it lacks (tokenizer.extend=true), written in run.json.
+
+    Raises:
+        ConfigError: it is one that cannot be extended.
+    """
+    from rlx.data.tokenizers.extension import cut_anew, extended, missing
+
+    if "added_tokens" not in run.record:  # else an earlier attempt has looked
+        run.remember(added_tokens=missing(tokenizer, material_of(config)))
+    added = run.record["added_tokens"]
+    found = extended(tokenizer, added)
+    if not added:
+        run.say("  tokenizer: it lacks nothing, none added")
+        return found
+    run.say(f"  tokenizer: {counted(len(added), 'token')} added ({_some(added)}), {found.vocab_size} in all")
+    if anew := cut_anew(tokenizer, added):
+        run.say(f"  {len(anew)} of them ({_some(anew)}) were several tokens before: texts that have them change")
+    return found
+
+
+def _some(tokens: Sequence[str]) -> str:
+    """The first of the tokens."""
+    return ", ".join([*map(repr, tokens[:SHOWN]), *(["..."] if len(tokens) > SHOWN else [])])
 
 
 def _path(text: str | None) -> Path | None:
@@ -249,19 +293,27 @@ def load_start(
     model_config: "ModelConfig | None" = None,
     grow: "Grow | None" = None,
     fold: bool = True,
+    extended: Callable[[Tokenizer], Tokenizer] | None = None,
 ) -> Start:
     """The model of a folder, built by its own config or by `model_config`, whose tensors are the same or, with `grow`,
     made of the folder's and of fresh ones from torch's global generator.
 
     An adapter in the folder is added to the weights (`fold`), or left out.
 
+    Args:
+        extended: gives the folder's tokenizer more tokens; the model gets rows for them.
+
     Raises:
         CheckpointError: a file is missing, damaged, or not an rlx model's.
     """
     from rlx.models.folder import load_weights, weights_of
     from rlx.models.growth import grown_tensors
+    from rlx.models.vocabulary import with_rows
 
     tensors, own, tokenizer = read_model(folder, fold=fold)
+    if extended is not None:
+        known, tokenizer = tokenizer.vocab_size, extended(tokenizer)
+        tensors = with_rows(tensors, known, tokenizer.vocab_size)
     model_config = model_config or own
     model = model_config.build(tokenizer.vocab_size)
     if grow is not None:

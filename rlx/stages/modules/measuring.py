@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from rlx.config import Config
+from rlx.data.tokenizers.base import text_of
 from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
 from rlx.evaluation.judge import Judge
 from rlx.models.size import Operations
@@ -38,7 +39,7 @@ class EvalInside:
             Stopped: the process was asked to stop; nothing was counted.
         """
         config, samples = self.config, self.config.eval.samples
-        with arithmetic(config.trainer):
+        with arithmetic(config.trainer), text_of(f"task={option_of(config.task).name}"):
             found = self.evaluator.evaluate(
                 self.examples, samples=samples, seed=config.seed, done=(), keep=lambda chunk: None
             )

@@ -103,12 +103,14 @@ class PolicyModule(StepModule):
             asks = self.settings.asks_for_reference()
             raise RunError(f"{asks} needs a starting policy, and this lineage began with random weights")
         try:
-            model = load_start(self.start.origin, model_config=self.config.model).model
+            start = load_start(
+                self.start.origin, model_config=self.config.model, extended=lambda tokenizer: self.start.tokenizer
+            )
         except CheckpointError as error:
             raise CheckpointError(
                 f"{self.settings.asks_for_reference()} needs the policy that the run began from: {error}"
             ) from error
-        return [model.eval().requires_grad_(False)]
+        return [start.model.eval().requires_grad_(False)]
 
     def _add_companions(self) -> None:
         optim, demonstrations = self.config.optim, self.algorithm.demonstrations
