@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
+from rlx.data.tokenizers.base import text_of
 from rlx.errors import ConfigError
 from rlx.options import option, option_of
 from rlx.progress import Progress
 from rlx.runs.files import atomic_directory, write_text
 from rlx.stages.base import Context
 from rlx.stages.config import StageConfig
-from rlx.stages.material import material_of
+from rlx.stages.material import material_of, source_of
 from rlx.stages.targets import make_room, new_folder
 from rlx.types import Split
 
@@ -74,6 +75,10 @@ class DataConfig(StageConfig):
         return self.requires | {"task"} if needs else self.requires
 
     def carry_out(self, config: "Config", context: Context) -> None:
+        with text_of(source_of(config)):
+            self._carry_out(config, context)
+
+    def _carry_out(self, config: "Config", context: Context) -> None:
         from rlx.data.shown import show
 
         assert config.corpus is not None and config.tokenizer is not None

@@ -2,8 +2,10 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Regex
 
 from rlx.data.tokenizers import extension
 from rlx.data.tokenizers.base import Material, Tokenizer
@@ -119,8 +121,8 @@ def test_others_cannot_be_extended() -> None:
     from tokenizers import Tokenizer as Inner
     from tokenizers import models, pre_tokenizers
 
-    inner = Inner(models.WordLevel({"<unk>": 0, "</s>": 1, "two": 2}, unk_token="<unk>"))  # type: ignore[call-arg]
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[misc]
+    inner: Any = Inner(models.WordLevel({"<unk>": 0, "</s>": 1, "two": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = Tokenizer(inner, dict.fromkeys(("pad", "begin", "end"), "</s>"))
     for call in (lambda: missing(tokenizer, reading("two")), lambda: extended(tokenizer, ["three"])):
         with pytest.raises(ConfigError, match=r"tokenizer\.extend=true adds tokens to tokenizer=char"):
@@ -134,13 +136,25 @@ def test_a_byte_level_one_of_others_lacks_nothing_if_it_has_all_bytes(tmp_path: 
     assert missing(tokenizer, reading("日本")) == []
 
 
+def test_marks_of_others_stay_marks() -> None:
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers
+
+    inner: Any = Inner(models.WordLevel({"<unk>": 0, "</s>": 1, "a": 2}, unk_token="<unk>"))
+    inner.add_special_tokens(["<unk>", "</s>"])
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
+    plain = Tokenizer(inner, dict.fromkeys(("pad", "begin", "end"), "</s>"))
+    found = extended(plain, missing(plain, reading("ab")))
+    assert found.tokens == plain.tokens and found.end_id == 1 and found.encode("ba") == [3, 2]
+
+
 def test_one_that_has_not_all_bytes_cannot_be_extended() -> None:
     from tokenizers import Tokenizer as Inner
     from tokenizers import decoders, models, pre_tokenizers
 
     letters = {letter: n for n, letter in enumerate(["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())[:-1]])}
-    inner = Inner(models.BPE(vocab=letters, merges=[]))
-    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()  # type: ignore[misc]
+    inner: Any = Inner(models.BPE(vocab=letters, merges=[]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     with pytest.raises(ConfigError, match="the checkpoint's is neither"):
         missing(Tokenizer(inner, dict.fromkeys(("pad", "begin", "end"), "</s>")), reading("a"))
 

@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from rlx.data.tokenizers.base import Tokenizer
+from rlx.stages.base import RunStageConfig
+from rlx.stages.estimate import Estimator
+from rlx.stages.planning import job_of
 from rlx.stages.start import load_start
 from rlx.tasks.countdown import Countdown
 from tests.conftest import COUNTDOWN, SMALL, only
@@ -117,9 +120,46 @@ def test_text_that_cannot_be_encoded_names_character_and_task(door, start, stage
 
 
 def test_a_problem_evaluated_on_the_way_is_named_by_its_task(door, start):
-    """Also where the documents are those of something else."""
-    done = door(*child(start, "eval.every=1"))
-    one_line(done, "task=copy")
+    """Where the documents are those of something else, and can be written."""
+    own = "corpus.sources={numbers:{task:countdown,settings:{numbers:3,trace:operations},weight:1}}"
+    done = door(*child(start, "corpus=mixture", own, "eval.every=1"))
+    one_line(done, "which task=copy writes")
+
+
+def test_a_source_of_a_mixture_is_named(door, start):
+    two = "corpus.sources={own:{weight:1},letters:{task:copy,weight:1}}"
+    one_line(door(*sft(start, "corpus=mixture", two)), "which corpus.sources.letters (task=copy) writes")
+    done = door(*sft(start, "corpus=mixture", two, EXTEND, "stage.steps=1"))
+    assert done.code == 0 and "tokens added ('a', " in done.out, done.err
+
+
+def test_documents_that_are_only_looked_at_are_named_too(door, monkeypatch):
+    accent(monkeypatch)
+    one_line(door(*COUNTDOWN[:3], "stage=data"), "no token for '≡'", "which task=countdown writes")
+    assert "≡" in door(*COUNTDOWN[:3], "stage=data", EXTEND).out
+
+
+def test_what_is_expected_of_an_extended_run(asked, start):
+    """Its vocabulary counts; without it the estimate says what stands in the way."""
+    place, config = asked(*child(start, EXTEND))
+    found = Estimator("runs").estimate(place, config)
+    assert found.cost is not None and found.cost.tokens > 0
+    place, config = asked(*child(start))
+    assert "which task=copy writes" in Estimator("runs").estimate(place, config).why
+
+
+def test_it_is_refused_as_a_plan_is_made(door, start, monkeypatch):
+    """Not when its turn comes, after hours of others."""
+    monkeypatch.setattr(RunStageConfig, "carry_out", lambda stage, *given: print(job_of(*given).planned.run))
+    arguments = (*COPY[:2], "stage=eval", f"init_from={start}")
+    assert door(*arguments).code == 0
+    one_line(door(*arguments, EXTEND), "stage=eval trains nothing")
+
+
+def test_fresh_weights_without_a_corpus_learn_from_the_task(door):
+    done = door("task=copy", "trainer.threads=1", "stage=eval", "init_from=random", "scale=smoke", "stage.problems=2",
+                "decode.max_tokens=2", "tokenizer=bpe", "tokenizer.sample_characters=2000")  # fmt: skip
+    assert done.code == 0 and "learnt from" in done.out, done.err
 
 
 def test_a_continued_run_ends_with_the_same_bits_and_is_another_run(door, start):

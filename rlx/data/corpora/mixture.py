@@ -13,7 +13,7 @@
    of its own, as it would alone. The order in which sources are written counts for nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from heapq import heapify, heappop, heapreplace
 from statistics import fmean
@@ -22,7 +22,7 @@ from typing import Any, get_type_hints
 from rlx.data.corpora.base import Corpus, CorpusConfig, Part
 from rlx.data.documents import Document
 from rlx.data.mixing import Mixing
-from rlx.data.tokenizers.base import Tokenizer
+from rlx.data.tokenizers.base import Tokenizer, text_of
 from rlx.errors import ConfigError, nearest
 from rlx.options import content, discover, field_value, option
 from rlx.tasks.base import Task
@@ -230,12 +230,14 @@ class MixtureConfig(CorpusConfig):
         split: Split,
         whole: bool,
         key: tuple[object, ...],
-    ) -> list[Corpus]:
+    ) -> list["Named"]:
         """The stream of each source, in an order of its own."""
-        return [
-            source.corpus_config().build(task, tokenizer, split=split, whole=whole, key=(*key, name))
-            for name, (source, task) in zip(self.names(), tasks, strict=True)
-        ]
+        found = []
+        for name, (source, task) in zip(self.names(), tasks, strict=True):
+            corpus = source.corpus_config().build(task, tokenizer, split=split, whole=whole, key=(*key, name))
+            told = f" (task={source.task})" if source.task is not None else ""
+            found.append(Named(corpus, f"corpus.sources.{name}{told}"))
+        return found
 
     def _lengths(
         self, tasks: list[tuple[SourceConfig, Task | None]], tokenizer: Tokenizer, *, whole: bool
@@ -244,7 +246,7 @@ class MixtureConfig(CorpusConfig):
         found = self._streams(tasks, tokenizer, split=Split.train, whole=whole, key=("lengths",))
         return [fmean(len(corpus.document(place).ids) for place in range(MEASURED)) for corpus in found]
 
-    def _rates(self, corpora: list[Corpus], lengths: list[float]) -> list[float]:
+    def _rates(self, corpora: Sequence[Corpus], lengths: list[float]) -> list[float]:
         """Documents of each source: by weight relative to the others, by repeats in a walk through the mixture."""
         rates = []
         for (_, source), corpus, length in zip(self._sources(), corpora, lengths, strict=True):
@@ -253,10 +255,26 @@ class MixtureConfig(CorpusConfig):
         return rates
 
 
+class Named:
+    """The stream of a source; text that the tokenizer has no token for is told to be the source's."""
+
+    def __init__(self, corpus: Corpus, name: str) -> None:
+        self.corpus, self.name, self.size = corpus, name, corpus.size
+
+    def document(self, position: int) -> Document:
+        with text_of(self.name):
+            return self.corpus.document(position)
+
+    def example(self, position: int) -> Example | None:
+        return self.corpus.example(position)
+
+
 class Mixture:
     """Documents of several streams, each marked by the number of its source."""
 
-    def __init__(self, corpora: list[Corpus], rates: list[float], size: int | None, *, key: tuple[object, ...]) -> None:
+    def __init__(
+        self, corpora: Sequence[Corpus], rates: list[float], size: int | None, *, key: tuple[object, ...]
+    ) -> None:
         self.corpora, self.size = corpora, size
         self.mixing = Mixing(rates, *key)
 
