@@ -98,12 +98,16 @@ def recorded(default: Any) -> Any:
     return field(default=default, metadata={"identity": False})
 
 
-def content() -> Any:
+def content(*files: str) -> Any:
     """A config field (str | None, None unless given) that names a file, a folder or a data set as `rlx.rows` reads
     them: it enters the run's hash by what it holds, so that a moved file keeps the run's place and a changed one makes
     a new place. config.yaml has it as written, and a relative path begins where the command is typed.
+
+    Args:
+        files: of a source of texts, names of the config's fields that choose its files, as `rlx.rows.Files` has them;
+            by these alone they enter.
     """
-    return field(default=None, metadata={"identity": "content"})
+    return field(default=None, metadata={"identity": "content", "files": files})
 
 
 class StandsFor(Protocol):

@@ -9,6 +9,11 @@ A source is
 - a folder that `datasets` saved with `save_to_disk`;
 - a data set of the hub, `hf:<owner>/<name>[:<config>][@<revision>]`, through `datasets` and its cache.
 
+Where texts are asked for (`Files`), a .txt file, also .txt.gz, is one row {"text": all of it}, and so is any other file
+that is named, or that a pattern finds in a folder. One of more than `MAX_TEXT` characters is several rows, cut at line
+ends. Files that a pattern finds are all one: their names name no splits (a program's test_it.py and train.py are just
+files), and without a pattern names of texts do only where one begins with train.
+
 Without the `hf:` a name is a path, so that a missing file is never looked for on the hub. Code of a data set is never
 run. Rows come in the order of the file, files in the order of their names. Standard library only at import.
 """
@@ -21,10 +26,12 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from rlx.errors import ConfigError
 
@@ -32,19 +39,41 @@ MAX_LINE = 1 << 24
 """Characters of the longest line: a file without line ends is not read into memory."""
 MAX_JSON = 1 << 28
 """Characters of the longest .json file, which is parsed as one."""
+MAX_TEXT = 1 << 20
+"""Characters of a text file that are read at once, and the rest of the line."""
 HUB = "hf:"
+TEXT = ".txt"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?![a-z])", re.IGNORECASE)
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:@]+))?(?:@(?P<revision>[^@]+))?")
 _HELD_OUT = ("val", "valid", "validation", "dev")
+_TEXTS = (TEXT, f"{TEXT}.gz")
 _digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
 
-def rows(source: str, *, split: str | None = None) -> Iterator[dict[str, Any]]:
+class Files(NamedTuple):
+    """Which files of a folder count, where texts do as well as data."""
+
+    pattern: str | None = None
+    """Of paths in the folder: `*.py` are the files right in it, `**/*.py` those below it too; None: those with the
+    suffixes of data and .txt."""
+    exclude: Sequence[str] = ()
+    """Patterns of names: a file that is called so, or lies in a folder that is, does not count."""
+
+
+def rows(
+    source: str,
+    *,
+    split: str | None = None,
+    files: Files | None = None,
+    spoilt: Callable[[Path], None] | None = None,
+) -> Iterator[dict[str, Any]]:
     """The rows of a source, or of one of its splits.
 
     Args:
         split: as the source names it; val, valid, validation and dev are one name. None where there is but one.
+        files: texts are asked for, of these files; None: data alone.
+        spoilt: told of text files that are not UTF-8, which are then left out from there on; None: they are an error.
 
     Raises:
         ConfigError: the source is not there, has no such split or several to choose from, or a row is damaged (the
@@ -53,18 +82,19 @@ def rows(source: str, *, split: str | None = None) -> Iterator[dict[str, Any]]:
     if _is_hub(source):
         return _of_datasets(_chosen(source, _load_hub(source), split))
     path = _existing(source)
+    _check_folder(source, path, files)
     if path.is_file():
         if split is not None:
             raise ConfigError(
                 f"{source} is one file and has no splits; leave out the split {split!r}, or name a folder"
             )
-        return _of_file(path)
+        return _of_file(path, files is not None, spoilt)
     if _is_saved(path):
         return _of_datasets(_chosen(source, _load_saved(path), split))
-    return _of_files(_chosen(source, _files(path, source), split))
+    return _of_files(_chosen(source, _files(path, source, files), split), files is not None, spoilt)
 
 
-def splits(source: str) -> list[str]:
+def splits(source: str, files: Files | None = None) -> list[str]:
     """Names of a source's splits; [] for a file, or a folder whose files belong to none.
 
     Raises:
@@ -75,14 +105,15 @@ def splits(source: str) -> list[str]:
     path = _existing(source)
     if path.is_file():
         return []
-    return [name for name in (_load_saved(path) if _is_saved(path) else _files(path, source)) if name]
+    return [name for name in (_load_saved(path) if _is_saved(path) else _files(path, source, files)) if name]
 
 
-def fingerprint(source: str) -> str:
+def fingerprint(source: str, files: Files | None = None) -> str:
     """What a source is, wherever it lies: a digest of the file, of a folder's files and their names, or the hub's name
     as written (a hub cannot be asked everywhere).
 
-    Names that begin with a dot do not count. A file is read again in this process when its size or time changed.
+    Names that begin with a dot do not count; with `files`, only those that are read do. A file is read again in this
+    process when its size or time changed.
 
     Raises:
         ConfigError: nothing is there.
@@ -90,10 +121,12 @@ def fingerprint(source: str) -> str:
     if _is_hub(source):
         return source
     path = _existing(source)
+    _check_folder(source, path, files)
     if path.is_file():
         return _digest(path)
     whole = hashlib.sha256()
-    for file in _walk(path):
+    counted = _walk(path) if files is None or _is_saved(path) else chain(*_files(path, source, files).values())
+    for file in counted:
         whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
     return whole.hexdigest()
 
@@ -102,7 +135,7 @@ def _digest(path: Path) -> str:
     try:
         state = path.stat()
         seen = (state.st_mtime_ns, state.st_size, state.st_ino)
-        path = path.resolve()
+        path = path.absolute()
         known = _digests.get(path)
         if known is None or known[0] != seen:
             with open(path, "rb") as file:
@@ -134,24 +167,62 @@ def _existing(source: str) -> Path:
     raise ConfigError(f"{source} is not there (looked in {Path.cwd()}); {hint}")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, in the order of their names, without hidden ones."""
+def _check_folder(source: str, path: Path, files: Files | None) -> None:
+    """Raise ConfigError where files are chosen of what is no folder of files."""
+    if files is not None and (files.pattern or files.exclude) and (path.is_file() or _is_saved(path)):
+        raise ConfigError(f"{source} is no folder of files; leave out pattern and exclude, which choose among some")
+
+
+def _walk(folder: Path, exclude: Sequence[str] = ()) -> Iterator[Path]:
+    """All files below a folder, in the order of their names, without hidden and excluded ones."""
+
+    def shown(names: Iterable[str]) -> list[str]:
+        counted = (name for name in names if not name.startswith("."))
+        return sorted(name for name in counted if not any(fnmatchcase(name, pattern) for pattern in exclude))
+
     for above, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(above, name) for name in sorted(names) if not name.startswith("."))
+        folders[:] = shown(folders)
+        yield from (Path(above, name) for name in shown(names))
 
 
-def _files(folder: Path, source: str) -> dict[str, list[Path]]:
-    """Data files of a folder by split, in the order of the splits' first files; those of none under ""."""
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path, part by part, is one that the pattern means; `**` stands for any number of folders."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _files(folder: Path, source: str, files: Files | None = None) -> dict[str, list[Path]]:
+    """Files of a folder that count, by split, in the order of the splits' first files; those of none under ""."""
+    if files is not None and files.pattern:
+        return {"": _matching(folder, source, files.pattern, files.exclude)}
+    suffixes = SUFFIXES if files is None else (TEXT, *SUFFIXES)
     found: dict[str, list[Path]] = {}
-    for path in _walk(folder):
-        if path.name.removesuffix(".gz").endswith(SUFFIXES):
+    for path in _walk(folder, files.exclude if files is not None else ()):
+        if path.name.removesuffix(".gz").endswith(suffixes):
             names = reversed(path.relative_to(folder).parts)
             match = next((match for name in names if (match := _SPLIT.match(name))), None)
             found.setdefault(match[1].lower() if match else "", []).append(path)
     if not found:
-        raise ConfigError(f"{source} holds no data file; expected {', '.join(SUFFIXES)} (or these with .gz)")
-    return {name: files for name, files in found.items() if name} or found
+        more = "" if files is None else "; pattern= names others, such as *.md"
+        raise ConfigError(f"{source} holds no data file; expected {', '.join(suffixes)} (or these with .gz){more}")
+    paths = sorted(chain(*found.values()))
+    if files is not None and "train" not in found and any(path.name.endswith(_TEXTS) for path in paths):
+        return {"": paths}
+    return {name: paths for name, paths in found.items() if name} or found
+
+
+def _matching(folder: Path, source: str, pattern: str, exclude: Sequence[str]) -> list[Path]:
+    parts = pattern.split("/")
+    found = [path for path in _walk(folder, exclude) if _matches(path.relative_to(folder).parts, parts)]
+    if not found:
+        without = f" (without {', '.join(exclude)})" if exclude else ""
+        raise ConfigError(
+            f"{source} holds no file that matches {pattern}{without}; *.md are files right in it, **/*.md at any depth"
+        )
+    return found
 
 
 def _chosen(source: str, parts: Mapping[str, Any], split: str | None) -> Any:
@@ -171,12 +242,12 @@ def _plain(split: str) -> str:
     return "val" if split in _HELD_OUT else split
 
 
-def _of_files(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
+def _of_files(paths: Iterable[Path], texts: bool, spoilt: Callable[[Path], None] | None) -> Iterator[dict[str, Any]]:
     for path in paths:
-        yield from _of_file(path)
+        yield from _of_file(path, texts, spoilt)
 
 
-def _of_file(path: Path) -> Iterator[dict[str, Any]]:
+def _of_file(path: Path, texts: bool, spoilt: Callable[[Path], None] | None) -> Iterator[dict[str, Any]]:
     name = path.name.removesuffix(".gz")
     readers = {".jsonl": _of_jsonl, ".json": _of_json, ".csv": _of_csv}
     for suffix, reader in readers.items():
@@ -184,15 +255,19 @@ def _of_file(path: Path) -> Iterator[dict[str, Any]]:
             return _of_text(path, reader)
     if name.endswith(".parquet"):
         return _of_parquet(path)
+    if texts:
+        return _of_text(path, _of_plain, spoilt)
     raise ConfigError(f"{path} is no data file; expected {', '.join(SUFFIXES)} (or the first three with .gz)")
 
 
-def _of_text(path: Path, reader: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a text file; what the file system and the encoding have against it, in a line."""
+def _of_text(path: Path, reader: Any, spoilt: Callable[[Path], None] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a file of characters; what the file system and the encoding have against it, in a line."""
     try:
-        with _opened(path) as file:
+        with _opened(path, None if reader is _of_plain else "") as file:
             yield from reader(path, file)
     except UnicodeDecodeError as error:
+        if spoilt is not None:
+            return spoilt(path)
         raise ConfigError(f"{path}:{_line_of(path)}: expected UTF-8 text, got another encoding") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} is damaged: {error}; expected a whole gzip file") from error
@@ -200,9 +275,15 @@ def _of_text(path: Path, reader: Any) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path, newline: str | None) -> TextIO:
     opened = gzip.open if path.name.endswith(".gz") else open
-    return opened(path, "rt", encoding="utf-8-sig", newline="")
+    return opened(path, "rt", encoding="utf-8-sig", newline=newline)
+
+
+def _of_plain(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
+    """A text, in parts where it is long; line ends of every system as one character."""
+    while text := file.read(MAX_TEXT):
+        yield {"text": text if text.endswith("\n") else text + file.readline(MAX_TEXT)}
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:

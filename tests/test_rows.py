@@ -11,7 +11,7 @@ import pytest
 
 from rlx import rows as module
 from rlx.errors import ConfigError
-from rlx.rows import fingerprint, rows, splits
+from rlx.rows import Files, fingerprint, rows, splits
 from tests.conftest import environment
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": 'a "b",\n ½ c', "answer": "0,5"}]
@@ -74,7 +74,7 @@ DAMAGED = {
     "no gzip": ("a.jsonl.gz", b'{"a": 1}\n', " is damaged: Not a gzipped file"),
     "half gzip": ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], " is damaged: "),
     "no parquet": ("a.parquet", b"PAR1 nothing", " is damaged: "),
-    "suffix": ("a.txt", b"text", " is no data file; expected .jsonl"),
+    "suffix": ("a.md", b"text", " is no data file; expected .jsonl"),
 }
 
 
@@ -221,3 +221,103 @@ def test_a_fingerprint_is_taken_once(tmp_path, monkeypatch):
     before = fingerprint(str(path))
     monkeypatch.setattr(module.hashlib, "file_digest", None)
     assert fingerprint(str(path)) == before
+
+
+def written(folder, **texts):
+    """Text files by name, `_` for a folder's mark."""
+    for name, text in texts.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(folder)
+
+
+def found(source, pattern=None, exclude=()):
+    return [row["text"] for row in rows(source, files=Files(pattern, exclude))]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.txt.gz", "Makefile"])
+def test_a_text_is_a_row(tmp_path, name):
+    data = "\ufeffone\r\ntwo ½".encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert found(str(tmp_path / name)) == ["one\ntwo ½"]
+    with pytest.raises(ConfigError, match="is no data file"):
+        list(rows(str(tmp_path / name)))
+
+
+def test_a_long_text_is_cut_at_line_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_TEXT", 10)
+    source = written(tmp_path, a_txt="12345678\n" * 3 + "1234567890" * 3)
+    parts = found(source)
+    assert "".join(parts) == "12345678\n" * 3 + "1234567890" * 3
+    assert max(map(len, parts)) <= 20 and parts[0].endswith("\n")
+
+
+def test_texts_and_rows_of_a_folder(tmp_path):
+    source = written(tmp_path, b_txt="B", a_jsonl='{"text": "A"}\n', c__d_txt="D", README_md="no")
+    assert found(source) == ["A", "B", "D"] and splits(source, Files()) == []
+    assert list(rows(source)) == [{"text": "A"}], "without texts, data alone"
+    assert found(source, "*.md") == ["no"]
+    with pytest.raises(ConfigError, match=r"pattern= names others"):
+        found(written(tmp_path / "empty", a_md="A"))
+
+
+PATTERNS = {
+    "right in it": ("*.py", (), ["a", "train"]),
+    "at any depth": ("**/*.py", (), ["a", "lib.b", "lib.test.c", "site.d", "train"]),
+    "a folder": ("lib/*.py", (), ["lib.b"]),
+    "below a folder": ("lib/**/*.py", (), ["lib.b", "lib.test.c"]),
+    "any folder": ("*/*.py", (), ["lib.b", "site.d"]),
+    "without": ("**/*.py", ("site", "te*", "b.*"), ["a", "train"]),
+}
+
+
+@pytest.mark.parametrize("pattern, exclude, expected", PATTERNS.values(), ids=PATTERNS.keys())
+def test_patterns_are_those_of_pathlib(tmp_path, pattern, exclude, expected):
+    """But for hidden files, and for names that would be splits'."""
+    names = ("a.py", "train.py", "lib/b.py", "lib/test/c.py", "site/d.py", ".git/e.py", ".f.py", "lib/g.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name.removesuffix(".py").replace("/", "."))
+    texts = sorted(found(str(tmp_path), pattern, exclude))
+    assert texts == expected and splits(str(tmp_path), Files(pattern)) == []
+    if not exclude:
+        paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob(pattern))
+        assert texts == [p.removesuffix(".py").replace("/", ".") for p in paths if not p.startswith(".")]
+
+
+def test_a_pattern_that_finds_nothing(tmp_path):
+    source = written(tmp_path, a_txt="A", b__c_py="C")
+    with pytest.raises(ConfigError, match=r"no file that matches \*\.py; .*\*\*/\*\.md at any depth"):
+        found(source, "*.py")
+    with pytest.raises(ConfigError, match=r"no file that matches \*\*/\*\.py \(without b, d\)"):
+        found(source, "**/*.py", ("b", "d"))
+    with pytest.raises(ConfigError, match="is no folder of files; leave out pattern and exclude"):
+        found(str(tmp_path / "a.txt"), "*.txt")
+
+
+def test_names_of_texts_are_splits_where_one_is_train(tmp_path):
+    source = written(tmp_path / "one", train_txt="A", valid_txt="B", other_txt="C")
+    assert splits(source, Files()) == ["train", "valid"]
+    assert [row["text"] for row in rows(source, split="val", files=Files())] == ["B"]
+    source = written(tmp_path / "two", Test_txt="A", dev__b_txt="B", other_txt="C")
+    assert splits(source, Files()) == [] and sorted(found(source)) == ["A", "B", "C"]
+
+
+def test_texts_that_are_not_utf_8_are_left_out_where_it_is_told(tmp_path):
+    source = written(tmp_path, a_txt="A", b_txt=b"\xe9t\xe9", c_txt="C")
+    told = []
+    assert [row["text"] for row in rows(source, files=Files(), spoilt=told.append)] == ["A", "C"]
+    assert told == [tmp_path / "b.txt"]
+    with pytest.raises(ConfigError, match=r"b\.txt:1: expected UTF-8 text"):
+        found(source)
+
+
+def test_a_fingerprint_of_texts_is_of_the_files_that_are_read(tmp_path):
+    source = written(tmp_path, a_txt="A", b_md="B", site__c_txt="C")
+    whole, some, md = (fingerprint(source, files) for files in (Files(), Files(None, ("site",)), Files("*.md")))
+    assert len({whole, some, md, fingerprint(source)}) == 4
+    written(tmp_path, d_md="D", site__c_txt="other")
+    assert fingerprint(source, Files(None, ("site",))) == some
+    assert fingerprint(source, Files()) != whole and fingerprint(source, Files("*.md")) != md
+    assert fingerprint(source, Files("b.md")) == md, "by which pattern they are found is nothing of theirs"

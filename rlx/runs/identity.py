@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.options import option_of, plain_value
-from rlx.rows import fingerprint
+from rlx.rows import Files, fingerprint
 from rlx.runs.references import Kind, parse_reference
 
 HASH_DIGITS = 10
@@ -68,8 +68,14 @@ def changed(config: Any, against: type) -> dict[str, Any]:
     for f in fields(config):
         value, counts = plain_value(getattr(config, f.name)), f.metadata.get("identity", True)
         if counts and value != defaults.get(f.name, MISSING):
-            out[f.name] = fingerprint(value) if counts == "content" else _seen(getattr(config, f.name))
+            out[f.name] = _content(config, f) if counts == "content" else _seen(getattr(config, f.name))
     return out
+
+
+def _content(config: Any, f: Any) -> str:
+    """What the files hold that a field of `content()` names."""
+    chosen = [getattr(config, name) for name in f.metadata.get("files", ())]
+    return fingerprint(getattr(config, f.name), Files(*chosen) if chosen else None)
 
 
 def _seen(value: Any) -> Any:

@@ -40,6 +40,27 @@ def test_a_data_file_enters_by_its_content(tmp_path, monkeypatch):
         identity(path="a.jsonl")
 
 
+@dataclass(kw_only=True, slots=True)
+class Texts:
+    path: str | None = content("pattern", "exclude")
+    pattern: str | None = recorded(None)
+    exclude: list[str] = recorded([])  # noqa: RUF009
+
+
+def test_texts_enter_by_the_files_that_are_chosen(tmp_path):
+    def seen(**fields):
+        return changed(Texts(path=str(tmp_path), **fields), Texts)
+
+    for name in ("a.txt", "a.md", "b.md"):
+        (tmp_path / name).write_text(name)
+    before = seen(pattern="*.md"), seen(pattern="*.md", exclude=["b*"]), seen()
+    assert len({digest(each) for each in before}) == 3 and all(set(each) == {"path"} for each in before)
+    (tmp_path / "b.md").write_text("other")
+    after = seen(pattern="*.md"), seen(pattern="a.md"), seen()
+    assert after[0] != before[0] and after[1:] == before[1:]
+    assert changed(Texts(), Texts) == {}
+
+
 def test_a_data_set_of_the_hub_enters_as_written():
     assert identity(path="hf:openai/gsm8k:main@e53f048") == {"path": "hf:openai/gsm8k:main@e53f048"}
 
