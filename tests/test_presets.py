@@ -35,7 +35,10 @@ STARTS = {
     "merge": [f"merge.models=[{PARENT.format(0)},{PARENT.format(1)}]"],
 }
 """What a stage must be told besides its groups."""
-TOLD = {"mixture": ["corpus.sources={own:{weight:0.8},filler:{task:filler,weight:0.2}}"]}
+TOLD = {
+    "mixture": ["corpus.sources={own:{weight:0.8},filler:{task:filler,weight:0.2}}"],
+    "text": [f"corpus.path={CONF}", "corpus.pattern=**/*.yaml"],
+}
 """What an option must be told, by its name."""
 
 

@@ -66,8 +66,7 @@ class Lengths:
         name, task = self._task(config.task) if config.task is not None else ("", None)
         key = (name, repr(config.corpus), tokenizer, split := _sampled(split))
         if key not in self._documents:
-            corpus = config.corpus.build(task, tokenizer, split=split, whole=True, key=("estimate",))
-            self._documents[key] = [corpus.document(place) for place in range(EXAMPLES[split])]
+            self._documents[key] = config.corpus.sample(task, tokenizer, split=split, count=EXAMPLES[split])
         return self._documents[key]
 
     def _task(self, config: "TaskConfig") -> "tuple[str, Task]":

@@ -53,6 +53,11 @@ class CorpusConfig:
     def check(self, task: Task | None) -> None:
         """Raise ConfigError where no documents can be made; called before anything is written."""
 
+    def sample(self, task: Task | None, tokenizer: Tokenizer, *, split: Split, count: int) -> list[Document]:
+        """So many documents whose lengths are about those of all, for estimates."""
+        corpus = self.build(task, tokenizer, split=split, whole=True, key=("estimate",))
+        return [corpus.document(place) for place in range(count)]
+
     def names(self) -> list[str]:
         """What documents come from, in the order that `Document.source` counts; empty where all come from one."""
         return []

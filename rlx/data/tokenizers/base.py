@@ -231,6 +231,16 @@ class Tokenizer:
             return "".join([texts[number] for number in ids])
         return self.inner.decode([number for number in ids if number not in self.special_ids])
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, of many texts at once: on all cores, where a token is more than what a table says."""
+        from tokenizers import models
+
+        if not isinstance(self.inner.model, models.WordLevel):
+            found = [each.ids for each in self.inner.encode_batch_fast(texts, add_special_tokens=False)]
+            if self._unknown_id is None or not any(self._unknown_id in ids for ids in found):
+                return found
+        return [self.encode(text) for text in texts]
+
 
 def read_inner(path: Path) -> Any:
     """The `tokenizers.Tokenizer` of a tokenizer.json.
