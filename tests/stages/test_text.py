@@ -41,14 +41,16 @@ def pretrain(folder: Path, *more: str) -> list[str]:
 KILLS = [("forward pass", 2), ("weights written", 1), ("state written", 2), ("validation", 1), ("row", 3)]
 
 
-def test_killed_at_many_places_and_its_cache_removed(server, folder, door, tmp_path_factory):
-    arguments = pretrain(folder)
+@pytest.mark.parametrize("tokenizer", [[], ["tokenizer=bpe", "tokenizer.vocab_size=300"]], ids=["char", "bpe"])
+def test_killed_at_many_places_and_its_cache_removed(server, folder, door, tmp_path_factory, tokenizer):
+    arguments = pretrain(folder, *tokenizer)
     done = door(*arguments, f"runs_dir={tmp_path_factory.mktemp('whole')}")
     assert done.code == 0, done.err
     whole = place(done.out)
     assert whole.parent.name.startswith("text-dense-pretrain-h") and "task" not in done.out
     for where, count in KILLS:
-        shutil.rmtree(Path(os.environ["RLX_CACHE"]) / "tokens")
+        for cache in Path(os.environ["RLX_CACHE"]).iterdir():
+            shutil.rmtree(cache)
         done = server.run(arguments, place=where, count=count)
         assert done.code == -signal.SIGKILL and "tokenizing train" in done.out, f"{where} {count}: {done}"
     done = door(*arguments)
