@@ -33,6 +33,7 @@ REPEATS = 9
 BATCHES = 64
 ROWS, LENGTH = 12, 640
 VOCABULARY = 4096
+HELD_OUT = 16
 CHARACTERS = 4_000_000
 """That the vocabulary is learnt from."""
 ONE_BY_ONE = 300
@@ -99,8 +100,8 @@ def without_model(train: bytes, held_out: bytes) -> dict[str, float]:
 
 def main() -> None:
     folder, pattern, *names = [*sys.argv[1:], *(sysconfig.get_path("stdlib"), "**/*.py")[len(sys.argv) - 1 :]]
-    exclude = names or ["site-packages", "test", "tests"]
-    config = TextCorpusConfig(path=folder, pattern=pattern, exclude=exclude)
+    exclude = names or ["site-packages", "test", "tests", "encodings"]
+    config = TextCorpusConfig(path=folder, pattern=pattern, exclude=exclude, held_out=HELD_OUT)
     with tempfile.TemporaryDirectory() as cache:
         os.environ[CACHE] = cache
         rows, counted = rates(config)
@@ -114,7 +115,13 @@ def main() -> None:
     )
     print(f"a token is {counted / len(held_out) / math.log(2):.4f} L bits a byte; without a model:")
     print(_results.table([bits]))
-    settings = {"pattern": pattern, "exclude": exclude, "vocab_size": VOCABULARY, "row_tokens": LENGTH}
+    settings = {
+        "pattern": pattern,
+        "exclude": exclude,
+        "held_out": HELD_OUT,
+        "vocab_size": VOCABULARY,
+        "row_tokens": LENGTH,
+    }
     sizes = {"train_bytes": len(train), "held_out_bytes": len(held_out), "held_out_tokens": counted}
     _results.append(
         "text", [*rows, {"work": "bits a byte", **bits}], **settings, **sizes, python=sys.version.split()[0]
