@@ -22,6 +22,8 @@ class Document:
 
     def cut(self, size: int) -> "Document":
         """The first `size` tokens of the document."""
+        if len(self.ids) <= size:
+            return self
         places = None if self.places is None else self.places[:size]
         return Document(self.ids[:size], min(self.given, size), places, self.source)
 

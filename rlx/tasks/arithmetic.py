@@ -61,10 +61,10 @@ from rlx.tasks.arithmetic_problems import (
     Operation,
     Problem,
     Rules,
+    Source,
     Space,
     apply,
     digits_of,
-    draw,
     lengths_of,
     running_sums,
 )
@@ -186,8 +186,9 @@ class Arithmetic(Sized):
         self.rules = Rules(config.operation, config.modulus)
         self.format = trace_format(config.trace, self.rules, config.removed)
         self.baseline = SHORTCUTS[config.operation]
-        self._spaces = {split: config.space(split) for split in Split}
-        lengths = [length for space in self._spaces.values() for length in (space.shortest, space.longest)]
+        self._sources = {split: Source(config.space(split), split) for split in Split}
+        spaces = [source.space for source in self._sources.values()]
+        lengths = [length for space in spaces for length in (space.shortest, space.longest)]
         self._length_name = "numbers" if config.operation is Operation.modular else "digits"
         self._least, self._most = min(lengths), max(lengths)
         whole = trace_format(config.trace, self.rules, 0)
@@ -204,8 +205,7 @@ class Arithmetic(Sized):
             IndexError: `index` is negative or not below the split's size.
             ConfigError: (almost) no problems of a length are in the split.
         """
-        length, problem = draw(self._spaces[split], split, self.seed_at(split, index), index)
-        key = self.rules.key(problem)
+        length, problem, key = self._sources[split].draw(self.seed_at(split, index), index)
         return Example(
             id=f"arithmetic/{key if len(key) <= LONG_KEY else f'{stable_hash(key):016x}'}",
             prompt=self.format.prompt(problem),
@@ -271,7 +271,7 @@ class Arithmetic(Sized):
         if self.config.operation is Operation.modular:
             return Problem((self.config.modulus - 1,) * self._most, "*" * (self._most - 1))
         first, second = (10**digits - 1 for digits in (self._most, self.config.second_digits or self._most))
-        return self._spaces[Split.test].pair(first, second)
+        return self._sources[Split.test].space.pair(first, second)
 
     def _length_band(self, length: int) -> int | str:
         """The length, or the part of the setting's lengths that it is in, as `low-high`, where there are many."""

@@ -106,7 +106,7 @@ class Rules:
         """Digits to which all numbers are padded; None where each stands as it is."""
         if self.operation is Operation.modular:
             return len(str(self.modulus - 1))
-        return None if self.operation is Operation.multiply else max(len(str(number)) for number in problem.numbers)
+        return None if self.operation is Operation.multiply else len(str(max(problem.numbers)))
 
     def answer_width(self, problem: Problem) -> int:
         """Digits of the longest answer to numbers as long as these."""
@@ -123,12 +123,12 @@ class Rules:
         if self.operation is Operation.modular:
             totals = zip(self.remainders(problem), problem.signs, problem.numbers[1:], strict=False)
             values = [apply(sign, total, number) for total, sign, number in totals]
-            return sum(not 0 <= value < self.modulus for value in values), len(values)
+            return sum([not 0 <= value < self.modulus for value in values]), len(values)
         # A carry takes 10 from one digit and gives 1 to the next: the sum of digits falls by 9.
         a, b = problem.numbers
         parts = (a, b, a + b) if self.operation is Operation.add else (b, a - b, a)
-        first, second, whole = (sum(map(int, str(part))) for part in parts)
-        return (first + second - whole) // 9, max(len(str(a)), len(str(b)))
+        first, second, whole = map(_digit_sum, parts)
+        return (first + second - whole) // 9, len(str(max(a, b)))
 
     def key(self, problem: Problem) -> str:
         """Canonical name: equal for problems that differ in the order of numbers alone, where that changes nothing.
@@ -146,7 +146,7 @@ class Rules:
                 stretches.append([])
                 products = sign == "*"
             stretches[-1].append(f"{sign}{number}")
-        return "".join("".join(sorted(stretch)) for stretch in stretches) + f"%{self.modulus}"
+        return "".join(["".join(sorted(stretch)) for stretch in stretches]) + f"%{self.modulus}"
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class Space:
     def draw(self, length: int, random: Random) -> Problem:
         """A problem of a length, each as likely."""
         if self.operation is Operation.modular:
-            numbers = tuple(below(random, self.modulus) for _ in range(length))
-            return Problem(numbers, "".join(self.signs[below(random, len(self.signs))] for _ in range(length - 1)))
+            numbers = tuple([below(random, self.modulus) for _ in range(length)])
+            return Problem(numbers, "".join([self.signs[below(random, len(self.signs))] for _ in range(length - 1)]))
         first, second = 10 ** (length - 1), 10 ** ((self.second or length) - 1)
         return self.pair(first + below(random, 9 * first), second + below(random, 9 * second))
 
@@ -201,6 +201,11 @@ class Space:
         if self.operation is Operation.subtract and a < b:
             a, b = b, a
         return Problem((a, b), self.sign)
+
+
+def _digit_sum(number: int) -> int:
+    digits = str(number).encode()
+    return sum(digits) - ord("0") * len(digits)
 
 
 def below(random: Random, count: int) -> int:
@@ -237,23 +242,38 @@ def listed(space: Space, split: Split, length: int) -> Sequence[Problem]:
     return [problem for problem in space.all_of(length) if split_of(key(problem), share) is split]
 
 
-def draw(space: Space, split: Split, seed: int, index: int) -> tuple[int, Problem]:
-    """A length and a problem of it, a pure function of the arguments: first the length is drawn, then the digits.
+class Source:
+    """The problems of a split.
 
     Raises:
-        ConfigError: (almost) no problems of the length are in the split.
+        ConfigError: there are none.
     """
-    random = Random(stable_hash("arithmetic", space.name, split.value, seed, index))
-    lengths = lengths_of(space, split)
-    length = lengths[below(random, len(lengths))]
-    if not _has_many(space, length):
-        few = listed(space, split, length)
-        return length, few[below(random, len(few))]
-    for _ in range(PATIENCE * space.held_out):
-        problem = space.draw(length, random)
-        if split_of(space.rules.key(problem), space.held_out) is split:
-            return length, problem
-    raise _no_problems(space, split)
+
+    def __init__(self, space: Space, split: Split) -> None:
+        self.space, self.split, self.rules = space, split, space.rules
+        self.lengths = lengths_of(space, split)
+        self.few = {length: listed(space, split, length) for length in self.lengths if not _has_many(space, length)}
+        """All problems of the lengths that have few."""
+
+    def draw(self, seed: int, index: int) -> tuple[int, Problem, str]:
+        """A length, a problem of it and its canonical name, a pure function of the arguments: first the length is
+        drawn, then the digits.
+
+        Raises:
+            ConfigError: (almost) no problems of the length are in the split.
+        """
+        space, split = self.space, self.split
+        random = Random(stable_hash("arithmetic", space.name, split.value, seed, index))
+        length = self.lengths[below(random, len(self.lengths))]
+        if few := self.few.get(length):
+            problem = few[below(random, len(few))]
+            return length, problem, self.rules.key(problem)
+        for _ in range(PATIENCE * space.held_out):
+            problem = space.draw(length, random)
+            key = self.rules.key(problem)
+            if split_of(key, space.held_out) is split:
+                return length, problem, key
+        raise _no_problems(space, split)
 
 
 def _no_problems(space: Space, split: Split) -> ConfigError:

@@ -99,6 +99,12 @@ def is_bounded(task: Task) -> bool:
     return False
 
 
+def is_costly(task: Task) -> bool:
+    """True where the task says `costly = True`: its examples take longer to make than to read from a disk, so that
+    `corpus=task` makes them ahead and keeps them. Such a task has its config as `config`."""
+    return bool(getattr(task, "costly", False))
+
+
 class Sized:
     """The splits' sizes as the config has them, and the seeds of their streams: a base for tasks that generate."""
 
@@ -138,7 +144,7 @@ def compared(given: Sequence[str], wanted: Sequence[str], name: str) -> Verdict:
 
 def stable_hash(*parts: object) -> int:
     """A 64-bit hash of the parts' text that is equal on every machine and in every process."""
-    text = "\x1f".join(str(part) for part in parts)
+    text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

@@ -1,74 +1,93 @@
-"""The loader: from a task to packed batches, tokens per second of one core.
+"""The loader: from a task to packed batches, tokens per second of one core, of every task in each of its formats.
 
-python scripts/bench/loader.py [tokenizer option, default char]
+python scripts/bench/loader.py [tokenizer option, default char] [beginning of a label, default all]
+
+A repeat reads examples that no other has. Rows are as long as the task's documents need, a step about `BATCH_TOKENS`.
+Tokens are counted without padding. What is made block by block is read block by block: a repeat ends after `TOKENS`
+tokens at the earliest, and after `SECONDS` at the latest.
 """
 
 import sys
 import time
+from dataclasses import fields
+from enum import Enum
+from itertools import product
 from statistics import median
 from typing import Any
 
 import _results
 
 from rlx.data.corpora.task import TaskCorpusConfig
-from rlx.data.packing import Packer
+from rlx.data.packing import ROOM, Packer
+from rlx.data.tokenizers.base import Tokenizer
 from rlx.options import discover
-from rlx.tasks.countdown import CountdownConfig
-from rlx.tasks.countdown_search import draw_block
-from rlx.tasks.countdown_traces import Trace
+from rlx.tasks.base import Task
 from rlx.types import Split
 
-REPEATS = 9
-BATCHES = 24
+REPEATS = 3
 BATCH_TOKENS = 8192
-SETTINGS = (
-    (Trace.direct, 640),
-    (Trace.operations, 128),
-    (Trace.dfs, 8192),
-)
-"""Trace and tokens a row; documents longer than a row are cut."""
+TOKENS = 250_000
+SECONDS = 1.5
+SIZED = 64
+"""Documents that say how long rows are."""
 
 
-def packer_of(trace: Trace, length: int, repeat: int, tokenizer: Any) -> Packer:
-    """Batches of training documents that no other repeat has."""
-    corpus = TaskCorpusConfig(max_tokens=length).build(
-        CountdownConfig(trace=trace).build(), tokenizer, split=Split.train, whole=True, key=("bench", repeat)
-    )
-    return Packer(corpus.document, rows=BATCH_TOKENS // length, length=length, pad_id=tokenizer.pad_id)
+def variants() -> dict[str, Any]:
+    """The config of every task at each choice of its Enum fields, the rest at their defaults."""
+    found = {}
+    for name, option in discover("task").items():
+        kinds = {f.name: type(f.default) for f in fields(option.config) if isinstance(f.default, Enum)}
+        for choice in product(*kinds.values()):
+            label = " ".join([name, *(f"{key}={member.name}" for key, member in zip(kinds, choice, strict=True))])
+            found[label] = option.config(**dict(zip(kinds, choice, strict=True)))
+    return found
 
 
-def measured(packer: Packer) -> tuple[float, int]:
-    """CPU seconds for `BATCHES` batches, their problems drawn anew, and the tokens in them that are not padding."""
-    draw_block.cache_clear()
+def packer_of(task: Task, tokenizer: Tokenizer, *key: object) -> Packer:
+    """Batches of training documents that no other key has, so that nothing is made already; the rare document that is
+    longer than a row is cut."""
+    corpus = TaskCorpusConfig().build(task, tokenizer, split=Split.train, whole=True, key=("bench", *key))
+    length = ROOM * -(-max(len(corpus.document(n).ids) for n in range(SIZED)) // ROOM)
+    rows = max(1, BATCH_TOKENS // length)
+    return Packer(lambda n: corpus.document(n).cut(length), rows=rows, length=length, pad_id=tokenizer.pad_id)
+
+
+def measured(packer: Packer) -> tuple[float, int, int]:
+    """CPU seconds, tokens that are not padding, and batches."""
     began = time.process_time()
-    batches = [packer.next() for _ in range(BATCHES)]
-    seconds = time.process_time() - began
-    return seconds, sum(int((batch.documents >= 0).sum()) for batch in batches)
+    tokens = batches = 0
+    while tokens < TOKENS and time.process_time() - began < SECONDS:
+        tokens += int((packer.next().documents >= 0).sum())
+        batches += 1
+    return time.process_time() - began, tokens, batches
 
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "char"
+    wanted = sys.argv[2] if len(sys.argv) > 2 else ""
     tokenizer = discover("tokenizer")[name].config().build()
-    packers = {setting: [packer_of(*setting, repeat, tokenizer) for repeat in range(REPEATS)] for setting in SETTINGS}
-    found: dict[Any, list[tuple[float, int]]] = {setting: [] for setting in SETTINGS}
-    for repeat in range(REPEATS):
-        for setting in SETTINGS:
-            found[setting].append(measured(packers[setting][repeat]))
     rows: list[dict[str, Any]] = []
-    for (trace, length), results in found.items():
-        cells = BATCHES * (BATCH_TOKENS // length) * length
+    for label, config in variants().items():
+        if not label.startswith(wanted):
+            continue
+        task = config.build()
+        packer_of(task, tokenizer, label, "first").next()
+        packers = [packer_of(task, tokenizer, label, repeat) for repeat in range(REPEATS)]
+        found = [measured(packer) for packer in packers]
+        cells = sum(batches for _, _, batches in found) * packers[0].rows * packers[0].length
         rows.append(
             {
-                "trace": trace.name,
-                "row_tokens": length,
-                "ms/batch": 1000 * median(seconds for seconds, _ in results) / BATCHES,
-                "real tokens/s": median(real / seconds for seconds, real in results),
-                "padded tokens/s": median(cells / seconds for seconds, _ in results),
-                "filled": sum(real for _, real in results) / (REPEATS * cells),
+                "task": label,
+                "real tokens/s": median(tokens / seconds for seconds, tokens, _ in found),
+                "row_tokens": packers[0].length,
+                "tokens/document": sum(tokens for _, tokens, _ in found) / sum(each.position for each in packers),
+                "filled": sum(tokens for _, tokens, _ in found) / cells,
             }
         )
+        print(f"{label}: {rows[-1]['real tokens/s']:,.0f}", file=sys.stderr)
+    rows.sort(key=lambda row: row["real tokens/s"])
     print(_results.table(rows))
-    _results.append("loader", rows, tokenizer=name, batch_tokens=BATCH_TOKENS, batches=BATCHES, repeats=REPEATS)
+    _results.append("loader", rows, tokenizer=name, batch_tokens=BATCH_TOKENS, tokens=TOKENS, repeats=REPEATS)
 
 
 if __name__ == "__main__":
