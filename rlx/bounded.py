@@ -11,7 +11,9 @@ lost.
 """
 
 import atexit
+import importlib
 import os
+import pickle
 import select
 import signal
 import subprocess
@@ -19,12 +21,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from rlx.errors import RunError
+from rlx.errors import ConfigError, RunError
 
 START_S = 60.0
 """Seconds by the clock that a process has to get ready."""
@@ -205,6 +208,54 @@ def _forked() -> None:
 
 atexit.register(_end_all)
 os.register_at_fork(after_in_child=_forked)
+
+
+def packed(config: Any, otherwise: str) -> bytes:
+    """A config object as the process reads it (`unpacked`), and where its class is found: a class from outside of rlx
+    is imported there as it was here.
+
+    Raises:
+        ConfigError: the class is a script's own; the line ends with what to do `otherwise`.
+    """
+    name = type(config).__module__
+    if name == "__main__":
+        raise ConfigError(
+            f"{type(config).__name__} is defined in a script, from where no other process can import it; move it to a "
+            f"module, or {otherwise}"
+        )
+    module, package = sys.modules[name], sys.modules.get(name.rpartition(".")[0])
+    home = {
+        "path": list(sys.path),
+        "module": name,
+        "file": getattr(module, "__file__", None),
+        "package_path": list(getattr(package, "__path__", [])),
+    }
+    return pickle.dumps(home) + pickle.dumps(config)
+
+
+def unpacked(questions: BinaryIO) -> Any:
+    """In the process: the object that was `packed`."""
+    _go_home(pickle.load(questions))
+    return pickle.load(questions)
+
+
+def _go_home(home: Mapping[str, Any]) -> None:
+    """Import what the asking process has imported: its path, its package's folders, the module that has the config."""
+    sys.path[:] = home["path"]
+    name = home["module"]
+    try:
+        if package := name.rpartition(".")[0]:
+            folders = importlib.import_module(package).__path__
+            for folder in home["package_path"]:
+                if folder not in folders:
+                    folders.append(folder)
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        spec = spec_from_file_location(name, home["file"]) if home["file"] else None
+        if spec is None or spec.loader is None:
+            raise
+        sys.modules[name] = module = module_from_spec(spec)
+        spec.loader.exec_module(module)
 
 
 def private_pipes() -> tuple[BinaryIO, BinaryIO]:

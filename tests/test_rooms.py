@@ -24,7 +24,7 @@ do those that only type checkers read. From the bottom up:
                                                                               wandb_workspaces (both late)
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
-    data                        GROUND, rows, tasks/base, progress            torch, numpy, tokenizers; datasets and
+    data                        GROUND, rows, bounded, tasks/base, progress   torch, numpy, tokenizers; datasets and
                                                                               pyarrow (late)
     data/__main__               everything                                    none
     decoding                    GROUND, nn                                    torch
@@ -119,7 +119,7 @@ ROOMS = {
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
     "data": Room(
-        (*GROUND, "rows", "tasks.base", "progress"),
+        (*GROUND, "rows", "bounded", "tasks.base", "progress"),
         (*TORCH, "numpy", "tokenizers", "datasets", "pyarrow"),
         late=("datasets", "pyarrow"),
     ),

@@ -78,7 +78,7 @@ def stored(folder: Path, documents: Iterable[Document], *, vocab_size: int) -> S
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         half = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        _write(half, documents, "u16" if vocab_size <= 1 << 16 else "u32")
+        _write(half, documents, f"u{8 * token_bytes(vocab_size)}")
         try:
             half.rename(folder)
         except OSError:
@@ -90,6 +90,11 @@ def stored(folder: Path, documents: Iterable[Document], *, vocab_size: int) -> S
         if half is not None:
             shutil.rmtree(half, ignore_errors=True)
     return Store(folder)
+
+
+def token_bytes(vocab_size: int) -> int:
+    """Bytes of a token in a store."""
+    return 2 if vocab_size <= 1 << 16 else 4
 
 
 def _write(folder: Path, documents: Iterable[Document], kind: str) -> None:

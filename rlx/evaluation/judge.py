@@ -15,14 +15,23 @@ import json
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import module_from_spec, spec_from_file_location
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rlx.bounded import READY, BoundedProcess, Ended, Overran, end_with_parent, limit_memory, private_pipes
-from rlx.errors import ConfigError, RlxError, RunError, Stopped
+from rlx.bounded import (
+    READY,
+    BoundedProcess,
+    Ended,
+    Overran,
+    end_with_parent,
+    limit_memory,
+    packed,
+    private_pipes,
+    unpacked,
+)
+from rlx.errors import RlxError, RunError, Stopped
 from rlx.tasks.base import Task, TaskConfig, is_bounded
 from rlx.types import Example, Failure, Outcome, Verdict
 
@@ -122,7 +131,8 @@ def _place(trace: TracebackType | None) -> str:
     while trace is not None:
         steps.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
         trace = trace.tb_next
-    theirs = [step for step in steps if step[0] not in (__file__, importlib.__file__) and step[0][0] != "<"]
+    ours = (__file__, importlib.__file__, unpacked.__code__.co_filename)
+    theirs = [step for step in steps if step[0] not in ours and step[0][0] != "<"]
     lines = [line for name, line in theirs if name == theirs[0][0]]
     return f" ({Path(theirs[0][0]).name}:{lines[-1]})" if lines else ""
 
@@ -143,21 +153,8 @@ class Apart(BoundedProcess):
         return [str(int(self.config.verify_gib * 2**30))]
 
     def greeting(self) -> bytes:
-        """The task's config, and where its class is found: a class from outside of rlx is imported as it was here."""
-        name = type(self.config).__module__
-        if name == "__main__":
-            raise ConfigError(
-                f"{type(self.config).__name__} is defined in a script, from where no other process can import it; move "
-                "it to a module, or verify in this process: task.verify_apart=false"
-            )
-        module, package = sys.modules[name], sys.modules.get(name.rpartition(".")[0])
-        home = {
-            "path": list(sys.path),
-            "module": name,
-            "file": getattr(module, "__file__", None),
-            "package_path": list(getattr(package, "__path__", [])),
-        }
-        return pickle.dumps(home) + pickle.dumps(self.config)
+        """The task's config."""
+        return packed(self.config, "verify in this process: task.verify_apart=false")
 
     def verify(self, example: Example, text: str) -> Verdict:
         """The verdict, or how the verifier failed.
@@ -206,8 +203,7 @@ def _serve(growth: int) -> None:
         answers.flush()
 
     try:
-        _go_home(pickle.load(questions))
-        task = pickle.load(questions).build()
+        task = unpacked(questions).build()
     except BaseException as error:
         say(f"{_told(error)}\n".encode())
         return
@@ -227,25 +223,6 @@ def _attempt_all(task: Task, example: Example, text: str) -> Verdict:
         return attempt(task, example, text)
     except BaseException as error:
         return failed(Failure.error, f"raised {_told(error)}")
-
-
-def _go_home(home: Mapping[str, Any]) -> None:
-    """Import what the asking process has imported: its path, its package's folders, the module that has the config."""
-    sys.path[:] = home["path"]
-    name = home["module"]
-    try:
-        if package := name.rpartition(".")[0]:
-            folders = importlib.import_module(package).__path__
-            for folder in home["package_path"]:
-                if folder not in folders:
-                    folders.append(folder)
-        importlib.import_module(name)
-    except ModuleNotFoundError:
-        spec = spec_from_file_location(name, home["file"]) if home["file"] else None
-        if spec is None or spec.loader is None:
-            raise
-        sys.modules[name] = module = module_from_spec(spec)
-        spec.loader.exec_module(module)
 
 
 if __name__ == "__main__":

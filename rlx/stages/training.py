@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RlxError
 from rlx.options import recorded
 from rlx.runs.identity import RunName
 from rlx.runs.references import parse_reference
@@ -104,6 +104,7 @@ class TrainingConfig(RunStageConfig):
         )
         if config.init.grow is not None:
             self._tell_growth(config, run, total)
+        self.prepare_examples(config, start, run, context, total)
         module = SupervisedModule(start, config, run, total=total, clip_norm=self.clip_norm)
         module.held_out = self.held_out(config, start) if self.val_every else []
         most = total if self.budget() is None else self.steps or AMPLE * total
@@ -123,11 +124,33 @@ class TrainingConfig(RunStageConfig):
         if spent and "steps" in parent:
             run.say(f"  {advice(count, spent + total * self.batch_tokens, spent)}")
 
-    def packer(self, config: "Config", start: Start, split: str) -> "Packer":
-        """Batches of the corpus; each training stage of a lineage walks in an order of its own."""
+    def prepare_examples(self, config: "Config", start: Start, run: Run, context: Context, total: int) -> None:
+        """Make ahead what the corpus keeps of the documents that the run reads; where it cannot, and that was not asked
+        for, they are made as they are needed."""
+        import torch
+
+        prepare = getattr(self.corpus_of(config, start, "train"), "prepare", None)
+        if prepare is None:
+            return
+        after, tokens = start.made * self.batch_tokens, (total - start.made) * self.batch_tokens
+        try:
+            prepare(after, tokens, processes=torch.get_num_threads(), stop=context.stop)
+        except RlxError as error:
+            if getattr(config.corpus, "cache", None):
+                raise
+            run.say(f"  {error}; examples are made as they are needed")
+        context.heed_stop()
+
+    def corpus_of(self, config: "Config", start: Start, split: str) -> "Corpus":
+        """The documents of a split; each training stage of a lineage walks in an order of its own."""
         assert config.corpus is not None
         task, key = self._task_and_key(config, start)
-        corpus = config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
+        return config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
+
+    def packer(self, config: "Config", start: Start, split: str) -> "Packer":
+        """Batches of the corpus."""
+        assert config.corpus is not None
+        corpus, (_, key) = self.corpus_of(config, start, split), self._task_and_key(config, start)
         rows = self.batch_tokens // self.row_tokens
         mixed = bool(config.corpus.names())
         return self._packer(corpus, start, rows, key=key if split == "train" else None, mixed=mixed)

@@ -151,6 +151,7 @@ class Countdown(Sized):
             config.held_out_targets,
         )
         self.trace = _format(config)
+        self.costly = config.trace in SEARCHES
 
     def example(self, split: Split, index: int) -> Example:
         """The example at `index`: same arguments, same example.

@@ -155,6 +155,7 @@ class Sudoku(Sized):
     """Puzzles of one setting, their solutions and their verifier."""
 
     bounded = True
+    costly = True
     baseline = "fills each cell with its smallest candidate"
 
     def __init__(self, config: SudokuConfig) -> None:

@@ -11,7 +11,10 @@ from rlx.types import Example, Split
 
 
 class Corpus(Protocol):
-    """An endless stream of documents."""
+    """An endless stream of documents.
+
+    One that keeps documents on the disk has `prepare`, as `corpus=task` does (`TaskCorpus.prepare`).
+    """
 
     size: int | None
     """Documents of one walk through all of them; None where there is no end of them."""
