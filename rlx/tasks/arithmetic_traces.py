@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from rlx.tasks.arithmetic_problems import Operation, Problem, Rules, apply, digits_of
@@ -66,10 +67,7 @@ class AnswerTrace:
         """Coupled positions of prompt, answer and end mark; None where there are none."""
         if self.has_steps or not self.full_width or self.rules.operation is Operation.modular:
             return None
-        ids: list[int] = []
-        for number in written(self.rules, problem):
-            ids += [*range(len(number) + 1, 1, -1), 1]  # digits by their place, and the sign after them
-        return (*ids, *range(2, 2 + self.rules.answer_width(problem)), 0)
+        return coupled(tuple(map(len, written(self.rules, problem))), self.rules.answer_width(problem))
 
     def parse(self, text: str) -> Parsed | None:
         found = self._whole.fullmatch(text)
@@ -284,6 +282,15 @@ def _product_lines(a: int, b: int) -> list[str]:
     return lines
 
 
+@lru_cache(maxsize=1024)
+def coupled(widths: tuple[int, ...], answer: int) -> tuple[int, ...]:
+    """Coupled positions of numbers and of an answer that are so wide, and of the end mark."""
+    ids: list[int] = []
+    for width in widths:
+        ids += [*range(width + 1, 1, -1), 1]  # digits by their place, and the sign after them
+    return (*ids, *range(2, 2 + answer), 0)
+
+
 def written(rules: Rules, problem: Problem, padded: bool = True) -> list[str]:
     """The numbers, most significant digit first; `padded`, as wide as the longest where digits stand in columns."""
     width = rules.number_width(problem) if padded else None
@@ -292,7 +299,7 @@ def written(rules: Rules, problem: Problem, padded: bool = True) -> list[str]:
 
 def expression(rules: Rules, problem: Problem, numbers: Sequence[str]) -> str:
     """`29+57`, `7*3+5%10`: the problem's signs between `numbers`."""
-    text = numbers[0] + "".join(sign + number for sign, number in zip(problem.signs, numbers[1:], strict=True))
+    text = numbers[0] + "".join([sign + number for sign, number in zip(problem.signs, numbers[1:], strict=True)])
     return f"{text}%{rules.modulus}" if rules.operation is Operation.modular else text
 
 

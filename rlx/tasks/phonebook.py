@@ -126,6 +126,8 @@ class Phonebook(Sized):
         """Characters of the longest text that is read."""
         if not self.read:
             self._sizes[Split.train] = config.pairs
+            self._first = self._pair(Split.train, 0, 0)[1]
+            """Number of the first pair, of the seed 0."""
 
     def example(self, split: Split, index: int) -> Example:
         """The example at `index`: same arguments, same example.
@@ -202,7 +204,7 @@ class Phonebook(Sized):
             id=f"phonebook/{name}/{number}",
             prompt=f"{name}:",
             solution=number,
-            truth=(number, self._pair(Split.train, 0, 0)[1]),
+            truth=(number, self._first),
         )
 
     def _pair(self, split: Split, seed: int, index: int) -> tuple[str, str]:
