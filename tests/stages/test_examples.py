@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlx.data.blocks import _Maker
+from rlx.data.corpora.task import TaskCorpus
 from rlx.errors import RunError
 from rlx.signals import stop
 from rlx.tasks.countdown import Countdown
@@ -105,3 +106,12 @@ def test_killed_and_resumed_with_kept_examples(door, unbroken, monkeypatch):
     done = door(*FEW, "corpus.cache=true")
     assert done.code == 0, done.err
     assert differences(place(done.out), unbroken) == []
+
+
+def test_a_continued_run_prepares_what_is_left(door, monkeypatch):
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(TaskCorpus, "prepare", lambda _, after, tokens, **more: seen.append((after, tokens)))
+    first = place(door(*PRETRAIN, "stage.steps=4").out)
+    done = door(*PRETRAIN, "stage.steps=10", f"init_from={first}", "init.state=all")
+    assert done.code == 0, done.err
+    assert seen == [(0, 4 * 256), (4 * 256, 6 * 256)]
