@@ -68,6 +68,7 @@ def test_a_stop_while_examples_are_made_is_heeded(door, unbroken, cache, monkeyp
         patch.setattr("rlx.data.blocks.LOOK_S", 0.001)
         done = door(*FEW, "corpus.cache=true")
     assert done.code == 75, done.err
+    assert not [*place(done.out).glob("checkpoints/*")], "no step was made"
     assert not [path for path in cache.glob("examples/*/*") if path.name.startswith(".")]
     done = door(*FEW, "corpus.cache=true")
     assert done.code == 0 and status(place(done.out))["state"] == "finished"
