@@ -129,7 +129,10 @@ class TrainingConfig(RunStageConfig):
         for, they are made as they are needed."""
         import torch
 
-        prepare = getattr(self.corpus_of(config, start, "train"), "prepare", None)
+        assert config.corpus is not None
+        task, key = self._task_and_key(config, start)
+        corpus = config.corpus.build(task, start.tokenizer, split=Split.train, whole=self.whole, key=key)
+        prepare = getattr(corpus, "prepare", None)
         if prepare is None:
             return
         after, tokens = start.made * self.batch_tokens, (total - start.made) * self.batch_tokens
@@ -141,16 +144,11 @@ class TrainingConfig(RunStageConfig):
             run.say(f"  {error}; examples are made as they are needed")
         context.heed_stop()
 
-    def corpus_of(self, config: "Config", start: Start, split: str) -> "Corpus":
-        """The documents of a split; each training stage of a lineage walks in an order of its own."""
+    def packer(self, config: "Config", start: Start, split: str) -> "Packer":
+        """Batches of the corpus; each training stage of a lineage walks in an order of its own."""
         assert config.corpus is not None
         task, key = self._task_and_key(config, start)
-        return config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
-
-    def packer(self, config: "Config", start: Start, split: str) -> "Packer":
-        """Batches of the corpus."""
-        assert config.corpus is not None
-        corpus, (_, key) = self.corpus_of(config, start, split), self._task_and_key(config, start)
+        corpus = config.corpus.build(task, start.tokenizer, split=Split(split), whole=self.whole, key=key)
         rows = self.batch_tokens // self.row_tokens
         mixed = bool(config.corpus.names())
         return self._packer(corpus, start, rows, key=key if split == "train" else None, mixed=mixed)

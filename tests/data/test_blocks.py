@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Inner
 
 from rlx.data import blocks as module
 from rlx.data.blocks import Blocks
+from rlx.data.corpora.mixture import MixtureConfig
 from rlx.data.corpora.task import TaskCorpus, TaskCorpusConfig
 from rlx.data.documents import document_of
 from rlx.data.order import BLOCK, Order
@@ -297,3 +298,27 @@ def test_the_processes_import_no_torch() -> None:
 def test_a_negative_limit_is_refused() -> None:
     with pytest.raises(ConfigError, match="cache_gib=-1"):
         TaskCorpusConfig(cache_gib=-1)
+
+
+def test_sources_of_a_mixture_are_made_ahead_by_their_tokens(
+    cache: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of the tokens are boards', all of whose 70 are read many times; a copy is made as it is needed."""
+    seen: dict[str, tuple[int, int]] = {}
+    made = TaskCorpus.prepare
+
+    def prepare(corpus: TaskCorpus, after: int, tokens: int, **more: Any) -> None:
+        seen[type(corpus.task).__name__] = after, tokens
+        made(corpus, after, tokens, **more)
+
+    monkeypatch.setattr(TaskCorpus, "prepare", prepare)
+    boards = {"task": "sudoku", "settings": {"train_examples": 70}, "weight": 1}
+    sources: Any = {"boards": boards, "copies": {"task": "copy", "weight": 3}}
+    mixture = MixtureConfig(sources=sources).build(None, tokenizer, split=Split.train, whole=True, key=KEY)
+    before = [mixture.document(position) for position in range(100)]
+    mixture.prepare(10**6, 4 * 10**6, processes=1, stop=lambda: False)
+    assert kept(cache) == ["train-0"]
+    assert seen["Sudoku"] == pytest.approx((250_000, 10**6), rel=0.3)
+    assert seen["Copy"] == pytest.approx((750_000, 3 * 10**6), rel=0.3)
+    again = MixtureConfig(sources=sources).build(None, tokenizer, split=Split.train, whole=True, key=KEY)
+    assert [again.document(position) for position in range(100)] == before

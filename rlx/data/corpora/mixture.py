@@ -13,7 +13,7 @@
    of its own, as it would alone. The order in which sources are written counts for nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from heapq import heapify, heappop, heapreplace
 from statistics import fmean
@@ -282,6 +282,16 @@ class Mixture:
         source, place = self.mixing[position]
         found = self.corpora[source].document(place)
         return Document(found.ids, found.given, found.places, source)
+
+    def prepare(self, after: int, tokens: int, *, processes: int, stop: Callable[[], bool]) -> None:
+        """Make ahead what the walk reads of each source that keeps documents, as `TaskCorpus.prepare`."""
+        first = [self.document(position) for position in range(MEASURED)]
+        total = sum(len(document.ids) for document in first)
+        for source, corpus in enumerate(self.corpora):
+            prepare = getattr(corpus, "prepare", None)
+            if prepare is not None and not stop():
+                size = sum(len(document.ids) for document in first if document.source == source)
+                prepare(after * size // total, tokens * size // total, processes=processes, stop=stop)
 
     def example(self, position: int) -> Example | None:
         source, place = self.mixing[position]
