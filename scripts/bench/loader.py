@@ -4,7 +4,7 @@ python scripts/bench/loader.py [tokenizer option, default char] [beginning of a 
 
 A repeat reads examples that no other has. Rows are as long as the task's documents need, a step about `BATCH_TOKENS`.
 Tokens are counted without padding. What is made block by block is read block by block: a repeat ends after `TOKENS`
-tokens at the earliest, and after `SECONDS` at the latest.
+tokens at the earliest, and after `SECONDS` at the latest. A second table has tasks whose examples are kept on the disk.
 """
 
 import sys
@@ -13,12 +13,16 @@ from dataclasses import fields
 from enum import Enum
 from itertools import product
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import _results
 
 from rlx.data.corpora.task import TaskCorpusConfig
+from rlx.data.order import BLOCK
 from rlx.data.packing import ROOM, Packer
+from rlx.data.stored import CACHE
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.options import discover
 from rlx.tasks.base import Task
@@ -30,6 +34,13 @@ TOKENS = 250_000
 SECONDS = 1.5
 SIZED = 64
 """Documents that say how long rows are."""
+KEPT = (
+    "sudoku trace=solver",
+    "sudoku trace=search",
+    "countdown trace=dfs solution=first heuristic=sum",
+    "countdown trace=bfs solution=first heuristic=sum",
+)
+"""Tasks that are slow to make, whose documents are kept on the disk."""
 
 
 def variants() -> dict[str, Any]:
@@ -62,6 +73,25 @@ def measured(packer: Packer) -> tuple[float, int, int]:
     return time.process_time() - began, tokens, batches
 
 
+def kept_rates(label: str, config: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A block of examples: tokens per CPU second as they are made and as they are read, and seconds by the clock in
+    which one process starts and makes the block."""
+    config.train_examples = BLOCK
+    found: dict[str, Any] = {"task": label}
+    with TemporaryDirectory() as folder, patch.dict("os.environ", {CACHE: folder}):
+        for name, cache in (("made tokens/s", False), ("kept tokens/s", True)):
+            corpus = TaskCorpusConfig(cache=cache).build(
+                config.build(), tokenizer, split=Split.train, whole=True, key=("kept",)
+            )
+            began = time.perf_counter()
+            corpus.prepare(0, 10**12, processes=1, stop=lambda: False)
+            found["s/block"] = time.perf_counter() - began
+            began = time.process_time()
+            tokens = sum(len(corpus.document(position).ids) for position in range(BLOCK))
+            found[name] = tokens / (time.process_time() - began)
+    return {**found, "tokens/block": tokens}
+
+
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "char"
     wanted = sys.argv[2] if len(sys.argv) > 2 else ""
@@ -74,7 +104,7 @@ def main() -> None:
         packer_of(task, tokenizer, label, "first").next()
         packers = [packer_of(task, tokenizer, label, repeat) for repeat in range(REPEATS)]
         found = [measured(packer) for packer in packers]
-        cells = sum(batches for _, _, batches in found) * packers[0].rows * packers[0].length
+        cells = sum(batches * each.rows * each.length for (_, _, batches), each in zip(found, packers, strict=True))
         rows.append(
             {
                 "task": label,
@@ -87,7 +117,10 @@ def main() -> None:
         print(f"{label}: {rows[-1]['real tokens/s']:,.0f}", file=sys.stderr)
     rows.sort(key=lambda row: row["real tokens/s"])
     print(_results.table(rows))
-    _results.append("loader", rows, tokenizer=name, batch_tokens=BATCH_TOKENS, tokens=TOKENS, repeats=REPEATS)
+    kept = [kept_rates(label, variants()[label], tokenizer) for label in KEPT if label.startswith(wanted)]
+    print(_results.table(kept))
+    settings = {"tokenizer": name, "batch_tokens": BATCH_TOKENS, "tokens": TOKENS, "repeats": REPEATS}
+    _results.append("loader", rows, kept=kept, **settings)
 
 
 if __name__ == "__main__":
