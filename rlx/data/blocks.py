@@ -265,7 +265,8 @@ def _code() -> str:
     """A digest of the files that examples, their texts and their tokens come from."""
     home = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    for path in [*sorted((home / "tasks").glob("*.py")), home / "data/documents.py", home / "data/tokenizers/base.py"]:
+    folders = (home / "tasks", home / "data/tokenizers")
+    for path in [home / "data/documents.py", *(path for folder in folders for path in sorted(folder.glob("*.py")))]:
         digest.update(f"{path.name}\0{fingerprint(str(path))}\n".encode())
     return digest.hexdigest()
 

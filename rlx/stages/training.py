@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import ConfigError, RlxError, UnknownTextError
 from rlx.options import recorded
 from rlx.runs.identity import RunName
 from rlx.runs.references import parse_reference
@@ -138,6 +138,8 @@ class TrainingConfig(RunStageConfig):
         after, tokens = start.made * self.batch_tokens, (total - start.made) * self.batch_tokens
         try:
             prepare(after, tokens, processes=torch.get_num_threads(), stop=context.stop)
+        except UnknownTextError:
+            raise
         except RlxError as error:
             if getattr(config.corpus, "cache", None):
                 raise

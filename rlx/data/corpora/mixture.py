@@ -265,6 +265,13 @@ class Named:
         with text_of(self.name):
             return self.corpus.document(position)
 
+    def prepare(self, after: int, tokens: int, *, processes: int, stop: Callable[[], bool]) -> None:
+        """As the stream's own, where it has one (`TaskCorpus.prepare`)."""
+        own = getattr(self.corpus, "prepare", None)
+        if own is not None and not stop():
+            with text_of(self.name):
+                own(after, tokens, processes=processes, stop=stop)
+
     def example(self, position: int) -> Example | None:
         return self.corpus.example(position)
 
@@ -273,7 +280,7 @@ class Mixture:
     """Documents of several streams, each marked by the number of its source."""
 
     def __init__(
-        self, corpora: Sequence[Corpus], rates: list[float], size: int | None, *, key: tuple[object, ...]
+        self, corpora: Sequence[Named], rates: list[float], size: int | None, *, key: tuple[object, ...]
     ) -> None:
         self.corpora, self.size = corpora, size
         self.mixing = Mixing(rates, *key)
@@ -288,10 +295,8 @@ class Mixture:
         first = [self.document(position) for position in range(MEASURED)]
         total = sum(len(document.ids) for document in first)
         for source, corpus in enumerate(self.corpora):
-            prepare = getattr(corpus, "prepare", None)
-            if prepare is not None and not stop():
-                size = sum(len(document.ids) for document in first if document.source == source)
-                prepare(after * size // total, tokens * size // total, processes=processes, stop=stop)
+            size = sum(len(document.ids) for document in first if document.source == source)
+            corpus.prepare(after * size // total, tokens * size // total, processes=processes, stop=stop)
 
     def example(self, position: int) -> Example | None:
         source, place = self.mixing[position]
