@@ -60,6 +60,16 @@ def test_any_position_can_be_asked_for_first() -> None:
     assert far[last] == near[last] and far[5] == near[5] and far[BLOCK + 1] == near[BLOCK + 1]
 
 
+@pytest.mark.parametrize("size", [7, 208, BLOCK, 1500, 5000])
+def test_shares_come_out_at_the_end_of_a_walk(size: int) -> None:
+    """Within one of each rate, and a few of the walk's last positions that fill no block."""
+    mixing = Mixing([0.6, 0.4], 3, size=size)
+    first = sum(mixing[position][0] == 0 for position in range(size))
+    left = size % mixing.block
+    assert mixing.block > size / 2 or mixing.block > BLOCK / 2
+    assert abs(first - 0.6 * size) < 2 + left
+
+
 def test_sources_are_shuffled_and_the_key_says_how() -> None:
     first, same, other = (walked([0.5, 0.5], BLOCK, key) for key in (0, 0, 1))
     assert first == same != other

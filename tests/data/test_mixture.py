@@ -159,6 +159,24 @@ def test_what_is_wrong_is_one_line(sources: dict[str, Any], says: str) -> None:
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+def test_text_is_a_source_like_others(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Its fields are settings; a walk through it is as long as it has documents."""
+    for name in ("one.md", "two.md", "three.txt"):
+        (tmp_path / name).write_text("".join(f"{name} line {number}.\n" for number in range(400)))
+    text = {"path": str(tmp_path), "settings": {"pattern": "*.md", "held_out": 4, "max_tokens": 50}, "repeats": 2}
+    config = MixtureConfig(sources={"a": bounded("copy", 40, 1), "b": text})
+    config.check(None)
+    found = config.build(None, tokenizer, split=Split.train, whole=True, key=())
+    texts = [tokenizer.decode(found.document(n).ids) for n in range(found.size) if found.document(n).source == 1]
+    assert found.size - 40 == pytest.approx(len(texts), abs=2) and len(texts) > 100
+    assert set(Counter(texts).values()) <= {1, 2, 3} and not any("three" in text for text in texts)
+    assert {part.name for part in config.validation(None, tokenizer, whole=True, key=())} == {"a", "b"}
+    with pytest.raises(ConfigError, match=r"corpus\.sources\.b: .*none is not there"):
+        MixtureConfig(sources={"b": {**text, "path": str(tmp_path / "none")}}).check(None)
+    with pytest.raises(ConfigError, match=r"sources\.b: corpus=text has no patern; did you mean pattern"):
+        MixtureConfig(sources={"b": {**text, "settings": {"patern": "*"}}})
+
+
 def test_problems_without_end_cannot_be_repeated() -> None:
     task = OWN.build()
     with pytest.raises(ConfigError, match=r"repeats: 2 of a task whose .*its settings: \{train_examples"):

@@ -283,7 +283,7 @@ class Mixture:
         self, corpora: Sequence[Named], rates: list[float], size: int | None, *, key: tuple[object, ...]
     ) -> None:
         self.corpora, self.size = corpora, size
-        self.mixing = Mixing(rates, *key)
+        self.mixing = Mixing(rates, *key, size=size)
 
     def document(self, position: int) -> Document:
         source, place = self.mixing[position]
