@@ -98,7 +98,7 @@ def recorded(default: Any) -> Any:
     return field(default=default, metadata={"identity": False})
 
 
-def content(*files: str) -> Any:
+def content(*files: str, texts: bool = False) -> Any:
     """A config field (str | None, None unless given) that names a file, a folder or a data set as `rlx.rows` reads
     them: it enters the run's hash by what it holds, so that a moved file keeps the run's place and a changed one makes
     a new place. config.yaml has it as written, and a relative path begins where the command is typed.
@@ -106,8 +106,9 @@ def content(*files: str) -> Any:
     Args:
         files: of a source of texts, names of the config's fields that choose its files, as `rlx.rows.Files` has them;
             by these alone they enter.
+        texts: it is a source of texts, none of whose files are chosen.
     """
-    return field(default=None, metadata={"identity": "content", "files": files})
+    return field(default=None, metadata={"identity": "content", "files": files, "texts": texts or bool(files)})
 
 
 class StandsFor(Protocol):

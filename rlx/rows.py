@@ -112,7 +112,8 @@ def fingerprint(source: str, files: Files | None = None) -> str:
     """What a source is, wherever it lies: a digest of the file, of a folder's files and their names, or the hub's name
     as written (a hub cannot be asked everywhere).
 
-    Names that begin with a dot do not count; with `files`, only those that are read do. A file is read again in this
+    Names that begin with a dot do not count. With `files` only those that are read do, and what they are read as: which
+    split a file is of, and of a file alone whether it is rows or a text. A file is read again in this
     process when its size or time changed.
 
     Raises:
@@ -123,12 +124,21 @@ def fingerprint(source: str, files: Files | None = None) -> str:
     path = _existing(source)
     _check_folder(source, path, files)
     if path.is_file():
-        return _digest(path)
+        return _digest(path) if files is None else f"{_kind(path)} {_digest(path)}"
     whole = hashlib.sha256()
-    counted = _walk(path) if files is None or _is_saved(path) else chain(*_files(path, source, files).values())
-    for file in counted:
-        whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+    parts = {"": _walk(path)} if files is None or _is_saved(path) else _files(path, source, files)
+    for split, paths in parts.items():
+        if split:
+            whole.update(f"split {split}\n".encode())
+        for file in paths:
+            whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
     return whole.hexdigest()
+
+
+def _kind(path: Path) -> str:
+    """What a file is read as, where texts are asked for."""
+    name = path.name.removesuffix(".gz")
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), TEXT)
 
 
 def _digest(path: Path) -> str:
@@ -263,6 +273,8 @@ def _of_file(path: Path, texts: bool, spoilt: Callable[[Path], None] | None) -> 
 def _of_text(path: Path, reader: Any, spoilt: Callable[[Path], None] | None = None) -> Iterator[dict[str, Any]]:
     """Rows of a file of characters; what the file system and the encoding have against it, in a line."""
     try:
+        if spoilt is not None and _is_long(path) and _line_of(path) != "?":
+            return spoilt(path)  # else its beginning would be there already
         with _opened(path, None if reader is _of_plain else "") as file:
             yield from reader(path, file)
     except UnicodeDecodeError as error:
@@ -273,6 +285,11 @@ def _of_text(path: Path, reader: Any, spoilt: Callable[[Path], None] | None = No
         raise ConfigError(f"{path} is damaged: {error}; expected a whole gzip file") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _is_long(path: Path) -> bool:
+    """True for a file that is perhaps not read at once."""
+    return path.name.endswith(".gz") or path.stat().st_size > MAX_TEXT
 
 
 def _opened(path: Path, newline: str | None) -> TextIO:
@@ -323,6 +340,7 @@ def _of_json(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
 
 
 def _of_csv(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(MAX_LINE)
     reader = csv.reader(_lines(path, file), strict=True)
     try:
         names = next((row for row in reader if row), [])

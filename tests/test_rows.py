@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -321,3 +322,33 @@ def test_a_fingerprint_of_texts_is_of_the_files_that_are_read(tmp_path):
     assert fingerprint(source, Files(None, ("site",))) == some
     assert fingerprint(source, Files()) != whole and fingerprint(source, Files("*.md")) != md
     assert fingerprint(source, Files("b.md")) == md, "by which pattern they are found is nothing of theirs"
+
+
+def test_a_fingerprint_of_texts_says_what_files_are_read_as(tmp_path: Path) -> None:
+    """The same bytes as rows and as a text are two sources, and so are files by splits and all as one."""
+    for name in ("a.jsonl", "a.txt", "b.md"):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    rows_, text, other = (fingerprint(str(tmp_path / name), Files()) for name in ("a.jsonl", "a.txt", "b.md"))
+    assert rows_ != text == other and fingerprint(str(tmp_path / "a.jsonl")) == fingerprint(str(tmp_path / "a.txt"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("train.txt", "val.txt"):
+        (folder / name).write_text(name)
+    assert fingerprint(str(folder), Files()) != fingerprint(str(folder), Files("*.txt"))
+
+
+def test_a_text_with_a_bad_end_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of it would be read before its bad byte is reached."""
+    monkeypatch.setattr("rlx.rows.MAX_TEXT", 100)
+    (tmp_path / "good.txt").write_text("good\n" * 100)
+    (tmp_path / "late.txt").write_bytes(b"fine\n" * 10_000 + b"\xff\n")
+    (tmp_path / "late.txt.gz").write_bytes(gzip.compress(b"fine\n" * 10_000 + b"\xff\n"))
+    spoilt: list[Path] = []
+    found = "".join(row["text"] for row in rows(str(tmp_path), files=Files(), spoilt=spoilt.append))
+    assert found == "good\n" * 100
+    assert [path.name for path in spoilt] == ["late.txt", "late.txt.gz"]
+
+
+def test_values_of_csv_may_be_long(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
+    assert [len(row["text"]) for row in rows(str(tmp_path / "a.csv"))] == [200_000]

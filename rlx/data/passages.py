@@ -7,7 +7,7 @@
    many characters, at line ends. Blocks of one side that follow each other stay one passage; only what ends with its
    text has an end mark.
 3. A text of more than `LONGEST` characters is several texts, cut at line ends. Blank ones do not count.
-4. Text files that are not UTF-8 are left out, and it is said which.
+4. Text files of a folder that are not UTF-8 are left out, and it is said which; one that is named itself is an error.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -130,16 +130,19 @@ class Source:
         division = Division(parts, frozenset(missing), self.share, few, {})
         units = self._texts(train)
         keys: set[int] = set()
+        some = False
         for unit in (block for text in units for block in cut(text, BLOCK)) if few else units:
-            side = division.side(unit)
+            some, side = True, division.side(unit)
             missing.discard(side)
             if side is Split.train:
                 keys.add(_key(unit))
             if not missing and keys:
                 return division
-        if not keys:
-            raise ConfigError(f"{self.path} has no text that can be trained on: all are blank, or there is none")
-        if Split.val in missing and len(keys) == 1:
+        if not some:
+            raise ConfigError(
+                f"{self.path} has no text that can be trained on: all are blank or not UTF-8, or there is none"
+            )
+        if not keys or (Split.val in missing and len(keys) == 1):
             what = f"blocks of {BLOCK} characters" if few else "texts"
             raise ConfigError(
                 f"{self.path} is too short to hold some of it out: it has no two different {what}; give more text"
@@ -152,18 +155,24 @@ class Source:
         return Division(parts, division.drawn, self.share, few, named)
 
     def _texts(self, part: str | None, spoilt: Callable[[Path], None] | None = None) -> Iterator[str]:
-        for row in rows(self.path, split=part, files=self.files, spoilt=spoilt or (lambda path: None)):
-            whole = self._text_of(row)
+        leaves_out = None if Path(self.path).expanduser().is_file() else spoilt or (lambda path: None)
+        found = rows(self.path, split=part, files=self.files, spoilt=leaves_out)
+        for number, row in enumerate(found, start=1):
+            whole = self._text_of(row, number)
             for line in whole.split("\n") if self.lines else (whole,):
                 yield from (text for text in cut(line, LONGEST) if text.strip())
 
-    def _text_of(self, row: Mapping[str, Any]) -> str:
+    def _text_of(self, row: Mapping[str, Any], number: int) -> str:
         if self.column not in row:
             there = ", ".join(row) or "none"
-            raise ConfigError(f"{self.path} has no column {self.column!r}; corpus.column= names one of {there}")
+            raise ConfigError(
+                f"{self.path} has no column {self.column!r} in row {number}; corpus.column= names one of {there}"
+            )
         text = row[self.column]
         if text is not None and not isinstance(text, str):
-            raise ConfigError(f"{self.path}: column {self.column!r} holds {type(text).__name__}; expected text")
+            raise ConfigError(
+                f"{self.path}: row {number}: column {self.column!r} holds {type(text).__name__}; expected text"
+            )
         text = text or ""
         return text if text.isascii() else text.encode(errors="replace").decode()  # half a surrogate is no character
 

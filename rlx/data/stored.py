@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import mkdtemp
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,8 @@ def stored(folder: Path, documents: Iterable[Document], *, vocab_size: int) -> S
     half = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        half = folder.with_name(f".{folder.name}.{uuid4().hex}")
+        half.mkdir()
         _write(half, documents, f"u{8 * token_bytes(vocab_size)}")
         try:
             half.rename(folder)

@@ -75,7 +75,7 @@ def changed(config: Any, against: type) -> dict[str, Any]:
 def _content(config: Any, f: Any) -> str:
     """What the files hold that a field of `content()` names."""
     chosen = [getattr(config, name) for name in f.metadata.get("files", ())]
-    return fingerprint(getattr(config, f.name), Files(*chosen) if chosen else None)
+    return fingerprint(getattr(config, f.name), Files(*chosen) if f.metadata.get("texts") else None)
 
 
 def _seen(value: Any) -> Any:

@@ -82,6 +82,8 @@ class DataConfig(StageConfig):
         from rlx.data.shown import show
 
         assert config.corpus is not None and config.tokenizer is not None
+        if config.init_from is not None:
+            raise ConfigError("stage=data reads no model, nor its tokenizer; leave init_from out")
         target = new_folder(self.to, "data") if self.to is not None else None
         task = config.task.build() if config.task is not None else None
         config.corpus.check(task)

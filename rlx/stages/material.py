@@ -28,10 +28,15 @@ def material_of(config: "Config") -> Material:
             return iter(())
         return (corpus or TaskCorpusConfig()).texts(task)
 
+    def all_texts() -> Iterator[str]:
+        task = config.task.build() if config.task is not None else None
+        own = [] if task is None or isinstance(corpus, TaskCorpusConfig) else [TaskCorpusConfig().all_texts(task)]
+        return chain(*own, corpus.all_texts(task) if corpus is not None else ())
+
     def identity() -> str:
         return digest([None if part is None else described(part) for part in (config.task, corpus)])
 
-    return Material(words=words, texts=texts, identity=identity)
+    return Material(words=words, texts=texts, all_texts=all_texts, identity=identity)
 
 
 def source_of(config: "Config") -> str:

@@ -16,6 +16,7 @@ from rlx.data.stored import cache_folder
 from rlx.data.tokenizers.base import SPECIALS, Material, Tokenizer
 from rlx.data.tokenizers.bpe import BpeConfig
 from rlx.errors import ConfigError, RunError, UnknownTextError
+from rlx.runs.identity import described
 from tests.conftest import environment
 
 WORDS = ["the", "apples", " then", " 25", "7", "\n", "x = ", "bought ", "three ", "é", "ing "]
@@ -227,7 +228,8 @@ def test_no_text_is_one_line(tmp_path: Path) -> None:
 
 
 def test_settings_that_make_no_sense_are_one_line() -> None:
-    for settings, message in (({"vocab_size": 271}, "at least 272"), ({"sample_characters": 0}, "at least 1")):
+    wrong = ({"vocab_size": 271}, "at least 272"), ({"vocab_size": 10**20}, "at most"), ({"sample_characters": 0}, "1")
+    for settings, message in wrong:
         with pytest.raises(ConfigError, match=message):
             of(**settings)
 
@@ -244,3 +246,13 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("RLX_CACHE", str(tmp_path / "file"))
     with pytest.raises(RunError, match=r"cannot be written.*RLX_CACHE"):
         of().build(material())
+
+
+def test_it_is_learnt_from_a_text(tmp_path: Path, cache: Path) -> None:
+    """What the file is read as counts: the same bytes are rows where the name says so."""
+    for name in ("a.txt", "a.jsonl"):
+        (tmp_path / name).write_text('{"text": "pears and pears"}\n' * 3)
+    text, rows = (of(path=str(tmp_path / name)).build() for name in ("a.txt", "a.jsonl"))
+    assert len(text.encode('{"')) == 1 < len(rows.encode('{"'))
+    seen = [described(of(path=str(tmp_path / name))) for name in ("a.txt", "a.jsonl")]
+    assert seen[0] != seen[1]

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 from tokenizers import Regex
 
-from rlx.data.tokenizers import extension
+from rlx.data.corpora.mixture import MixtureConfig
+from rlx.data.corpora.task import TaskCorpusConfig
 from rlx.data.tokenizers.base import Material, Tokenizer
 from rlx.data.tokenizers.bpe import BpeConfig
 from rlx.data.tokenizers.char import CHARACTERS, CharConfig
 from rlx.data.tokenizers.extension import cut_anew, extended, missing
 from rlx.data.tokenizers.word import WordConfig
 from rlx.errors import ConfigError
+from rlx.tasks.copy import CopyConfig
+from rlx.types import Split
 from tests.models.foreign import a_tokenizer
 
 
@@ -22,7 +25,9 @@ def of(*words: str) -> Tokenizer:
 
 
 def reading(*texts: str, words: tuple[str, ...] = ()) -> Material:
-    return Material(words=lambda: words, texts=lambda: iter(texts), identity=lambda: repr(texts))
+    return Material(
+        words=lambda: words, texts=lambda: iter(texts), all_texts=lambda: iter(texts), identity=lambda: repr(texts)
+    )
 
 
 def vocabulary(tokenizer: Tokenizer) -> list[str]:
@@ -94,17 +99,28 @@ def test_new_ids_come_after_rows_that_no_token_has() -> None:
     assert found.decode([127, 128]) == "é"
 
 
-def test_reading_ends_where_texts_without_end_bring_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extension, "QUIET", 100)
-    read = []
-
+def test_what_comes_late_and_what_is_held_out_are_found() -> None:
     def texts():
-        for number in itertools.count():
-            read.append(number)
-            yield "é" if number == 30 else "abc"
+        yield from itertools.repeat("abc" * 1000, 1000)
+        yield "é"
 
-    assert missing(CharConfig().build(), Material(texts=texts)) == ["é"]
-    assert len(read) == 31 + -(-100 // 3)
+    assert missing(CharConfig().build(), Material(all_texts=texts)) == ["é"]
+
+
+def test_all_texts_are_those_of_all_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of files everything, of a task without end some of each split, of a mixture those of its sources."""
+    (tmp_path / "a.txt").write_text("".join(f"{chr(0x4E00 + number)} line\n" for number in range(400)))
+    text = {"path": str(tmp_path / "a.txt"), "settings": {"lines": True}, "weight": 1}
+    config = MixtureConfig(sources={"a": {"task": "copy", "weight": 1}, "b": text})
+    found = list(config.all_texts(None))
+    assert {chr(0x4E00 + number) for number in range(400)} <= set("".join(found))
+    assert len(found) == 400 + 3 * 256
+    monkeypatch.setattr("rlx.data.corpora.task.MANY", 30)
+    bounded = CopyConfig(train_examples=50, val_examples=10, test_examples=20).build()
+    texts = list(TaskCorpusConfig().all_texts(bounded))
+    assert len(texts) == 30 + 10 + 20
+    example = bounded.example(Split.test, 19)
+    assert texts[-1] == example.prompt + example.solution
 
 
 def test_half_of_a_surrogate_pair_is_no_token() -> None:

@@ -12,7 +12,7 @@ from rlx.data.corpora.mixture import MixtureConfig, SourceConfig
 from rlx.data.corpora.task import TaskCorpusConfig
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.data.tokenizers.char import CharConfig
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RunError
 from rlx.runs.identity import described
 from rlx.tasks.copy import CopyConfig
 from rlx.tasks.countdown import CountdownConfig
@@ -140,7 +140,9 @@ def test_words_and_texts_are_those_of_all_sources() -> None:
         ({"a b": {"weight": 1}}, "'a b' stands in metrics"),
         ({"a": {"wieght": 1}}, "did you mean weight"),
         ({"a": {"weight": "x"}}, "weight='x' is not float"),
-        ({"a": {"weight": 0}}, "weight must be above 0, got 0"),
+        ({"a": {"weight": 0}}, "weight must be a number above 0, got 0"),
+        ({"a": {"weight": float("inf")}}, "weight must be a number above 0, got inf"),
+        ({"a": {"task": "copy", "settings": {1: 2}, "weight": 1}}, "task=copy has no 1"),
         ({"a": {}}, "expected weight or repeats, none is given"),
         ({"a": {"weight": 1, "repeats": 1}}, "both are given"),
         ({"a": {"weight": 1}, "b": {"task": "copy", "repeats": 1}}, "all the one or the other"),
@@ -215,3 +217,28 @@ def test_sources_are_what_config_yaml_says() -> None:
     config = MixtureConfig(sources={"a": {"task": "copy", "weight": 1}})
     assert config.sources["a"] == SourceConfig(task="copy", weight=1.0)
     assert MixtureConfig(sources=config.sources) == config
+
+
+def test_a_source_without_held_out_texts_has_none_there(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Of two texts one is trained on and one is val; nothing is left for test."""
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps({"text": text * 3000}) + "\n" for text in "ab"))
+    two = {"path": str(tmp_path / "two.jsonl"), "settings": {"max_tokens": 99}}
+    for share in ("weight", "repeats"):
+        alone = MixtureConfig(sources={"a": {**two, share: 1}})
+        assert alone.build(None, tokenizer, split=Split.test, whole=True, key=()).size == 0
+        sources = {"a": {**two, share: 1}, "b": {"task": "copy", "settings": {"train_examples": 50}, share: 1}}
+        sources["z"] = dict(sources["a"])
+        found = MixtureConfig(sources=sources).build(None, tokenizer, split=Split.test, whole=True, key=())
+        assert found.size and {found.document(position).source for position in range(found.size)} == {1}
+
+
+def test_what_is_wrong_inside_a_source_names_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("caf\u00e9\n" * 2000)
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*["some text"] * 300, 3]))
+    for name, error, says in (
+        ("a.txt", RunError, "corpus.sources.n"),
+        ("b.jsonl", ConfigError, "sources.n: .*row 301"),
+    ):
+        config = MixtureConfig(sources={"n": {"path": str(tmp_path / name), "weight": 1}})
+        with pytest.raises(error, match=says):
+            config.build(None, tokenizer, split=Split.train, whole=True, key=())

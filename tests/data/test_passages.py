@@ -123,9 +123,9 @@ def test_columns(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"id": n, "body": text_of(n) if n else None}) + "\n" for n in range(400)))
     found = [text for split in Split for text in texts(at(path, column="body"), split)]
     assert sorted(found) == sorted(text_of(n) for n in range(1, 400)), "null is no text"
-    with pytest.raises(ConfigError, match=r"has no column 'text'; corpus\.column= names one of id, body"):
+    with pytest.raises(ConfigError, match=r"has no column 'text' in row 1; corpus\.column= names one of id, body"):
         next(at(path).passages(Split.train))
-    with pytest.raises(ConfigError, match="column 'id' holds int; expected text"):
+    with pytest.raises(ConfigError, match="row 1: column 'id' holds int; expected text"):
         next(at(path, column="id").passages(Split.train))
 
 
@@ -189,3 +189,25 @@ def test_cut(text: str, size: int) -> None:
     assert all(size <= len(part) <= 2 * size for part in parts[:-1])
     for part in parts[:-1]:
         assert part[-1] == "\n" or ("\n" not in part[size:] and (part[-1] == " " or " " not in part[size:]))
+
+
+def test_a_file_that_is_named_and_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"a line\n" * 3000 + b"\xff\n")
+    with pytest.raises(ConfigError, match=r"bad\.txt:3001: expected UTF-8 text"):
+        list(at(path).passages(Split.train))
+    (tmp_path / "folder").mkdir()
+    path.rename(tmp_path / "folder" / "bad.txt")
+    with pytest.raises(ConfigError, match="all are blank or not UTF-8"):
+        list(at(tmp_path / "folder").passages(Split.train))
+
+
+def test_a_text_whose_only_block_is_drawn_is_too_short(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    said = set()
+    for number in range(200):
+        path.write_text(f"line {number}\n")
+        with pytest.raises(ConfigError) as error:
+            list(at(path).passages(Split.train))
+        said.add("too short to hold some of it out" in str(error.value))
+    assert said == {True}

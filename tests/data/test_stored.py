@@ -1,5 +1,6 @@
 """Stores of documents: what comes back, whole or not at all."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def test_more_than_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rlx.data.stored.FLUSH", 3)
     found = stored(tmp_path / "a", DOCUMENTS, vocab_size=60_001)
     assert [found[n] for n in range(3)] == DOCUMENTS
+
+
+def test_others_may_read_it(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        stored(tmp_path / "a", DOCUMENTS, vocab_size=60_001)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
 
 
 def test_it_is_made_once(tmp_path: Path) -> None:

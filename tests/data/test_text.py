@@ -237,9 +237,9 @@ def test_wrong_settings_are_one_line(bpe: Tokenizer, cache: Path, tmp_path: Path
     (tmp_path / "train.txt").write_text("a")
     (tmp_path / "val.txt").write_text(" \n")
     config = TextCorpusConfig(path=str(tmp_path), exclude=["cache"])
-    config.check(None)
-    with pytest.raises(ConfigError, match="has no texts in val: all are blank, or there is none"):
-        built(config, bpe, Split.val)
+    for use in (lambda: config.check(None), lambda: built(config, bpe, Split.val)):
+        with pytest.raises(ConfigError, match="has no texts in val: all are blank, or there is none"):
+            use()
     assert built(config, bpe).document(0) and not built(config, bpe, Split.test).size
     assert built(config, bpe).example(0) is None
     assert not config.words(None) and not config.names() and not config.needs_task()

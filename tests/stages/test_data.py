@@ -131,6 +131,7 @@ def test_flags_stand_for_fields(door):
         (["stage=data", "task=copy", "stage.examples=0"], "stage.examples=0 must be at least 1"),
         (["stage=data", "task=copy", "stage.show=-1"], "stage.show=-1 must be at least 0"),
         (["stage=data", "task=copy", "model=dense"], "does not use model"),
+        (["stage=data", "task=copy", "init_from=runs/a"], "leave init_from out"),
         (["stage=data", "task=copy", "stage.to='a b'"], "would need to quote"),
         (["stage=data", "task=copy", "stage.loss=all"], "solution"),
         (["stage=data", "corpus=mixture", "corpus.sources={a:{task:copy,repeats:2}}"], "whose problems have no end"),

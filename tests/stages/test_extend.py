@@ -37,11 +37,6 @@ def start(door) -> Path:
     return place(door(*START).out)
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch) -> None:
-    monkeypatch.setattr("rlx.data.tokenizers.extension.QUIET", 5_000)
-
-
 def accent(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on countdown writes an equals sign which is no ASCII, and does not say so in its words."""
     whole = Countdown.example

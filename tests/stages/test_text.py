@@ -113,7 +113,7 @@ WRONG = {
     "no path": (["corpus.path=null"], "corpus=text needs corpus.path="),
     "not there": (["corpus.path=nowhere"], "nowhere is not there"),
     "no file": (["corpus.pattern=*.md"], "holds no file that matches *.md"),
-    "no column": (["corpus.column=body"], "has no column 'body'; corpus.column= names one of text"),
+    "no column": (["corpus.column=body"], "has no column 'body' in row 1; corpus.column= names one of text"),
     "no text": (["corpus.path=numbers.jsonl", "corpus.column=id"], "column 'id' holds int; expected text"),
     "empty": (["corpus.path=empty.txt"], "has no text that can be trained on"),
     "short": (["corpus.path=short.txt"], "is too short to hold some of it out"),

@@ -75,6 +75,10 @@ class CorpusConfig:
         """Words that the documents are made of, for a vocabulary of words; of text none."""
         return task.words() if task is not None else []
 
+    def all_texts(self, task: Task | None) -> Iterator[str]:
+        """Texts of all splits, of a stream without end some, for what a vocabulary lacks."""
+        raise NotImplementedError
+
     def texts(self, task: Task | None) -> Iterator[str]:
         """Texts of `train`, perhaps without end and always in the same order, for a vocabulary that is learnt."""
         raise NotImplementedError

@@ -16,6 +16,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from heapq import heapify, heappop, heapreplace
+from itertools import chain
+from math import inf
 from statistics import fmean
 from typing import Any, get_type_hints
 
@@ -83,8 +85,8 @@ class SourceConfig:
             raise ConfigError("settings are given without a task; name it, as in task: countdown, or a path")
         for name in ("weight", "repeats"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0, got {value:g}; leave the source out instead")
+            if value is not None and not 0 < value < inf:
+                raise ConfigError(f"{name} must be a number above 0, got {value:g}; or leave the source out")
         if (self.weight is None) == (self.repeats is None):
             given = "both are" if self.weight is not None else "none is"
             raise ConfigError(f"expected weight or repeats, {given} given; try weight: 0.5")
@@ -114,7 +116,7 @@ def _made(kind: type, settings: dict[str, Any], what: str) -> Any:
     known = [f.name for f in fields(kind)]
     for name in settings:
         if name not in known:
-            raise ConfigError(f"{what} has no {name}{nearest(name, known)}")
+            raise ConfigError(f"{what} has no {name}{nearest(str(name), known)}")
     try:
         return kind(**{name: field_value(name, value, kinds[name]) for name, value in settings.items()})
     except ValueError as error:
@@ -175,10 +177,13 @@ class MixtureConfig(CorpusConfig):
         tasks = self._tasks(task)
         found = self._streams(tasks, tokenizer, split=split, whole=whole, key=key)
         rates = self._rates(found, self._lengths(tasks, tokenizer, whole=whole))
-        if all(source.repeats is not None for _, source in self._sources()):
+        rates = [0.0 if corpus.size == 0 else rate for corpus, rate in zip(found, rates, strict=True)]
+        if not any(rates):
+            size = 0
+        elif all(source.repeats is not None for _, source in self._sources()):
             size = max(1, round(sum(rates)))
         else:  # held-out documents come once, as long as no source has begun again
-            sizes = [(corpus.size, rate) for corpus, rate in zip(found, rates, strict=True) if corpus.size is not None]
+            sizes = [(corpus.size, rate) for corpus, rate in zip(found, rates, strict=True) if corpus.size]
             least = min((size * sum(rates) / rate for size, rate in sizes), default=None)
             size = None if split is Split.train or least is None else max(1, int(least))
         return Mixture(found, rates, size, key=(split.value, *key))
@@ -197,6 +202,9 @@ class MixtureConfig(CorpusConfig):
     def words(self, task: Task | None) -> list[str]:
         found = [source.corpus_config().words(each) for source, each in self._tasks(task)]
         return sorted({word for words in found for word in words})
+
+    def all_texts(self, task: Task | None) -> Iterator[str]:
+        return chain.from_iterable(source.corpus_config().all_texts(each) for source, each in self._tasks(task))
 
     def texts(self, task: Task | None) -> Iterator[str]:
         """Of each source as many characters as its weight (or its repeats) says, in turn."""
@@ -234,9 +242,14 @@ class MixtureConfig(CorpusConfig):
         """The stream of each source, in an order of its own."""
         found = []
         for name, (source, task) in zip(self.names(), tasks, strict=True):
-            corpus = source.corpus_config().build(task, tokenizer, split=split, whole=whole, key=(*key, name))
-            told = f" (task={source.task})" if source.task is not None else ""
-            found.append(Named(corpus, f"corpus.sources.{name}{told}"))
+            told = f"corpus.sources.{name}" + (f" (task={source.task})" if source.task is not None else "")
+            try:
+                with text_of(told):
+                    build = source.corpus_config().build
+                    corpus = build(task, tokenizer, split=split, whole=whole, key=(*key, name))
+            except ConfigError as error:
+                raise ConfigError(f"corpus.sources.{name}: {error}") from error
+            found.append(Named(corpus, told))
         return found
 
     def _lengths(
@@ -283,10 +296,18 @@ class Mixture:
         self, corpora: Sequence[Named], rates: list[float], size: int | None, *, key: tuple[object, ...]
     ) -> None:
         self.corpora, self.size = corpora, size
-        self.mixing = Mixing(rates, *key, size=size)
+        self._mixed = [number for number, rate in enumerate(rates) if rate]
+        """Sources that have documents."""
+        self._mixing = Mixing([rates[number] for number in self._mixed], *key, size=size) if self._mixed else None
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """A source, and the position in its own stream."""
+        assert self._mixing is not None
+        number, place = self._mixing[position]
+        return self._mixed[number], place
 
     def document(self, position: int) -> Document:
-        source, place = self.mixing[position]
+        source, place = self._place(position)
         found = self.corpora[source].document(place)
         return Document(found.ids, found.given, found.places, source)
 
@@ -299,5 +320,5 @@ class Mixture:
             corpus.prepare(after * size // total, tokens * size // total, processes=processes, stop=stop)
 
     def example(self, position: int) -> Example | None:
-        source, place = self.mixing[position]
+        source, place = self._place(position)
         return self.corpora[source].example(place)

@@ -15,6 +15,9 @@ from rlx.options import option, recorded
 from rlx.tasks.base import Task, TaskConfig, is_costly
 from rlx.types import Example, Split
 
+FEW, MANY = 256, 20000
+"""Problems of a split that are read, at most, for what a vocabulary lacks: of tasks without end, whose `words()` say
+all, and of others, which may be read from files."""
 FEWEST = 4096
 """Fewer documents are not made ahead: it takes half a second until the processes are there."""
 GLANCE, SAMPLE = 32, 512
@@ -67,6 +70,15 @@ class TaskCorpusConfig(CorpusConfig):
                 "corpus.cache=false"
             )
         return Blocks(config, task.size(split), tokenizer, split)
+
+    def all_texts(self, task: Task | None) -> Iterator[str]:
+        task = _given(task)
+        most = FEW if task.size(Split.train) is None else MANY
+        for split in Split:
+            size = task.size(split)
+            for index in range(most if size is None else min(most, size)):
+                example = task.example(split, index)
+                yield example.prompt + example.solution
 
     def texts(self, task: Task | None) -> Iterator[str]:
         task = _given(task)

@@ -78,7 +78,8 @@ class TextCorpusConfig(CorpusConfig):
             raise ConfigError(f"corpus.train_texts must be at least 1, got {self.train_texts}; null takes all")
 
     def check(self, task: Task | None) -> None:
-        self._source().division  # noqa: B018 it is made, and raises
+        if next(self.passages(Split.val), None) is None:
+            raise ConfigError(f"{self.path} has no texts in val: all are blank, or there is none")
 
     def build(
         self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
@@ -100,6 +101,9 @@ class TextCorpusConfig(CorpusConfig):
 
     def texts(self, task: Task | None) -> Iterator[str]:
         return (passage.text for passage in self.passages(Split.train))
+
+    def all_texts(self, task: Task | None) -> Iterator[str]:
+        return (passage.text for split in Split for passage in self.passages(split))
 
     def passages(self, split: Split, left_out: list[Path] | None = None) -> Iterator[Passage]:
         """What documents are made of, in the order of the source; files that are not UTF-8 are added to `left_out`."""

@@ -35,6 +35,8 @@ class Material:
     """Words, digits and marks of the run's task and of the tasks in its corpus."""
     texts: Callable[[], Iterator[str]] = lambda: iter(())
     """Texts that the run trains on, perhaps without end, always in the same order."""
+    all_texts: Callable[[], Iterator[str]] = lambda: iter(())
+    """Texts of the run's splits, held-out ones too, with an end; only for what a vocabulary lacks."""
     identity: Callable[[], str] = str
     """A text that is another where the texts are others: what they are made of, files by their content."""
 

@@ -20,19 +20,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkstemp
 from typing import Any
+from uuid import uuid4
 
 from rlx.data.stored import CACHE, cache_folder
 from rlx.data.tokenizers.base import SPECIALS, Material, Tokenizer, TokenizerConfig
 from rlx.errors import ConfigError, RunError
 from rlx.options import content, option
-from rlx.rows import fingerprint, rows, splits
+from rlx.rows import Files, fingerprint, rows, splits
 
 FORMAT = 1
 """Raised when the same settings and texts are made into other tokens."""
 LEAST = len(SPECIALS) + 256
 """Special tokens and bytes."""
+MOST = 1 << 20
+"""More tokens than any text here can teach."""
 SEEN = 2
 """Times that a pair is seen before it is merged."""
 
@@ -44,8 +46,8 @@ class BpeConfig(TokenizerConfig):
 
     vocab_size: int = 4096
     """Tokens at most, specials and bytes included; fewer where no pair is left that is seen twice."""
-    path: str | None = content()
-    """A file, folder or hf:<name> to learn from, of several splits train; null: the run's own corpus."""
+    path: str | None = content(texts=True)
+    """A file (rows or text), folder or hf:<name> to learn from, of several splits train; null: the run's own corpus."""
     column: str = "text"
     """Column of its rows that holds the text."""
     sample_characters: int = 4_000_000
@@ -54,6 +56,8 @@ class BpeConfig(TokenizerConfig):
     def __post_init__(self) -> None:
         if self.vocab_size < LEAST:
             raise ConfigError(f"tokenizer.vocab_size={self.vocab_size} must be at least {LEAST}: specials and bytes")
+        if self.vocab_size > MOST:
+            raise ConfigError(f"tokenizer.vocab_size={self.vocab_size} must be at most {MOST}")
         if self.sample_characters < 1:
             raise ConfigError(f"tokenizer.sample_characters={self.sample_characters} must be at least 1")
 
@@ -75,7 +79,7 @@ class BpeConfig(TokenizerConfig):
     def _digest(self, material: Material) -> str:
         import tokenizers
 
-        source = material.identity() if self.path is None else [fingerprint(self.path), self.column]
+        source = material.identity() if self.path is None else [fingerprint(self.path, Files()), self.column]
         parts = [FORMAT, tokenizers.__version__, self.vocab_size, self.sample_characters, source]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -126,8 +130,8 @@ def _column(path: str, column: str) -> Iterator[str]:
     Raises:
         ConfigError: as `rows`, or a row has no text there.
     """
-    split = "train" if "train" in splits(path) else None
-    for number, row in enumerate(rows(path, split=split), 1):
+    split = "train" if "train" in splits(path, Files()) else None
+    for number, row in enumerate(rows(path, split=split, files=Files()), 1):
         if not isinstance(row.get(column), str):
             raise ConfigError(
                 f"{path}: row {number} has no text in tokenizer.column={column}; its columns are {', '.join(row)}"
@@ -159,9 +163,8 @@ def _keep(path: Path, text: str) -> None:
     half = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        half = Path(name)
-        with open(number, "w", encoding="utf-8") as file:
+        half = path.with_name(f".{path.name}.{uuid4().hex}")
+        with open(half, "x", encoding="utf-8") as file:
             json.dump({"sha256": _sha256(text), "text": text}, file)
             file.flush()
             os.fsync(file.fileno())

@@ -1,8 +1,9 @@
 """More tokens for a tokenizer of characters or words: `tokenizer.extend=true`.
 
-What is missing is looked for in the words of the run's task and corpus, and in the texts until `QUIET` characters in a
-row have brought nothing new. A tokenizer of characters gets their characters; one of words gets the words, and single
-characters where no word begins. New tokens come after all ids that there are, sorted.
+What is missing is looked for in the words of the run's task and corpus, and in their texts, held-out ones too (of a
+task's some, since they have no end and its words are all that it writes). A tokenizer of characters gets their
+characters; one of words gets the words, and single characters where no word begins. New tokens come after all ids that
+there are, sorted.
 
 A word that could be written before as several (10 as 1 and 0) is one token afterwards, in texts of the parent's too
 (`cut_anew`).
@@ -16,8 +17,6 @@ from rlx.data.tokenizers.base import Material, Tokenizer
 from rlx.data.tokenizers.words import finder, pattern_of
 from rlx.errors import ConfigError
 
-QUIET = 1 << 21
-"""Characters of text without news, after which no more is read: a task's texts have no end."""
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair: no character, and nothing that a file can hold."""
 
@@ -36,13 +35,8 @@ def missing(tokenizer: Tokenizer, material: Material) -> list[str]:
         found, cut = {character for word in words for character in word}, _characters
     else:
         found, cut = set(words), finder(known.union(words))
-    quiet = 0
-    for text in material.texts():
-        before = len(found)
+    for text in material.all_texts():
         found.update(cut(text))
-        quiet = quiet + len(text) if len(found) == before else 0
-        if quiet >= QUIET:
-            break
     return sorted(token for token in found - known if not _HALF.search(token))
 
 
