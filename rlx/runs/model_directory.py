@@ -8,13 +8,15 @@ is in files of its own. Only safetensors are read: nothing is ever loaded that c
 """
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rlx.errors import CheckpointError, RunError
 from rlx.runs.files import (
@@ -32,7 +34,27 @@ from rlx.runs.files import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+"""What safetensors calls the dtypes of torch that models are made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is known of a tensor before it is there."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: "torch.dtype"
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def is_model_directory(folder: StrPath) -> bool:
@@ -164,21 +186,57 @@ def model_files(folder: StrPath) -> list[Path]:
     return [*found, *adapter_files(folder)]
 
 
-class StoredTensors:
-    """The tensors of a model folder, each read when it is asked for."""
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """Where a tensor's bytes are."""
 
-    def __init__(self, holders: dict[str, Any]) -> None:
-        self._holders = holders
+    file: IO[bytes]
+    start: int
+    spec: Spec
+
+
+class StoredTensors:
+    """The tensors of a model folder, each read when it is asked for.
+
+    They are read, not mapped: of a mapped file all pages that were ever looked at would count as the process' memory.
+    """
+
+    def __init__(self, extents: dict[str, _Extent]) -> None:
+        self._extents = extents
 
     @property
     def names(self) -> list[str]:
-        return list(self._holders)
+        return list(self._extents)
+
+    def spec(self, name: str) -> Spec:
+        """Shape and dtype."""
+        return self._extents[name].spec
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._holders[name].get_slice(name).get_shape())
+        return self._extents[name].spec.shape
 
     def tensor(self, name: str) -> "Tensor":
-        return self._holders[name].get_tensor(name)
+        """The tensor, in memory of its own.
+
+        Raises:
+            CheckpointError: the file was cut off since it was opened.
+        """
+        import torch
+
+        extent = self._extents[name]
+        spec = extent.spec
+        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        if not spec.nbytes:
+            return tensor
+        buffer = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+        extent.file.seek(extent.start)
+        done = 0
+        while done < spec.nbytes:  # a read may end early: Linux gives 2 GiB at most
+            read = extent.file.readinto(buffer[done:])  # type: ignore[attr-defined]
+            if not read:
+                raise CheckpointError(f"{extent.file.name} ends inside {name}: truncated since it was opened")
+            done += read
+        return tensor
 
 
 @contextmanager
@@ -189,11 +247,135 @@ def open_tensors(folder: StrPath) -> Iterator[StoredTensors]:
         CheckpointError: a file is missing, truncated or not what its name says.
     """
     with ExitStack() as stack:
-        holders: dict[str, Any] = {}
+        extents: dict[str, _Extent] = {}
         for path in weight_files(folder):
-            file = _opened(path, stack)
-            holders.update(dict.fromkeys(file.keys(), file))
-        yield StoredTensors(holders)
+            extents.update(_extents(path, stack))
+        yield StoredTensors(extents)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[StoredTensors]:
+    """Give the tensors of one safetensors file.
+
+    Raises:
+        CheckpointError: it is missing, truncated or not what its name says.
+    """
+    with ExitStack() as stack:
+        yield StoredTensors(_extents(existing(path), stack))
+
+
+def _extents(path: Path, stack: ExitStack) -> dict[str, _Extent]:
+    """Where the tensors of a file are; its header is checked by safetensors' own reader.
+
+    Raises:
+        CheckpointError: the file is damaged, or has a dtype that models are not made of.
+    """
+    import torch
+
+    names = list(_opened(path, stack).keys())
+    file = stack.enter_context(path.open("rb", buffering=0))
+    length = int.from_bytes(file.read(8), "little")
+    header, found = json.loads(file.read(length)), {}
+    for name in names:
+        entry = header[name]
+        kind = DTYPES.get(entry["dtype"])
+        if kind is None:
+            raise CheckpointError(f"{path}: {name} is {entry['dtype']}; rlx reads {', '.join(DTYPES)}")
+        spec = Spec(name, tuple(entry["shape"]), getattr(torch, kind))
+        found[name] = _Extent(file, 8 + length + entry["data_offsets"][0], spec)
+    return found
+
+
+def stream_model_directory(
+    folder: StrPath,
+    specs: Sequence[Spec],
+    tensors: "Iterable[Tensor]",
+    config: dict[str, Any],
+    tokenizer_json: str | None,
+    *,
+    shard_bytes: int | None = None,
+) -> None:
+    """As `save_model_directory`, where tensors are made one after the other: no more than one is held.
+
+    Args:
+        specs: of all tensors, in the order in which `tensors` gives them.
+        shard_bytes: a file holds no more than this, or one tensor; an index then names the files. None: one file.
+
+    Raises:
+        ValueError: a tensor is not what its spec says.
+        RunError: the disk is full or cannot be written.
+    """
+    folder = Path(folder)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MODEL_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if tokenizer_json is not None:
+            (folder / MODEL_TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
+    shards, given = _shards(specs, shard_bytes), iter(tensors)
+    names = [MODEL_WEIGHTS]
+    if len(shards) > 1:
+        stem, end = MODEL_WEIGHTS.split(".")
+        names = [f"{stem}-{number:05d}-of-{len(shards):05d}.{end}" for number in range(1, len(shards) + 1)]
+        index = {
+            "metadata": {"total_size": sum(spec.nbytes for spec in specs)},
+            "weight_map": {spec.name: name for name, shard in zip(names, shards, strict=True) for spec in shard},
+        }
+        with explained(folder):
+            (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for name, shard in zip(names, shards, strict=True):
+        stream_file(folder / name, shard, given)
+
+
+def _shards(specs: Sequence[Spec], most: int | None) -> list[list[Spec]]:
+    """The specs in the files that they are written to."""
+    shards, held = [[]], 0
+    for spec in specs:
+        if shards[-1] and most is not None and held + spec.nbytes > most:
+            shards.append([])
+            held = 0
+        shards[-1].append(spec)
+        held += spec.nbytes
+    return shards
+
+
+def stream_file(path: Path, specs: Sequence[Spec], tensors: "Iterator[Tensor]") -> None:
+    """Write one safetensors file, taking as many tensors as there are specs.
+
+    Raises:
+        ValueError: a tensor is not what its spec says.
+        RunError: the disk is full or cannot be written.
+    """
+    import torch
+
+    names = {getattr(torch, kind): name for name, kind in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for spec in specs:
+        header[spec.name] = {
+            "dtype": names[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [end, end + spec.nbytes],
+        }
+        end += spec.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8, as the format has it
+    with explained(path), open(path, "wb", buffering=0) as file:
+        _write_all(file, len(text).to_bytes(8, "little") + text)
+        for spec in specs:
+            tensor = next(tensors)
+            if (tuple(tensor.shape), tensor.dtype) != (spec.shape, spec.dtype):
+                raise ValueError(
+                    f"{spec.name} is {tuple(tensor.shape)} {tensor.dtype}, expected {spec.shape} {spec.dtype}"
+                )
+            if spec.nbytes:
+                _write_all(file, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            del tensor
+
+
+def _write_all(file: Any, data: Any) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _opened(path: Path, stack: ExitStack) -> Any:

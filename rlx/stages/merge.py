@@ -192,6 +192,8 @@ def merged(method: Any, folders: Sequence[Path], stop: StopFlag) -> "dict[str, T
         for output in method.plan([parent.shapes() for parent in parents]):
             if stop():
                 raise Stopped
-            inputs = [parent.tensor(source) for parent, source in zip(parents, output.sources, strict=True)]
-            tensors[output.name] = method.tensor(output, inputs)
+            from rlx.merges.base import Given
+
+            inputs = [parents[source.parent].tensor(source.name) for source in output.sources]
+            tensors[output.name] = method.tensor(output, Given(tensors=inputs))
         return tensors
