@@ -188,6 +188,22 @@ def metric_names(task: str, samples: int) -> list[str]:
     return [f"eval/{task}/{name}" for name in names]
 
 
+def record_of(
+    found: Evaluation, name: str, task: Task, *, split: Split, samples: int, decode: DecodeConfig
+) -> dict[str, Any]:
+    """What eval.json says of one evaluation on the task that is called `name`."""
+    return {
+        "task": name,
+        "split": split.value,
+        "n_problems": len(found.problems),
+        "n_samples": samples,
+        "decode": {"temperature": decode.temperature, "max_tokens": decode.max_tokens},
+        "baseline": task.baseline,
+        **summarize(found, name, samples),
+        "problems": found.problems,
+    }
+
+
 def summarize(found: Evaluation, task: str, samples: int) -> dict[str, Any]:
     """Metrics with 95 % intervals (bootstrap over problems), and shares of the verdicts.
 

@@ -170,10 +170,10 @@ class MergeConfig:
     """One weight a parent; null: equal."""
     weight: float | None = None
     """Between two parents in place of weights: that of the second, the first has 1 minus it; to be swept over."""
-    base: str | None = None
+    base: str | None = recorded(None)
     """The model that differences are taken from; null: the nearest ancestor that all parents share."""
     dtype: Dtype | None = None
-    """In what the result is stored: float32, bfloat16, float16; null: as the first parent's tensor."""
+    """In what the result is stored: float32, bfloat16, float16; null: as the parents', in the widest of theirs."""
     tokens: Tokens = Tokens.same
     """Of parents with different vocabularies: same (an error), first, union."""
     tied: Tied = Tied.same

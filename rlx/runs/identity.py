@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,17 @@ def content_hash(reference: str) -> str:
 
     digest = hashlib.sha256()
     for path in model_files(resolve(parse_reference(reference))):
+        found = path.stat()
         digest.update(path.name.encode())
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(_sum(path, found.st_size, found.st_mtime_ns, found.st_ino))
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _sum(path: Path, *version: int) -> bytes:
+    """What a file holds; `version` says whether it is still the same one."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def digest(parts: Any) -> str:

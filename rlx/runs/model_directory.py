@@ -228,7 +228,8 @@ class StoredTensors:
         tensor = torch.empty(spec.shape, dtype=spec.dtype)
         if not spec.nbytes:
             return tensor
-        buffer = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+        bytes_of: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        buffer = memoryview(bytes_of)
         extent.file.seek(extent.start)
         done = 0
         while done < spec.nbytes:  # a read may end early: Linux gives 2 GiB at most

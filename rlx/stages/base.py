@@ -25,6 +25,7 @@ from rlx.stages.start import own_checkpoint, parent_model, parent_record, parent
 
 if TYPE_CHECKING:
     from rlx.config import Config
+    from rlx.models.base import ModelConfig
     from rlx.stages.estimate import Cost, Outset
 
 OF_PLANS = frozenset({"plan", "optimized_metric"})
@@ -81,6 +82,10 @@ class RunStageConfig(StageConfig):
         """Do the work in the run's directory."""
         raise NotImplementedError
 
+    def model_of(self, config: "Config", context: Context, folder: Path, *, begun: bool) -> "ModelConfig | None":
+        """The model of a run whose first parent lies in `folder` (`parent_model`)."""
+        return parent_model(config, context, folder, begun=begun)
+
     def check(self, config: "Config") -> None:
         """Raise ConfigError for what this stage cannot do; called before anything is written, in plans too."""
 
@@ -91,7 +96,7 @@ class RunStageConfig(StageConfig):
         """Raise ConfigError for what cannot be done with the model at hand (`config.model`), or with the parents, which
         are there; called before anything is written."""
 
-    def also_from(self) -> dict[str, str]:
+    def also_from(self, config: "Config") -> dict[str, str]:
         """Runs that the result depends on besides the parents: field name to reference."""
         return {}
 
@@ -130,7 +135,7 @@ class RunStageConfig(StageConfig):
         if parents:
             folder = own or Path(parents[0]["folder"])
             extends = config.tokenizer is not None and config.tokenizer.extend
-            config.model = parent_model(config, context, folder, begun=own is not None)
+            config.model = self.model_of(config, context, folder, begun=own is not None)
             config.tokenizer = TokenizerConfig(extend=True) if extends else None
         elif "tokenizer" in self.uses and config.tokenizer is not None:
             config.tokenizer.check(material_of(config))
@@ -205,7 +210,7 @@ def place_of(config: "Config", context: Context) -> Path:
     parts["stage"] = described(stage)
     parts.get("merge", {}).pop("models", None)
     parts["parents"] = [parent_identity(reference, config.seed) for reference in parents]
-    for name, reference in stage.also_from().items():
+    for name, reference in stage.also_from(config).items():
         parts[name] = parent_identity(reference, config.seed)
     # model= itself can only name what the parent is; of its fields the parent's values are not known here.
     changed = typed_fields(context)

@@ -55,7 +55,7 @@ class EvalConfig(RunStageConfig):
         return Cost(eval=flops, decoding=flops, tokens=tokens)
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
-        from rlx.evaluation.evaluate import Evaluator, first_problems, summarize
+        from rlx.evaluation.evaluate import Evaluator, first_problems, record_of
         from rlx.evaluation.judge import Judge
         from rlx.models.size import Operations, parameter_counts
         from rlx.progress import Progress
@@ -91,16 +91,7 @@ class EvalConfig(RunStageConfig):
         name = option_of(config.task).name
         operations = Operations(start.model)
         run.ledger.eval += operations.forward(found.prefilled) + operations.forward(found.decoded, cached=True)
-        result: dict[str, Any] = {
-            "task": name,
-            "split": self.split.value,
-            "n_problems": len(examples),
-            "n_samples": self.samples,
-            "decode": {"temperature": config.decode.temperature, "max_tokens": config.decode.max_tokens},
-            "baseline": task.baseline,
-            **summarize(found, name, self.samples),
-            "problems": found.problems,
-        }
+        result = record_of(found, name, task, split=self.split, samples=self.samples, decode=config.decode)
         run.metrics.rewind(0, run.attempt - 1)
         run.samples.rewind(0, run.attempt - 1)
         for sample in found.samples:

@@ -1,199 +1,379 @@
-"""`stage=merge`: one model from several by `merge=`, with the held-out loss of parents and result.
+"""`stage=merge`: one model from several by `merge=`, with what was measured of the parents and of the result.
 
-The loss barrier is the result's loss minus the mean of its parents' (Frankle et al., arXiv 1912.05671, measure the
-same at the midpoint of two): near 0 the parents lie in one basin, far above it the merge makes no sense.
+1. Before anything is merged the parents are compared: the cosine of their differences from the base, CKA layer by
+   layer, and the held-out loss on the straight way between two of them (barrier height and convexity gap of Juneja et
+   al., arXiv 2205.12411). Parents that share no ancestor, and a gap above `WARN` nats, are told as alarms. It is no
+   veto: a merge that makes no sense is a control.
+2. `merge/barrier` is the result's held-out loss minus the mean of its parents' (Frankle et al., arXiv 1912.05671,
+   measure the same at the midpoint of two).
+3. Held-out loss and accuracy are those of the run's own task and of the tasks of a `corpus=mixture`; what is measured
+   of the parents is kept (`rlx.stages.merging.kept`), so that a sweep over weights or methods measures them once.
+4. Without a task nothing is measured: weights alone are merged, those of any folder of safetensors.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlx.errors import ConfigError, Stopped
-from rlx.options import option
+from rlx.errors import ConfigError
+from rlx.options import option, option_of, recorded
+from rlx.runs.ancestry import common_ancestor, related
 from rlx.runs.checkpoints import checkpoint_path, new_checkpoint
-from rlx.runs.files import remove_directory
-from rlx.runs.model_directory import StoredTensors, open_tensors, read_model_config, save_model_directory
-from rlx.runs.references import parse_reference, resolve
+from rlx.runs.files import EVAL, MERGE, remove_directory, write_json
+from rlx.runs.model_directory import is_model_directory
+from rlx.runs.references import format_reference, parse_reference, resolve
 from rlx.runs.run import Run
-from rlx.signals import StopFlag
-from rlx.stages.arithmetic import arithmetic, device_of, prepare
+from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig
 from rlx.stages.estimate import Cost, Outset
-from rlx.stages.start import Start, load_start, read_adapter, read_model
+from rlx.stages.start import depth_of, load_start, parent_model
 from rlx.types import Split
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from rlx.batches import Batch
     from rlx.config import Config
+    from rlx.merges.base import MergeConfig
+    from rlx.models.base import ModelConfig
+    from rlx.stages.merging.measuring import Meter
+    from rlx.stages.merging.parents import Parents
+
+WARN = 0.2
+"""Nats of convexity gap above which the parents are said to lie in different basins."""
 
 
 @option("stage", "merge")
 @dataclass(kw_only=True, slots=True)
 class MergeStageConfig(RunStageConfig):
-    """Merge, and measure the held-out loss of parents and result."""
+    """Merge, and measure parents and result."""
 
-    uses: ClassVar[frozenset[str]] = frozenset({"task", "model", "tokenizer", "corpus", "merge", "trainer", "logger"})
-    requires: ClassVar[frozenset[str]] = frozenset({"task", "merge"})
+    uses: ClassVar[frozenset[str]] = frozenset(
+        {"task", "model", "tokenizer", "corpus", "merge", "decode", "trainer", "logger"}
+    )
+    requires: ClassVar[frozenset[str]] = frozenset({"merge"})
 
     val_tokens: int = 8192
     """Tokens of held-out documents that the losses are measured on."""
     row_tokens: int = 640
     """Tokens a row; the longest document must fit."""
+    compare: bool = True
+    """Compare the parents before they are merged: cosine, CKA, the loss on the way."""
+    path_points: int = 10
+    """Places on the way from one parent to another at which the loss is measured, both ends included; 0: none."""
+    problems: int = 200
+    """Problems of each task that parents and result are evaluated on; 0: none."""
+    samples: int = 8
+    """Completions drawn a problem, besides the greedy one."""
+    split: Split = Split.test
+    """Which problems: test, val or train."""
+    ceiling: str | None = recorded(None)
+    """A model to be measured beside them, such as one that was trained on all tasks."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("val_tokens", 1), ("row_tokens", 2), ("problems", 0), ("samples", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"stage.{name}={getattr(self, name)} must be at least {least}")
+        if self.path_points < 0 or self.path_points == 1:
+            raise ConfigError(f"stage.path_points={self.path_points} must be 0, or at least 2 for the two ends")
 
     def parents(self, config: "Config") -> list[str]:
-        models = list(config.merge.models) if config.merge is not None else []
-        if len(models) < 2:
-            raise ConfigError(f"stage=merge needs at least two parents, got {len(models)}; merge.models=[<run>,<run>]")
+        merge = config.merge
+        assert merge is not None
+        count = len(merge.models)
+        if count < merge.least or (merge.most is not None and count > merge.most):
+            name, wants = option_of(merge).name, _wanted(merge.least, merge.most)
+            raise ConfigError(f"merge={name} needs {wants}, got {count}; merge.models=[<run>,<run>]")
         if config.init_from is not None:
             raise ConfigError("stage=merge takes its parents from merge.models=[...]; leave init_from out")
-        return models
+        return list(merge.models)
+
+    def also_from(self, config: "Config") -> dict[str, str]:
+        base = None if config.merge is None else config.merge.base
+        found = {"ceiling": self.ceiling, "base": base}
+        return {name: reference for name, reference in found.items() if reference is not None}
 
     def check_start(self, config: "Config") -> None:
-        check_alike([resolve(parse_reference(reference)) for reference in self.parents(config)])
-
-    def cost(self, config: "Config", outset: Outset) -> Cost:
-        held_out = outset.batch(config, Split.val, tokens=self.val_tokens, length=self.row_tokens)
-        return Cost(eval=(len(self.parents(config)) + 1) * outset.forward(held_out))  # the result's loss too
-
-    def run(self, config: "Config", context: Context, run: Run) -> None:
-        from rlx.models.folder import describe
-        from rlx.models.size import parameter_counts
+        from rlx.stages.merging.parents import check_known, open_parents
+        from rlx.stages.merging.tensors import Merged
 
         assert config.merge is not None
+        folders = [resolve(parse_reference(reference)) for reference in self.parents(config)]
+        base = base_of(config.merge, folders)
+        if self.measured(config):
+            named = [] if self.ceiling is None else [resolve(parse_reference(self.ceiling))]
+            check_known([*folders, *named], "it cannot be measured; leave task= and corpus= out to merge it unmeasured")
+        with open_parents(folders, base, config.merge) as parents:
+            Merged(config.merge, parents, seed=config.seed)
+
+    def model_of(self, config: "Config", context: Context, folder: Path, *, begun: bool) -> "ModelConfig | None":
+        if self.measured(config):
+            return parent_model(config, context, folder, begun=begun)
+        return None
+
+    def measured(self, config: "Config") -> bool:
+        """There is something to measure the models on."""
+        return config.task is not None or (config.corpus is not None and not config.corpus.needs_task())
+
+    def cost(self, config: "Config", outset: Outset) -> Cost:
+        from dataclasses import replace
+
+        from rlx.stages.merging.measuring import MOST_PAIRS, tasks_of
+
+        if not self.measured(config):
+            return Cost()
+        count = len(self.parents(config))
+        models = count + 1 + (self.ceiling is not None)
+        passes = models
+        if self.compare:
+            passes += count + self.path_points * min(MOST_PAIRS, count * (count - 1) // 2)
+        held_out = outset.batch(config, Split.val, tokens=self.val_tokens, length=self.row_tokens)
+        flops = passes * outset.forward(held_out)
+        decoding = 0.0
+        for task in tasks_of(config).values() if self.problems else ():
+            each, _ = outset.evaluation(
+                replace(config, task=task), self.split, problems=self.problems, samples=self.samples
+            )
+            decoding += models * each
+        return Cost(eval=flops + decoding, decoding=decoding)
+
+    def run(self, config: "Config", context: Context, run: Run) -> None:
+        from rlx.models.size import parameter_counts
+        from rlx.stages.merging.parents import open_parents
+        from rlx.stages.merging.tensors import Merged
+
+        merge = config.merge
+        assert merge is not None
         prepare(config, run)
-        folders = [resolve(parse_reference(reference)) for reference in config.merge.models]
-        _, model_config, tokenizer = read_model(folders[0])
-        tensors = merged(config.merge.build(), folders, context.stop)
+        folders = [resolve(parse_reference(reference)) for reference in self.parents(config)]
+        base = base_of(merge, folders)
+        report: dict[str, Any] = {"base": None if base is None else format_reference(base)}
+        row: dict[str, Any] = {"step": 0, "tokens": 0}
+        more: dict[str, Any] = {"steps": 0, "tokens": 0, "depth": 1 + max(map(depth_of, folders))}
         path = checkpoint_path(run.path, 0)
         if path.exists():  # an attempt that was killed left it, perhaps with other parents or other code
             remove_directory(path)
-        with new_checkpoint(run.path, 0) as folder:
-            description = describe(model_config, tokenizer.vocab_size, tokenizer.tokens)
-            save_model_directory(folder, tensors, description, tokenizer.to_json())
-        row = self.measured(config, context, run, [*folders, path])
+        alarms = unrelated(run.record["parents"], folders)
+        with open_parents(folders, base, merge) as parents:
+            made = Merged(merge, parents, seed=config.seed)
+            if merge.draws:
+                report["seeds"] = made.seeds()
+            meter = self.meter(config, context, parents) if self.measured(config) else None
+            if meter is not None and self.compare:
+                report["likeness"] = self.compared(meter, parents, folders, base)
+                alarms += _basins(report["likeness"], run.record["parents"])
+                row.update(_summary(report["likeness"]))
+            for sentence in alarms:
+                run.say(f"  alarm: {sentence}")
+            with new_checkpoint(run.path, 0) as folder:
+                made.write(folder, context.stop)
+            if meter is not None:
+                found = self.measure(config, meter, parents, folders, path)
+                report["losses"] = {name: each["losses"] for name, each in found.items()}
+                row.update(rows_of(found))
+                write_eval(run, found)
+        if meter is not None:
+            run.ledger.eval += meter.flops
+            more["parameters"] = parameter_counts(load_start(path).model)
+            more["barrier"] = row["merge/barrier"]
         run.metrics.rewind(0, run.attempt - 1)
-        run.metrics.append({"step": 0, "tokens": 0, **row, **run.ledger.row(), "wall": round(run.wall, 3)})
-        depth = 1 + max(load_start(folder).depth for folder in folders)
-        counts = parameter_counts(load_start(folders[0]).model)
-        run.save_record(parameters=counts, steps=0, tokens=0, depth=depth, barrier=row["merge/barrier"])
+        run.metrics.append({**row, **run.ledger.row(), "wall": round(run.wall, 3)})
+        write_json(run.path / MERGE, report)
+        run.save_record(**more, **({"alarms": alarms} if alarms else {}))
+        if meter is None:
+            run.say("  weights alone: without task= or a corpus of its own nothing is measured")
+            return
         run.say(f"  held-out loss {row['val/loss']:.4f}, barrier {row['merge/barrier']:+.4f} nats")
 
-    def measured(self, config: "Config", context: Context, run: Run, folders: Sequence[Path]) -> dict[str, float]:
-        """Held-out loss of each parent and of the result (the last folder)."""
-        batches = self._held_out(config, load_start(folders[0]))
-        device = device_of(config.trainer)
-        batches = [batch.to(device) for batch in batches]
-        with arithmetic(config.trainer):
-            losses = [held_out_loss(load_start(folder), batches, run, device, context.stop) for folder in folders]
-        *parents, result = losses
-        row = {f"merge/parent_{n}/val_loss": loss for n, loss in enumerate(parents)}
-        return {"val/loss": result, **row, "merge/barrier": result - sum(parents) / len(parents)}
+    def meter(self, config: "Config", context: Context, parents: "Parents") -> "Meter":
+        """What measures the models."""
+        from rlx.models.adapters import without_numbers
+        from rlx.stages.merging.measuring import Meter, held_out_of, tasks_of
 
-    def _held_out(self, config: "Config", start: Start) -> "list[Batch]":
-        from rlx.data.documents import coupled_stream
-        from rlx.data.packing import Packer
-
-        assert config.corpus is not None and config.task is not None
-        corpus = config.corpus.build(
-            config.task.build(), start.tokenizer, split=Split.val, whole=False, key=(config.seed, "merge")
+        tokenizer, first = parents.tokenizer, parents.members[0]
+        assert tokenizer is not None and first.config is not None
+        shape = without_numbers(first.config, tokenizer.vocab_size)
+        return Meter(
+            config=config,
+            tokenizer=tokenizer,
+            stop=context.stop,
+            held_out=held_out_of(config, shape, tokenizer, tokens=self.val_tokens, length=self.row_tokens),
+            tasks=tasks_of(config) if self.problems else {},
+            problems=self.problems,
+            samples=self.samples,
+            split=self.split,
         )
-        rows = max(1, self.val_tokens // self.row_tokens)
-        document, places = corpus.document, start.model.places
-        if places is not None:
-            document = coupled_stream(document, places.most, key=None)
-        pad_id, coupled = start.tokenizer.pad_id, places is not None
-        return [Packer(document, rows=rows, length=self.row_tokens, pad_id=pad_id, coupled=coupled).next()]
+
+    def compared(self, meter: "Meter", parents: "Parents", folders: Sequence[Path], base: Path | None) -> Any:
+        """How alike the parents are (`likeness`), kept."""
+        from rlx.stages.merging.kept import kept, weights_hash
+        from rlx.stages.merging.measuring import likeness
+
+        asked = {key: value for key, value in meter.asked().items() if key in ("held_out", "tokenizer", "arithmetic")}
+        weights = [weights_hash(folder) for folder in (*folders, *([] if base is None else [base]))]
+
+        def make() -> dict[str, Any]:
+            with counted(meter) as spent:
+                found = likeness(meter, parents, self.path_points)
+            return {**found, "flops": spent()}
+
+        return charged(meter, kept(["likeness", asked, weights, _policies(meter.config), self.path_points], make))
+
+    def measure(
+        self, config: "Config", meter: "Meter", parents: "Parents", folders: Sequence[Path], result: Path
+    ) -> dict[str, dict[str, Any]]:
+        """Losses and evaluations of each parent, of the ceiling where there is one, and of the result."""
+        from rlx.stages.merging.kept import kept, weights_hash
+
+        found: dict[str, dict[str, Any]] = {}
+        for number, folder in enumerate(folders):
+
+            def make(number: int = number) -> dict[str, Any]:
+                return measured_of(meter, parents.start(number), f"parent {number}")
+
+            parts = ["model", meter.asked(), weights_hash(folder), _policies(config)]
+            found[f"parent_{number}"] = charged(meter, kept(parts, make))
+        if self.ceiling is not None:
+            folder = resolve(parse_reference(self.ceiling))
+            start = load_start(folder)
+            if start.tokenizer.to_json() != meter.tokenizer.to_json():
+                raise ConfigError(f"stage.ceiling={self.ceiling} has another tokenizer than the result; leave it out")
+            parts = ["model", meter.asked(), weights_hash(folder), "ceiling"]
+            found["ceiling"] = charged(meter, kept(parts, lambda: measured_of(meter, start.model, "ceiling")))
+        found["result"] = charged(meter, measured_of(meter, load_start(result).model, "result"))
+        return found
 
 
-def held_out_loss(start: Start, batches: "Sequence[Batch]", run: Run, device: "torch.device", stop: StopFlag) -> float:
-    """Mean loss (nats) over the tokens that count, with the model put where the batches are.
-
-    Raises:
-        Stopped: the process was asked to stop.
-    """
-    import torch
-
-    from rlx.models.size import Operations
-    from rlx.stages.modules.supervised import negative_log_likelihood
-
-    total = counted = 0.0
-    operations = Operations(start.model)
-    start.model.to(device).eval()
-    with torch.no_grad():
-        for batch in batches:
-            if stop():
-                raise Stopped
-            total += negative_log_likelihood(start.model, batch).item()
-            counted += batch.loss_mask.sum().item()
-            run.ledger.eval += operations.forward(batch.extent())
-    return total / max(counted, 1.0)
+def measured_of(meter: "Meter", model: Any, label: str) -> dict[str, Any]:
+    """Losses, evaluations, and what they took."""
+    with counted(meter) as spent:
+        found = {"losses": meter.losses(model), "tasks": meter.evaluations(model, label)}
+    return {**found, "flops": spent()}
 
 
-def check_alike(folders: Sequence[Path]) -> None:
-    """Raise ConfigError unless all folders hold the same architecture and the same tokenizer."""
-    from rlx.options import option_of, plain_value
-
-    _, first, tokenizer = read_model(folders[0])
-    for folder in folders[1:]:
-        _, other, another = read_model(folder)
-        if type(other) is not type(first):
-            mine, theirs = option_of(first).name, option_of(other).name
-            raise ConfigError(f"merge.models differ in their model: {mine} in {folders[0]}, {theirs} in {folder}")
-        mine, theirs = plain_value(first), plain_value(other)
-        for name in mine:
-            if mine[name] != theirs[name]:
-                raise ConfigError(
-                    f"merge.models differ in model.{name}: {mine[name]} in {folders[0]}, {theirs[name]} in {folder}"
-                )
-        if (another.to_json(), another.tokens) != (tokenizer.to_json(), tokenizer.tokens):
-            raise ConfigError(f"{folder} has another tokenizer than {folders[0]}; its token ids mean other text")
+@contextmanager
+def counted(meter: "Meter") -> Iterator[Any]:
+    """Put aside what the meter counts meanwhile: `charged` adds it, whether it was spent now or before."""
+    before = meter.flops
+    yield lambda: meter.flops - before
+    meter.flops = before
 
 
-class ParentTensors:
-    """A parent's tensors by our names, in float32, its adapter added, each read when it is asked for."""
-
-    def __init__(self, folder: Path, stored: StoredTensors) -> None:
-        from rlx.models.folder import config_of, places_of
-
-        description = read_model_config(folder)
-        model_config, vocab_size = config_of(description, folder)
-        self.stored, self.places = stored, places_of(description, model_config, stored.names)
-        self.products = read_adapter(folder, model_config, vocab_size)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {
-            name: place.shape_of([self.stored.shape(part) for part in place.theirs])
-            for name, place in self.places.items()
-        }
-
-    def tensor(self, name: str) -> "Tensor":
-        from rlx.models.adapters import fold
-
-        place = self.places[name]
-        tensor = place.ours([self.stored.tensor(part) for part in place.theirs])
-        fold({name: tensor}, [product for product in self.products if product.tensor == name])
-        return tensor
+def charged(meter: "Meter", found: dict[str, Any]) -> dict[str, Any]:
+    """The same findings, what they took being counted."""
+    meter.flops += found["flops"]
+    return found
 
 
-def merged(method: Any, folders: Sequence[Path], stop: StopFlag) -> "dict[str, Tensor]":
-    """The result's tensors, each read from the parents when its turn comes.
+def base_of(merge: "MergeConfig", folders: Sequence[Path]) -> Path | None:
+    """The model that differences are taken from: the one that is named, or the nearest ancestor of all parents.
 
     Raises:
-        Stopped: the process was asked to stop.
+        ConfigError: the method needs one, and there is none.
+        CheckpointError: the one that is named is not there.
     """
-    with ExitStack() as stack:
-        parents = [ParentTensors(folder, stack.enter_context(open_tensors(folder))) for folder in folders]
-        tensors = {}
-        for output in method.plan([parent.shapes() for parent in parents]):
-            if stop():
-                raise Stopped
-            from rlx.merges.base import Given
+    if merge.base is not None:
+        return resolve(parse_reference(merge.base))
+    found = common_ancestor(folders)
+    if found is not None and is_model_directory(found):
+        return found
+    if merge.needs_base:
+        gone = f"the parents' common ancestor {found} is not there any more" if found else "the parents share none"
+        raise ConfigError(f"merge={option_of(merge).name} needs a base, and {gone}; give merge.base=<run>")
+    return None
 
-            inputs = [parents[source.parent].tensor(source.name) for source in output.sources]
-            tensors[output.name] = method.tensor(output, Given(tensors=inputs))
-        return tensors
+
+def unrelated(parents: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
+    """A sentence for each parent that has no ancestor in common with the first."""
+    names = [parent["reference"] for parent in parents]
+    return [
+        f"{names[0]} and {name} share no ancestor: their weights have nothing to do with each other, and what lies "
+        "between them is usually no model"
+        for name, folder in zip(names[1:], folders[1:], strict=True)
+        if not related(folders[0], folder)
+    ]
+
+
+def _basins(check: Mapping[str, Any], parents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each pair of parents with a convexity gap above `WARN`."""
+    told = []
+    for pair in check["pairs"]:
+        gap = pair.get("convexity_gap", 0.0)
+        if gap > WARN:
+            one, other = (parents[number]["reference"] for number in pair["parents"])
+            told.append(
+                f"on the way from {one} to {other} the held-out loss rises {gap:.2f} nats above the chord: they lie in "
+                "different basins"
+            )
+    return told
+
+
+def _summary(check: Mapping[str, Any]) -> dict[str, float]:
+    """What a metrics row says of the comparison: means over pairs, and the worst way."""
+    pairs = check["pairs"]
+    if not pairs:
+        return {}
+    found = {"merge/cosine": fmean([pair["cosine"] for pair in pairs])}
+    layers = [value for pair in pairs for value in pair["cka"] if value == value]
+    if layers:
+        found["merge/cka"] = fmean(layers)
+    for name in ("barrier_height", "convexity_gap"):
+        values = [pair[name] for pair in pairs if name in pair]
+        if values:
+            found[f"merge/{name}"] = max(values)
+    return found
+
+
+def rows_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What a metrics row says of the models: the result's under the names of other stages, the others' under merge/."""
+    result = found["result"]
+    parents = [each for name, each in found.items() if name.startswith("parent_")]
+    row = {"val/loss" + (f"/{name}" if name else ""): loss for name, loss in result["losses"].items()}
+    for evaluation in result["tasks"].values():
+        row.update(evaluation["metrics"])
+    for name, each in found.items():
+        if name == "result":
+            continue
+        row.update({f"merge/{name}/val_loss" + (f"/{of}" if of else ""): x for of, x in each["losses"].items()})
+        for task, evaluation in each["tasks"].items():
+            for what in ("greedy", "pass@1"):
+                row[f"merge/{name}/{task}/{what}"] = evaluation["metrics"][f"eval/{task}/{what}"]
+    row["merge/barrier"] = result["losses"][""] - fmean([each["losses"][""] for each in parents])
+    ratios = []
+    for task, evaluation in result["tasks"].items():
+        best = max(each["tasks"][task]["metrics"][f"eval/{task}/pass@1"] for each in parents)
+        if best > 0:
+            ratios.append(evaluation["metrics"][f"eval/{task}/pass@1"] / best)
+    if ratios:
+        row["merge/normalised_accuracy"] = fmean(ratios)
+    return row
+
+
+def write_eval(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """eval.json: the result's evaluation on the first task, as stage=eval has it; its others under `tasks`, and those
+    of the other models under `models`."""
+    tasks = list(found["result"]["tasks"])
+    if not tasks:
+        return
+    first = found["result"]["tasks"][tasks[0]]
+    others = {name: found["result"]["tasks"][name] for name in tasks[1:]}
+    references = [parent["reference"] for parent in run.record["parents"]]
+    models = {
+        name: {"reference": references[int(name[7:])] if name.startswith("parent_") else None, "tasks": each["tasks"]}
+        for name, each in found.items()
+        if name != "result"
+    }
+    write_json(run.path / EVAL, {**first, "tasks": others, "models": models})
+
+
+def _policies(config: "Config") -> list[Any]:
+    """What decides what a parent's tokens are."""
+    merge = config.merge
+    assert merge is not None
+    return [merge.tokens.value, merge.tied.value]
+
+
+def _wanted(least: int, most: int | None) -> str:
+    if most is None:
+        return f"at least {least} parent{'s' if least > 1 else ''}"
+    return f"{most} parent{'s' if most > 1 else ''}" if least == most else f"{least} to {most} parents"

@@ -65,7 +65,7 @@ def job_of(config: "Config", context: Context, *, name: str = "", label: str = "
     if not stage.parents(config):
         check_coupling(config)
     place = place_of(config, context)
-    references = [*stage.parents(config), *stage.also_from().values()]
+    references = [*stage.parents(config), *stage.also_from(config).values()]
     planned = PlannedRun(
         name=name or place.parent.name,
         label=label or name or place.parent.name,

@@ -100,7 +100,7 @@ def parent_model(config: "Config", context: "Context", folder: Path, *, begun: b
     """
     from rlx.models.growth import grown_config
 
-    _, own, _ = read_model(folder)
+    own, _ = read_described(folder)
     changes, grow = changes_of(config, context, folder, own), config.init.grow
     asked = changes.pop("n_layers", own.n_layers)
     own = replace(own, **changes)
@@ -319,9 +319,20 @@ def load_start(
     if grow is not None:
         tensors = grown_tensors(tensors, weights_of(model), grow, own.n_layers, model_config.n_layers)
     load_weights(model, tensors, folder)
+    return Start(
+        model=model,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        depth=depth_of(folder),
+        folder=folder,
+        origin=folder,
+    )
+
+
+def depth_of(folder: Path) -> int:
+    """Training stages behind the weights in a folder."""
     record = read_record(folder.parent.parent if step_of(folder.name) is not None else folder) or {}
-    depth = int(record.get("depth", 1))
-    return Start(model=model, model_config=model_config, tokenizer=tokenizer, depth=depth, folder=folder, origin=folder)
+    return int(record.get("depth", 1))
 
 
 def read_model(folder: Path, *, fold: bool = True) -> "tuple[dict[str, Tensor], ModelConfig, Tokenizer]":
@@ -331,22 +342,34 @@ def read_model(folder: Path, *, fold: bool = True) -> "tuple[dict[str, Tensor], 
         CheckpointError: as `load_start`.
     """
     from rlx.models.adapters import fold as add_adapter
-    from rlx.models.folder import config_of, is_foreign, read_tensors
-    from rlx.runs.model_directory import load_model_directory, read_token_settings
+    from rlx.models.folder import read_tensors
+    from rlx.runs.model_directory import load_model_directory
 
-    tensors, description, tokenizer_json = load_model_directory(folder)
-    model_config, vocab_size = config_of(description, folder)
-    path = folder / MODEL_TOKENIZER
-    if tokenizer_json is None:
-        raise CheckpointError(f"{folder} has no {MODEL_TOKENIZER}; save the model's tokenizer beside it")
-    if is_foreign(description):
-        tokenizer = Tokenizer.load_foreign(path, read_token_settings(folder), vocab_size)
-    else:
-        tokenizer = Tokenizer.load(path, description.get("tokens"), vocab_size)
+    tensors, description, _ = load_model_directory(folder)
+    model_config, tokenizer = read_described(folder)
     tensors = read_tensors(description, model_config, tensors, folder)
     if fold:
-        add_adapter(tensors, read_adapter(folder, model_config, vocab_size))
+        add_adapter(tensors, read_adapter(folder, model_config, tokenizer.vocab_size))
     return tensors, model_config, tokenizer
+
+
+def read_described(folder: Path) -> "tuple[ModelConfig, Tokenizer]":
+    """Model config and tokenizer of a folder, whose weights are not read.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or not an rlx model's.
+    """
+    from rlx.models.folder import config_of, is_foreign
+    from rlx.runs.model_directory import read_model_config, read_token_settings
+
+    description = read_model_config(folder)
+    model_config, vocab_size = config_of(description, folder)
+    path = folder / MODEL_TOKENIZER
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {MODEL_TOKENIZER}; save the model's tokenizer beside it")
+    if is_foreign(description):
+        return model_config, Tokenizer.load_foreign(path, read_token_settings(folder), vocab_size)
+    return model_config, Tokenizer.load(path, description.get("tokens"), vocab_size)
 
 
 def read_adapter(folder: Path, model_config: "ModelConfig", vocab_size: int) -> "list[Product]":

@@ -200,7 +200,7 @@ class TrainingConfig(RunStageConfig):
     def check_runs(self, config: "Config") -> None:
         self.budget()
 
-    def also_from(self) -> dict[str, str]:
+    def also_from(self, config: "Config") -> dict[str, str]:
         return {"match_flops": self.match_flops} if self.match_flops else {}
 
     def budget(self) -> float | None:

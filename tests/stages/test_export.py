@@ -128,7 +128,7 @@ def test_a_saved_folder_goes_on_through_every_stage(door) -> None:
                "stage.samples=2", "decode.max_tokens=8")  # fmt: skip
     assert done.code == 0, done.err
 
-    merge = ("stage=merge", "merge=linear", *COUNTDOWN, "trainer.threads=1", "stage.val_tokens=640")
+    merge = ("stage=merge", "merge=linear", *COUNTDOWN, "trainer.threads=1", "stage.val_tokens=640", "stage.problems=0")
     done = door(*merge, f"merge.models=[hf:start,{trained}]", "merge.weights=[1,3]")
     assert done.code == 0, done.err
     merged = last(place(done.out))

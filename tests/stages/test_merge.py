@@ -8,7 +8,8 @@ from rlx.nn.decoder import Decoder
 from tests.conftest import COUNTDOWN
 from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rows, sft
 
-MERGE = (*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", "stage.val_tokens=640")
+MERGE = (*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", "stage.val_tokens=640", "stage.problems=4",
+         "stage.samples=2", "decode.max_tokens=6", "stage.path_points=3")  # fmt: skip
 
 
 def weights(run):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rlx.data.documents import Document
 from rlx.data.tokenizers.base import Tokenizer
-from rlx.tasks.base import Task
+from rlx.tasks.base import Task, TaskConfig
 from rlx.types import Example, Split
 
 
@@ -64,6 +64,10 @@ class CorpusConfig:
     def names(self) -> list[str]:
         """What documents come from, in the order that `Document.source` counts; empty where all come from one."""
         return []
+
+    def tasks(self) -> dict[str, TaskConfig]:
+        """Tasks besides the run's own that documents come from, by the names of `names`."""
+        return {}
 
     def validation(
         self, task: Task | None, tokenizer: Tokenizer, *, whole: bool, key: tuple[object, ...]

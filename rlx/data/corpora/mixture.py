@@ -27,7 +27,7 @@ from rlx.data.mixing import Mixing
 from rlx.data.tokenizers.base import Tokenizer, text_of
 from rlx.errors import ConfigError, nearest
 from rlx.options import content, discover, field_value, option
-from rlx.tasks.base import Task
+from rlx.tasks.base import Task, TaskConfig
 from rlx.types import Example, Split
 
 MEASURED = 256
@@ -166,6 +166,9 @@ class MixtureConfig(CorpusConfig):
 
     def names(self) -> list[str]:
         return [name for name, _ in self._sources()]
+
+    def tasks(self) -> dict[str, TaskConfig]:
+        return {name: source.task_config() for name, source in self._sources() if source.task is not None}
 
     def _sources(self) -> list[tuple[str, SourceConfig]]:
         """Names and sources, in the order of the names."""

@@ -1,0 +1,60 @@
+"""What was measured of a model, kept on the disk: merges that share parents measure them once.
+
+The folder is `merges` in the cache (`RLX_CACHE`, else `~/.cache/rlx`). A key covers the weights, all that is asked, how
+is computed, and rlx's own code; what it finds is what would be measured anew, and the ledger counts it like that.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlx.data.stored import CACHE, cache_folder
+from rlx.errors import RunError
+from rlx.runs.files import CHECKSUMS, TRAINER_STATE, write_json
+from rlx.runs.identity import content_hash
+
+
+def kept(parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, or gave when it was asked of the same `parts` (JSON values).
+
+    Raises:
+        RunError: the cache cannot be written.
+    """
+    import torch
+
+    text = json.dumps([parts, _code(), torch.__version__], sort_keys=True)
+    path = cache_folder("merges") / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    found = json.loads(json.dumps(make()))  # as it will be read
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; set {CACHE} to a folder with room") from error
+    write_json(path, found)
+    return found
+
+
+def weights_hash(folder: Path) -> str:
+    """What a model folder holds: the sums that were written with it, else its content."""
+    sums = folder / CHECKSUMS
+    if not sums.is_file():
+        return content_hash(str(folder))
+    lines = [line for line in sums.read_text(encoding="utf-8").splitlines() if not line.endswith(TRAINER_STATE)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """A digest of rlx's source."""
+    home, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
+    for path in sorted(home.rglob("*.py")):
+        digest.update(str(path.relative_to(home)).encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""The result's tensors: planned of names and shapes, made one after the other, and written as they are made."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlx.errors import ConfigError, Stopped
+from rlx.merges.base import Given, MergeConfig, MergeMethod, Output
+from rlx.models.folder import TIED
+from rlx.progress import Progress
+from rlx.runs.files import MODEL_TOKENIZER
+from rlx.runs.model_directory import Spec, stream_model_directory
+from rlx.signals import StopFlag
+from rlx.stages.merging.parents import Parents, described
+from rlx.stages.start import seed_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlx.merges.base import Architecture
+
+Statistics = Callable[[int, str], "Tensor | None"]
+"""Of a parent's number and a tensor's name: what was gathered."""
+
+
+class Read(Sequence["Tensor"]):
+    """A number of tensors, each read when it is asked for."""
+
+    def __init__(self, reads: "Sequence[Callable[[], Tensor]]") -> None:
+        self._reads = reads
+
+    def __len__(self) -> int:
+        return len(self._reads)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [read() for read in self._reads[number]]
+        return self._reads[number]()
+
+
+class Merged:
+    """What a method makes of the parents.
+
+    Raises:
+        ConfigError: the parents do not fit the method, or the result is no model.
+    """
+
+    def __init__(
+        self, config: MergeConfig, parents: Parents, *, seed: int, statistics: Statistics | None = None
+    ) -> None:
+        self.config, self.parents, self.seed, self.statistics = config, parents, seed, statistics
+        self.architecture: Architecture = config.architecture([each.architecture() for each in parents.members])
+        self.method: MergeMethod = config.build()
+        self.outputs = list(self.method.plan(parents.shapes()))
+        if parents.known:
+            self._check(self.outputs)
+
+    def _check(self, outputs: Sequence[Output]) -> None:
+        """Compare the outputs with the tensors of the model that they are to be."""
+        from rlx.models.adapters import without_numbers
+        from rlx.models.folder import config_of
+
+        assert self.parents.tokenizer is not None
+        config, vocab_size = config_of(described(self.architecture, self.parents.tokenizer), "the result")
+        model = without_numbers(config, vocab_size)
+        wanted = {name: tuple(t.shape) for name, t in model.state_dict().items() if not (model.tied and name == TIED)}
+        found = {output.name: output.shape for output in outputs}
+        for name in sorted(wanted.keys() ^ found.keys()):
+            what = "would lack" if name in wanted else "would have an unknown tensor"
+            raise ConfigError(f"the result {what} {name}; the parents do not fit the method")
+        for name, shape in wanted.items():
+            if found[name] != shape:
+                raise ConfigError(f"{name} of the result would be {found[name]}, and its model has {shape}")
+
+    def seeds(self) -> dict[str, int]:
+        """By tensor: what its random numbers begin with."""
+        return {output.name: seed_for(self.seed, "merge", output.name) for output in self.outputs}
+
+    def spec(self, output: Output) -> Spec:
+        """In what an output is stored: the widest dtype of its sources where none is asked for."""
+        import torch
+
+        dtypes = [self.parents.members[place.parent].dtype(place.name) for place in output.sources]
+        dtype = reduce(torch.promote_types, dtypes)
+        if self.config.dtype is not None and dtype.is_floating_point:
+            dtype = getattr(torch, self.config.dtype.value)
+        return Spec(output.name, output.shape, dtype)
+
+    def tensor(self, output: Output) -> "Tensor":
+        """One tensor of the result.
+
+        Raises:
+            ConfigError: it holds no floating point numbers, and is not the same in all parents.
+        """
+        spec, parents = self.spec(output), self.parents
+        reads = [(lambda place=place: parents.tensor(place.parent, place.name)) for place in output.sources]
+        if not spec.dtype.is_floating_point:
+            return _equal([read() for read in reads], output)
+        widened = [(lambda read=read: _wide(read())) for read in reads]
+        given = Given(
+            tensors=Read(widened),
+            base=_wide(parents.base_tensor(output.name)) if self.config.needs_base else None,
+            statistics=[self.statistics(place.parent, place.name) for place in output.sources]
+            if self.statistics is not None
+            else (),
+        )
+        if self.config.draws:
+            given.generator.manual_seed(seed_for(self.seed, "merge", output.name))
+        return self.method.tensor(output, given).to(spec.dtype)
+
+    def write(self, folder: Path, stop: StopFlag) -> None:
+        """Write the model directory.
+
+        Raises:
+            Stopped: the process was asked to stop.
+            RunError: the disk is full or cannot be written.
+        """
+        first, tokenizer = self.parents.members[0], self.parents.tokenizer
+        if tokenizer is not None:
+            config, text = described(self.architecture, tokenizer), tokenizer.to_json()
+        else:
+            path = first.folder / MODEL_TOKENIZER
+            config = dict(self.architecture.fields)
+            text = path.read_text(encoding="utf-8") if path.is_file() else None
+        specs = [self.spec(output) for output in self.outputs]
+        tensors = self._made(stop)
+        stream_model_directory(folder, specs, tensors, config, text, shard_bytes=self.config.shard_bytes)
+
+    def _made(self, stop: StopFlag) -> "Iterator[Tensor]":
+        progress = Progress(f"{'merge':<24}", len(self.outputs))
+        for number, output in enumerate(self.outputs, start=1):
+            if stop():
+                raise Stopped
+            yield self.tensor(output)
+            progress.update(number)
+        progress.close()
+
+
+def _wide(tensor: "Tensor") -> "Tensor":
+    import torch
+
+    return tensor if tensor.dtype is torch.float64 else tensor.float()
+
+
+def _equal(tensors: "Iterable[Tensor]", output: Output) -> "Tensor":
+    import torch
+
+    first, *others = tensors
+    for number, other in enumerate(others, start=2):
+        if not torch.equal(first, other):
+            raise ConfigError(
+                f"{output.name} holds {first.dtype} and differs between parents 1 and {number}; numbers that are no "
+                "floating point are only copied"
+            )
+    return first
