@@ -235,7 +235,8 @@ def _task_name(config: "Config") -> str:
     assert config.stage is not None
     if config.task is not None:
         return option_of(config.task).name
-    return option_of(config.corpus).name if "corpus" in config.stage.uses and config.corpus is not None else "any"
+    corpus = config.corpus if "corpus" in config.stage.uses else None
+    return "any" if corpus is None or corpus.needs_task() else option_of(corpus).name
 
 
 def best_identity(config: "Config") -> dict[str, Any]:

@@ -11,8 +11,7 @@
 4. Without a task nothing is measured: weights alone are merged, those of any folder of safetensors.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -94,22 +93,25 @@ class MergeStageConfig(RunStageConfig):
         return {name: reference for name, reference in found.items() if reference is not None}
 
     def check_start(self, config: "Config") -> None:
-        from rlx.stages.merging.parents import check_known, open_parents
+        from rlx.stages.merging.parents import open_parents
         from rlx.stages.merging.tensors import Merged
 
         assert config.merge is not None
         folders = [resolve(parse_reference(reference)) for reference in self.parents(config)]
         base = base_of(config.merge, folders)
-        if self.measured(config):
-            named = [] if self.ceiling is None else [resolve(parse_reference(self.ceiling))]
-            check_known([*folders, *named], "it cannot be measured; leave task= and corpus= out to merge it unmeasured")
+        if self.ceiling is not None:
+            resolve(parse_reference(self.ceiling))
         with open_parents(folders, base, config.merge) as parents:
             Merged(config.merge, parents, seed=config.seed)
 
     def model_of(self, config: "Config", context: Context, folder: Path, *, begun: bool) -> "ModelConfig | None":
-        if self.measured(config):
-            return parent_model(config, context, folder, begun=begun)
-        return None
+        from rlx.stages.merging.parents import check_known
+
+        if not self.measured(config):
+            return None
+        folders = [resolve(parse_reference(reference)) for reference in self.parents(config)]
+        check_known(folders, "it cannot be measured; leave task= and corpus= out to merge it unmeasured")
+        return parent_model(config, context, folder, begun=begun)
 
     def measured(self, config: "Config") -> bool:
         """There is something to measure the models on."""
@@ -213,9 +215,7 @@ class MergeStageConfig(RunStageConfig):
         weights = [weights_hash(folder) for folder in (*folders, *([] if base is None else [base]))]
 
         def make() -> dict[str, Any]:
-            with counted(meter) as spent:
-                found = likeness(meter, parents, self.path_points)
-            return {**found, "flops": spent()}
+            return counted(meter, lambda: likeness(meter, parents, self.path_points))
 
         return charged(meter, kept(["likeness", asked, weights, _policies(meter.config), self.path_points], make))
 
@@ -246,17 +246,15 @@ class MergeStageConfig(RunStageConfig):
 
 def measured_of(meter: "Meter", model: Any, label: str) -> dict[str, Any]:
     """Losses, evaluations, and what they took."""
-    with counted(meter) as spent:
-        found = {"losses": meter.losses(model), "tasks": meter.evaluations(model, label)}
-    return {**found, "flops": spent()}
+    return counted(meter, lambda: {"losses": meter.losses(model), "tasks": meter.evaluations(model, label)})
 
 
-@contextmanager
-def counted(meter: "Meter") -> Iterator[Any]:
-    """Put aside what the meter counts meanwhile: `charged` adds it, whether it was spent now or before."""
-    before = meter.flops
-    yield lambda: meter.flops - before
+def counted(meter: "Meter", measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured, with what the meter counted meanwhile, which `charged` adds to it."""
+    before, meter.flops = meter.flops, 0.0
+    found = {**measure(), "flops": meter.flops}
     meter.flops = before
+    return found
 
 
 def charged(meter: "Meter", found: dict[str, Any]) -> dict[str, Any]:

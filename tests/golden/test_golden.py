@@ -35,7 +35,7 @@ COMMANDS = {
            "stage.prompts=4", "algorithm.group_size=8", "decode.max_tokens=12", "stage.val_every=0", "optim.lr=3e-3",
            "schedule.warmup_steps=2", "algorithm.rewards.malformed=1"],
     "merge": [*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", "merge.models=[{pretrain},{sft}]",
-              "stage.val_tokens=512"],
+              "stage.val_tokens=512", "stage.problems=0", "stage.compare=false"],
     "eval": [*COUNTDOWN, "trainer.threads=1", "stage=eval", "init_from={sft}", "stage.problems=8", "stage.samples=4",
              "decode.max_tokens=24"],
 }  # fmt: skip

@@ -27,7 +27,8 @@ def rl(start: Path | str, *more: str) -> list[str]:
 
 def merge(first: Path | str, second: Path | str, *more: str) -> list[str]:
     return [*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", f"merge.models=[{first},{second}]",
-            "stage.val_tokens=640", "stage.problems=4", "stage.samples=2", "decode.max_tokens=6", "stage.path_points=3", *more]  # fmt: skip
+            "stage.val_tokens=640", "stage.problems=4", "stage.samples=2", "decode.max_tokens=6",
+            "stage.path_points=3", *more]  # fmt: skip
 
 
 def evaluation(start: Path | str, *more: str) -> list[str]:

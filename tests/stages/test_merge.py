@@ -1,12 +1,18 @@
-"""stage=merge: the mean of two runs, its loss beside theirs."""
+"""stage=merge: what is merged, and what is measured of parents and result."""
 
+import json
 from pathlib import Path
 
+import pytest
+import torch
 from safetensors.torch import load_file
 
+from rlx.data.stored import cache_folder
 from rlx.nn.decoder import Decoder
+from rlx.stages.merging import measuring
 from tests.conftest import COUNTDOWN
-from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rows, sft
+from tests.stages.merging.folders import saved
+from tests.stages.runs import PRETRAIN, arithmetic_of, merge, place, record, rows, sft
 
 MERGE = (*COUNTDOWN, "trainer.threads=1", "stage=merge", "merge=linear", "stage.val_tokens=640", "stage.problems=4",
          "stage.samples=2", "decode.max_tokens=6", "stage.path_points=3")  # fmt: skip
@@ -54,3 +60,190 @@ def test_precision_is_that_of_the_trainer(door, monkeypatch):
     seen = arithmetic_of(monkeypatch, Decoder, "run")
     done = door(*MERGE, f"merge.models=[{start},{start}]", "trainer.precision=bf16")
     assert done.code == 0 and seen and all(seen)
+
+
+def pair(door, *more: str) -> tuple[Path, Path, Path]:
+    """A run and two that began from it."""
+    start = place(door(*PRETRAIN, *more).out)
+    return start, place(door(*sft(start)).out), place(door(*sft(start, "optim.lr=3e-2")).out)
+
+
+def test_parents_and_result_are_evaluated_on_the_task(door):
+    _, one, other = pair(door)
+    run = place(door(*merge(one, other)).out)
+    (row,) = rows(run)
+    found = json.loads((run / "eval.json").read_text())
+    assert (found["task"], found["n_problems"], found["n_samples"]) == ("countdown", 4, 2)
+    assert [found["models"][f"parent_{n}"]["reference"] for n in (0, 1)] == [str(one), str(other)]
+    for n in (0, 1):
+        theirs = found["models"][f"parent_{n}"]["tasks"]["countdown"]
+        assert [problem["id"] for problem in theirs["problems"]] == [problem["id"] for problem in found["problems"]]
+        assert row[f"merge/parent_{n}/countdown/pass@1"] == theirs["metrics"]["eval/countdown/pass@1"]
+    assert row["eval/countdown/pass@1"] == found["metrics"]["eval/countdown/pass@1"]
+    assert row["flops/eval"] == row["flops/total"] > 0 and row["flops/train"] == 0
+
+
+def test_an_evaluation_is_that_of_the_eval_stage(door):
+    _, one, other = pair(door)
+    run = place(door(*merge(one, other)).out)
+    asked = ("stage.problems=4", "stage.samples=2", "decode.max_tokens=6", "trainer.threads=1")
+    for reference, mine in ((run, None), (one, "parent_0")):
+        alone = place(door("stage=eval", *COUNTDOWN, f"init_from={reference}", *asked).out)
+        found = json.loads((run / "eval.json").read_text())
+        found = found if mine is None else found["models"][mine]["tasks"]["countdown"]
+        expected = json.loads((alone / "eval.json").read_text())
+        assert {name: found[name] for name in expected} == expected
+
+
+def test_what_is_measured_of_parents_is_kept(door, monkeypatch, tmp_path):
+    """Merges that share parents measure them once, and count it as if they had not."""
+    monkeypatch.setenv("RLX_CACHE", str(tmp_path / "cache"))
+    _, one, other = pair(door)
+    evaluated, walked = [], []
+    evaluations, path = measuring.Meter.evaluations, measuring.path
+
+    def evaluate(self, model, label):
+        evaluated.append(label)
+        return evaluations(self, model, label)
+
+    monkeypatch.setattr(measuring.Meter, "evaluations", evaluate)
+    monkeypatch.setattr(measuring, "path", lambda *given: walked.append(1) or path(*given))
+    first = place(door(*merge(one, other)).out)
+    assert evaluated == ["parent 0", "parent 1", "result"] and walked == [1]
+    again = place(door(*merge(one, other, "rerun=again")).out)
+    assert evaluated[3:] == ["result"] and walked == [1]
+    assert rows(first) == rows(again)
+    place(door(*merge(one, other, "merge.weight=0.25")).out)
+    assert evaluated[4:] == ["result"] and walked == [1]
+    place(door(*merge(one, other, "stage.samples=3")).out)
+    assert evaluated[5:] == ["parent 0", "parent 1", "result"], "another question"
+    for path_ in cache_folder("merges").glob("*.json"):
+        path_.write_text("{")
+    assert rows(place(door(*merge(one, other, "rerun=torn")).out)) == rows(first), "torn files are made anew"
+
+
+def test_the_way_between_two_parents(door):
+    start, one, other = pair(door)
+    run = place(door(*merge(one, other, "stage.path_points=3")).out)
+    found = json.loads((run / "merge.json").read_text())
+    assert found["base"] == f"{start}/checkpoints/step-000012"
+    (way,) = found["likeness"]["pairs"]
+    (row,) = rows(run)
+    ends = [row["merge/parent_0/val_loss"], row["merge/parent_1/val_loss"]]
+    assert way["path"] == pytest.approx([ends[0], row["val/loss"], ends[1]], abs=1e-6), "linear merges lie on it"
+    rise = max(0, row["val/loss"] - sum(ends) / 2)
+    assert row["merge/barrier_height"] == pytest.approx(rise, abs=1e-6) and row["merge/convexity_gap"] >= rise - 1e-6
+    first, second, base = (
+        torch.cat([tensor.flatten() for _, tensor in sorted(weights(each).items())]).double()
+        for each in (one, other, start)
+    )
+    cosine = torch.cosine_similarity(first - base, second - base, dim=0).item()
+    assert row["merge/cosine"] == pytest.approx(cosine, abs=1e-4) == way["cosine"]
+    assert found["likeness"]["of"] == "differences"
+    assert len(way["cka"]) == 2 and all(value <= 1 for value in way["cka"])
+    alone = place(door(*merge(one, other, "stage.compare=false")).out)
+    assert "likeness" not in json.loads((alone / "merge.json").read_text())
+
+
+def test_a_model_is_wholly_like_itself(door):
+    start = place(door(*PRETRAIN).out)
+    run = place(door(*merge(start, start)).out)
+    (row,) = rows(run)
+    assert row["merge/cka"] == pytest.approx(1, abs=1e-6) and row["merge/convexity_gap"] == 0
+    assert row["merge/barrier"] == 0
+
+
+def test_strangers_are_told_by_name(door):
+    one, other = (place(door(*PRETRAIN, f"seed={seed}").out) for seed in (0, 1))
+    done = door(*merge(one, other))
+    assert f"alarm: {one} and {other} share no ancestor" in done.out
+    run = place(done.out)
+    assert any("share no ancestor" in sentence for sentence in record(run)["alarms"])
+    found = json.loads((run / "merge.json").read_text())
+    assert found["base"] is None and found["likeness"]["of"] == "weights"
+    related = door(*merge(one, place(door(*sft(one)).out)))
+    assert "alarm" not in related.out and "alarms" not in record(place(related.out))
+
+
+def test_a_ceiling_is_measured_beside_them(door):
+    start, one, other = pair(door)
+    run = place(door(*merge(one, other, f"stage.ceiling={start}")).out)
+    (row,) = rows(run)
+    assert {"merge/ceiling/val_loss", "merge/ceiling/countdown/pass@1"} <= row.keys()
+    assert str(start) not in [parent["reference"] for parent in record(run)["parents"]]
+    assert run != place(door(*merge(one, other)).out), "the result is another"
+
+
+MIXED = "corpus.sources={easy:{task:countdown,weight:0.5,settings:{max_number:25}},words:{task:copy,weight:0.5}}"
+
+
+def test_every_task_of_a_mixture_is_measured(door):
+    _, one, other = pair(door)
+    done = door(*merge(one, other, "corpus=mixture", MIXED, "stage.val_tokens=2048", "stage.row_tokens=1024"))
+    assert done.code == 0, done.err
+    run = place(done.out)
+    (row,) = rows(run)
+    for name in ("countdown", "easy", "words"):
+        assert f"eval/{name}/pass@1" in row and f"merge/parent_1/{name}/pass@1" in row
+    assert {"val/loss/easy", "val/loss/words", "merge/parent_0/val_loss/words"} <= row.keys()
+    assert row["val/loss"] == pytest.approx((row["val/loss/easy"] + row["val/loss/words"]) / 2, rel=0.05)
+    found = json.loads((run / "eval.json").read_text())
+    assert found["task"] == "countdown" and set(found["tasks"]) == {"easy", "words"}
+    assert set(found["models"]["parent_0"]["tasks"]) == {"countdown", "easy", "words"}
+
+
+def test_without_a_task_weights_alone_are_merged(door):
+    _, one, other = pair(door)
+    done = door("stage=merge", "merge=linear", f"merge.models=[{one},{other}]", "trainer.threads=1")
+    assert done.code == 0, done.err
+    run = place(done.out)
+    assert run.parent.name.startswith("any-dense-merge-") and "weights alone" in done.out
+    (row,) = rows(run)
+    assert not any(name.startswith(("val/", "eval/")) for name in row) and not (run / "eval.json").exists()
+    assert load_file(run / "checkpoints/step-000000/model.safetensors").keys() == weights(one).keys()
+
+
+def test_folders_that_rlx_has_no_model_for(door):
+    from safetensors.torch import save_file
+
+    for name in ("x", "y"):
+        Path(name).mkdir()
+        save_file({"h.0.w": torch.randn(3, 3)}, f"{name}/model.safetensors")
+        Path(name, "config.json").write_text('{"model_type": "gpt_bigcode"}')
+    command = ("stage=merge", "merge=linear", "merge.models=[hf:x,y]", "trainer.threads=1")
+    done = door(*command)
+    assert done.code == 0, done.err
+    assert "share no ancestor" in done.out
+    held = load_file(place(done.out) / "checkpoints/step-000000/model.safetensors")["h.0.w"]
+    ends = [load_file(f"{name}/model.safetensors")["h.0.w"] for name in ("x", "y")]
+    torch.testing.assert_close(held, (ends[0] + ends[1]) / 2)
+    refused = door(*command, *COUNTDOWN)
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "model_type=gpt_bigcode" in refused.err and "leave task= and corpus= out" in refused.err
+
+
+def test_a_tokenizer_that_cannot_read_the_task_is_one_line(door):
+    from tests.stages.merging.folders import words
+
+    for name in ("x", "y"):
+        saved(Path(name), 0, tokenizer=words("a", "b"))
+    done = door(*merge("x", "y"))
+    assert done.code and done.err.count("\n") == 1 and "has no token for" in done.err
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("stage.path_points=1", "stage.path_points=1 must be 0, or at least 2"),
+        ("stage.samples=0", "stage.samples=0 must be at least 1"),
+        ("stage.problems=-1", "stage.problems=-1 must be at least 0"),
+        ("init_from=x", "leave init_from out"),
+        ("merge.models=[x]", "merge=linear needs at least 2 parents, got 1"),
+        ("merge.models=[x,y]", "x is not there"),
+        ("merge.weight=x", "merge.weight"),
+    ],
+)
+def test_wrong_values_are_one_line(door, given, says):
+    done = door(*merge("a", "b"), given)
+    assert done.code == 2 and done.err.count("\n") == 1 and says in done.err
+    assert not list(Path().glob("*/*-merge-*"))

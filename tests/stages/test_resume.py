@@ -81,8 +81,9 @@ KILLS = {
     "rl": [("sampled", 1), ("row written", 2), ("validation", 2), ("state written", 1), ("minibatch", 3),
            ("checkpoint made", 1), ("sampling", 2), ("rows synced", 1), ("checkpoint named", 2),
            ("status", 2), ("conclusion", 1)],
-    "merge": [("weights written", 1), ("checkpoint made", 1), ("checkpoint to delete", 1), ("forward pass", 3),
-              ("half a row", 1), ("row written", 1), ("rows kept elsewhere", 1), ("run.json written", 2)],
+    "merge": [("half the tensors", 7), ("tensors written", 1), ("checkpoint made", 1), ("checkpoint to delete", 1),
+              ("forward pass", 3), ("half a row", 1), ("row written", 1), ("rows kept elsewhere", 1),
+              ("run.json written", 2)],
     "eval": [("sampled", 1), ("half a row", 1), ("row written", 1), ("sampled", 3), ("row written", 2), ("row", 40),
              ("eval.json written", 1), ("run.json", 1), ("chunks removed", 1)],
 }  # fmt: skip
