@@ -263,15 +263,21 @@ def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
     return total
 
 
-def normalised(weights: Sequence[float], what: str = "merge.weights") -> list[float]:
+def normalised(
+    weights: Sequence[float], what: str = "merge.weights", *, instead: str = "merge.normalize=false"
+) -> list[float]:
     """The weights divided by their sum.
+
+    Args:
+        instead: the setting that leaves the division out; empty where there is none.
 
     Raises:
         ConfigError: they sum to 0.
     """
     total = sum(weights)
     if abs(total) < 1e-12:
-        raise ConfigError(f"{what}={list(weights)} sum to 0; change them, or set merge.normalize=false")
+        way = f", or set {instead}" if instead else ""
+        raise ConfigError(f"{what}={list(weights)} sum to 0; change them{way}")
     return [weight / total for weight in weights]
 
 
