@@ -18,6 +18,8 @@ from rlx.options import recorded
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Names and shapes of a model's tensors: what is known before any is read."""
+BLOCK = 2**17
+"""Entries that a rule works on at a time, so that what lies between two operations stays in the processor's cache."""
 
 
 class Dtype(Enum):
@@ -279,6 +281,13 @@ def normalised(
         way = f", or set {instead}" if instead else ""
         raise ConfigError(f"{what}={list(weights)} sum to 0; change them{way}")
     return [weight / total for weight in weights]
+
+
+def refuse_weights(config: MergeConfig, why: str) -> None:
+    """Raise ConfigError if the parents have weights, which the rule does not use."""
+    if config.weights is not None or config.weight is not None:
+        name = "merge.weights" if config.weights is not None else "merge.weight"
+        raise ConfigError(f"{name} is not used: {why}; leave it out")
 
 
 class SameShapes:

@@ -11,8 +11,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-BLOCK = 2**17
-"""Entries that are worked on at a time, so that what lies between two operations stays in the processor's cache."""
+from rlx.merges.base import BLOCK
+
 SMALL = 1e-8
 """A mean of unit vectors shorter than this has no direction."""
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ConfigError
-from rlx.merges.base import normalised
+from rlx.merges.base import BLOCK, normalised
 from rlx.merges.slerp import Of, SlerpConfig
-from rlx.merges.sphere import BLOCK, Per
+from rlx.merges.sphere import Per
 from tests.merges.tensors import close, merged, mergekit, some
 
 ROWS = pytest.mark.parametrize("per", list(Per), ids=lambda per: per.name)
