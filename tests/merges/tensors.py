@@ -1,8 +1,10 @@
 """Tensors to merge, and what mergekit makes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -41,3 +43,18 @@ def close(found: Tensor, expected: Tensor, tolerance: float | None = None) -> No
         tolerance = 1e-12 if found.dtype == torch.float64 else 1e-6
     scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
     torch.testing.assert_close(found.double(), expected.double(), atol=tolerance * scale, rtol=0)
+
+
+@contextmanager
+def drawn(seed: int) -> Iterator[None]:
+    """Both tools' masks are made of the numbers that a rule draws with `merged(..., seed=seed)`."""
+    generator = torch.Generator().manual_seed(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "bernoulli", lambda p: (torch.rand(p.shape, generator=generator) < p).to(p.dtype))
+        yield
+
+
+def masks(seed: int, *chances: Tensor) -> list[Tensor]:
+    """The masks of the parents of `merged(..., seed=seed)`, from the probabilities of each."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(chance.shape, generator=generator) < chance for chance in chances]
