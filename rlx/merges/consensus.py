@@ -183,7 +183,7 @@ def _agreed(deltas: Sequence[Tensor], weights: Sequence[float], elect: Elect, di
 
 def kept(density: float, count: int) -> int:
     """How many of that many entries a density keeps: rounded down, and at least one (mergekit 0.1.5)."""
-    return min(count, max(1, int(density * count)))
+    return max(1, int(density * count))
 
 
 def smallest(magnitudes: Tensor, rank: int) -> float:

@@ -28,7 +28,7 @@ class Per(Enum):
 
 def as_rows(tensor: Tensor, per: Per) -> Tensor:
     """The tensor's vectors, [R, C]."""
-    if per is Per.tensor or tensor.dim() < 2:
+    if per is Per.tensor or tensor.dim() == 0:
         return tensor.reshape(1, tensor.numel())
     return tensor.reshape(tensor.shape[:-1].numel(), tensor.shape[-1])
 

@@ -30,7 +30,9 @@ def by_hand(column: list[float], weights: list[float], elect: Elect, divide: Div
 @pytest.mark.parametrize("elect", list(Elect), ids=lambda value: value.name)
 @pytest.mark.parametrize("divide", list(Divide), ids=lambda value: value.name)
 @pytest.mark.parametrize(
-    "weights", [[1.0, 1.0, 1.0], [0.2, 3.0, 1.0], [1.0, -0.5, 0.0]], ids=["equal", "odd", "signed"]
+    "weights",
+    [[1.0, 1.0, 1.0], [0.2, 3.0, 1.0], [1.0, -0.5, 0.0], [1.0, -1.0, 0.5]],
+    ids=["equal", "odd", "signed", "cancelling"],
 )
 def test_every_pattern_of_signs(weights: list[float], divide: Divide, elect: Elect) -> None:
     """All columns of three values from -2, -1, 0, 1 and 2, so that ties of the vote are there too."""

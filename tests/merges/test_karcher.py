@@ -100,6 +100,8 @@ def test_zeros_have_no_direction(per: Per) -> None:
     close(merged(KarcherConfig(per=per), [first, zero, second]), both * 2 / 3)
     assert torch.equal(merged(KarcherConfig(per=per), [zero, zero]), zero)
     close(merged(KarcherConfig(weight=0.0), [zero, first]), zero)
+    three, once = some(3), KarcherConfig(per=per, iterations=1)
+    close(merged(once, [*three, zero]), merged(once, three) * 3 / 4)
 
 
 def test_opposites_are_finite() -> None:
@@ -107,6 +109,8 @@ def test_opposites_are_finite() -> None:
     close(merged(KarcherConfig(), [first, -first]), first)
     close(mergekit("karcher", [first, -first]), first)
     assert merged(KarcherConfig(), [first, -first, 2 * first]).isfinite().all()
+    rows = some(1, 300, 7)[0]
+    close(merged(KarcherConfig(per=Per.row, weight=0.25), [rows, -rows.mul(1.7)]), rows * (0.75 + 0.25 * 1.7), 1e-5)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 4), (4, 0), (1,), (3, 1, 2)], ids=str)
