@@ -53,12 +53,13 @@ class KarcherConfig(MergeConfig):
 
     def mean(self, given: Given) -> Tensor:
         """The mean of what is given."""
-        rows = [as_rows(tensor, self.per) for tensor in given.tensors]
+        sources = list(given.tensors)
+        rows = [as_rows(source, self.per) for source in sources]
         gram = products(rows)
         weights, sizes = gram.new_tensor(self.portions(len(rows))), lengths(gram)
         point = self.direction(cosines(gram), weights * (sizes > 0))
         scale = (weights * sizes).sum(dim=1, keepdim=True)
-        return combined(rows, point * scale * inverse(sizes)).reshape(given.tensors[0].shape)
+        return combined(rows, point * scale * inverse(sizes)).reshape(sources[0].shape)
 
     def direction(self, cosine: Tensor, weights: Tensor) -> Tensor:
         """Coefficients [R, N] of N unit vectors in their mean direction, from their cosines [R, N, N] and weights."""

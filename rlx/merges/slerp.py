@@ -71,12 +71,11 @@ class SlerpConfig(MergeConfig):
 
     def interpolated(self, given: Given) -> Tensor:
         """The point between what is given."""
-        sources = given.deltas() if self.of is Of.deltas else given.tensors
-        shape = given.tensors[0].shape
+        sources = list(given.deltas() if self.of is Of.deltas else given.tensors)
         rows = [as_rows(source, self.per) for source in sources]
         gram, weights = products(rows), self.portions(len(rows))
         point = between(gram, weights[1], self.lerp_above) if len(rows) == 2 else among(gram, weights)
-        result = combined(rows, point).reshape(shape)
+        result = combined(rows, point).reshape(sources[0].shape)
         return result if given.base is None or self.of is Of.weights else result.add_(given.base)
 
 

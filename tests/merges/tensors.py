@@ -17,12 +17,29 @@ def some(count: int, *shape: int, seed: int = 0, dtype: torch.dtype = torch.floa
     return [torch.randn(shape or (5, 6), generator=generator, dtype=dtype) for _ in range(count)]
 
 
+class ReadOnce(Sequence[Tensor]):
+    """The parents' tensors as the stage gives them: each is a read from a file."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors, self.reads = tensors, [0] * len(tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number < len(self):
+            self.reads[number] += 1
+        return self.tensors[number]
+
+
 def merged(config: MergeConfig, inputs: Sequence[Tensor], base: Tensor | None = None, seed: int = 0) -> Tensor:
     """What the option's method makes of one tensor; what it is given stays as it was."""
     output = Output("w", tuple(inputs[0].shape), tuple(Place(n, "w") for n in range(len(inputs))))
-    given = Given(tensors=inputs, base=base, generator=torch.Generator().manual_seed(seed))
+    sources = ReadOnce(inputs)
+    given = Given(tensors=sources, base=base, generator=torch.Generator().manual_seed(seed))
     before = [tensor.clone() for tensor in (*inputs, *([] if base is None else [base]))]
     result = config.build().tensor(output, given)
+    assert sources.reads == [1] * len(inputs), "each is read once"
     assert (result.shape, result.dtype) == (inputs[0].shape, inputs[0].dtype)
     after = (*inputs, *([] if base is None else [base]))
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True)), "a rule changes nothing given"
