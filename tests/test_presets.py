@@ -38,6 +38,9 @@ STARTS = {
 TOLD = {
     "mixture": ["corpus.sources={own:{weight:0.8},filler:{task:filler,weight:0.2}}"],
     "text": [f"corpus.path={CONF}", "corpus.pattern=**/*.yaml"],
+    "average": [f"merge.models=[{PARENT.format(0)}]", "merge.last=2"],
+    "grow": [f"merge.models=[{PARENT.format(0)}]"],
+    "passthrough": ["merge.slices=[0:0-2,1:1-3]"],
 }
 """What an option must be told, by its name."""
 
@@ -67,7 +70,7 @@ def command(stage: str, scale: str, **chosen: str) -> list[str]:
     needs = stages()[stage].requires | ({"task"} if "corpus" in stages()[stage].requires else set())
     required = {group: presets(group)[0] for group in needs if group != "corpus"}
     pairs = {"stage": stage, "scale": scale, **required, **chosen}
-    told = [text for name in chosen.values() for text in TOLD.get(name, [])]
+    told = [text for name in pairs.values() for text in TOLD.get(name, [])]
     return [*(f"{key}={value}" for key, value in pairs.items()), *STARTS.get(stage, []), *told]
 
 

@@ -113,6 +113,8 @@ class Architecture:
     """Settings that change nothing of what the weights compute, in which parents may differ."""
     where: str = ""
     """The folder, for messages."""
+    plain: str = ""
+    """The layer that it has where its setting `layers` is null."""
 
 
 def alike(parents: Sequence[Architecture], *, but: Iterable[str] = ()) -> Architecture:
@@ -135,6 +137,17 @@ def alike(parents: Sequence[Architecture], *, but: Iterable[str] = ()) -> Archit
                     f"merge.models differ in model.{name}: {mine} in {first.where}, {theirs} in {other.where}"
                 )
     return first
+
+
+def without(config: "MergeConfig", method: str, names: Iterable[str]) -> None:
+    """
+    Raises:
+        ConfigError: one of the settings `names`, that all merges have, is given to a method that does not read it.
+    """
+    defaults = MergeConfig()
+    for name in names:
+        if getattr(config, name) != getattr(defaults, name):
+            raise ConfigError(f"merge.{name} says nothing to merge={method}; leave it out")
 
 
 class MergeMethod(Protocol):
@@ -198,11 +211,26 @@ class MergeConfig:
         if self.weights is not None and len(self.weights) != count:
             raise ConfigError(f"merge.weights has {len(self.weights)} numbers for {count} models; give one a model")
 
+    def gathers(self) -> str:
+        """What the stage gathers, with the settings as they are."""
+        return self.statistics
+
     def shares(self, count: int) -> list[float]:
         """The parents' weights: as given, 1 - weight and weight, or 1 each."""
         if self.weight is not None:
             return [1 - self.weight, self.weight]
         return list(self.weights) if self.weights is not None else [1.0] * count
+
+    def spelled(self, there: Sequence[int]) -> "MergeConfig":
+        """The merge that is carried out where `models` names one run that stands for several of its checkpoints.
+
+        Args:
+            there: steps of the run's checkpoints, in order.
+
+        Raises:
+            ConfigError: a step that is asked for is not there.
+        """
+        return self
 
     def architecture(self, parents: Sequence[Architecture]) -> Architecture:
         """The result's model, from those of the parents.

@@ -18,7 +18,12 @@ from rlx.options import discover
 
 SETTINGS: dict[str, dict[str, Any]] = {}
 """Values that a method needs to be built here, where its defaults do not do."""
-OTHER_PLANS: dict[str, str] = {}
+OTHER_PLANS: dict[str, str] = {
+    "average": "its tensors are those of one run's checkpoints, which have to be named",
+    "grow": "layers are added",
+    "passthrough": "layers are those of its slices",
+    "upcycle": "feed-forwards become experts",
+}
 """Methods whose plan is not the identity, and why."""
 SHAPES = {"embed.weight": (7, 4), "blocks.0.mixer.out.weight": (4, 4), "norm.weight": (4,)}
 Weights = dict[str, Tensor]
