@@ -74,7 +74,7 @@ class AverageConfig(MergeConfig):
 
     def __post_init__(self) -> None:
         MergeConfig.__post_init__(self)
-        without(self, "average", ("weights", "weight", "base", "align", "tokens", "tied"))
+        without(self, "average", ("weights", "weight", "align", "tokens", "tied"))
         if (self.steps is None) == (self.last is None):
             what = "both" if self.last is not None else "neither"
             raise ConfigError(f"merge=average takes merge.steps=[200,400] or merge.last=5, and {what} of them is given")

@@ -176,6 +176,8 @@ class MergeConfig:
     """Parents that there may be; None: any number."""
     statistics: ClassVar[str] = ""
     """What the stage gathers of each parent beforehand (a name of `rlx.stages.merging.statistics`); empty: nothing."""
+    makes: ClassVar[str] = ""
+    """The model= option of the result, by which its run is called; empty: as the first parent."""
     of_adapters: ClassVar[bool] = False
     """It merges the parents' adapters, beside the base that they share, and not whole weights."""
 

@@ -43,7 +43,7 @@ class GrowConfig(MergeConfig):
 
     def __post_init__(self) -> None:
         MergeConfig.__post_init__(self)
-        without(self, "grow", ("weights", "weight", "base", "align"))
+        without(self, "grow", ("weights", "weight", "align"))
         if self.factor < 2:
             raise ConfigError(f"merge.factor={self.factor} adds no layer; it must be at least 2")
 

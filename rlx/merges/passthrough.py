@@ -38,7 +38,7 @@ class PassthroughConfig(MergeConfig):
 
     def __post_init__(self) -> None:
         MergeConfig.__post_init__(self)
-        without(self, "passthrough", ("weights", "weight", "base", "align"))
+        without(self, "passthrough", ("weights", "weight", "align"))
         slices = self.parsed()
         if self.scales is not None and len(self.scales) != len(slices):
             raise ConfigError(f"merge.scales has {len(self.scales)} numbers for {len(slices)} slices; give one a slice")

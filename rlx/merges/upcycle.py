@@ -69,6 +69,7 @@ class UpcycleConfig(MergeConfig):
     """Experts from feed-forwards."""
 
     draws: ClassVar[bool] = True
+    makes: ClassVar[str] = "moe"
     least: ClassVar[int] = 1
 
     n_experts: int = 8
@@ -117,7 +118,7 @@ class UpcycleConfig(MergeConfig):
                 f"model={model.option} with layers {kinds}"
             )
         more = {"n_experts": self.n_experts, "top_k": self.top_k, "d_expert": feed_forward_width(model)}
-        model = replace(model, option="moe", plain=model.plain.replace(_FROM, _TO))
+        model = replace(model, option=self.makes, plain=model.plain.replace(_FROM, _TO))
         fields = with_layers(model, [name.replace(_FROM, _TO) for name in names])
         return replace(model, fields={**fields, **more})
 

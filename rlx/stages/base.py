@@ -255,9 +255,11 @@ def best_identity(config: "Config") -> dict[str, Any]:
 
 
 def _model_name(config: "Config", parents: Sequence[str]) -> str:
-    """The model option of fresh weights, or what the first parent is called."""
+    """The model option of fresh weights, or what the first parent is called, where no merge makes another of it."""
     if not parents:
         return option_of(config.model).name
+    if config.stage is not None and "merge" in config.stage.uses and config.merge is not None and config.merge.makes:
+        return config.merge.makes
     parsed = parse_reference(parents[0])
     name = RunName.of(parsed.run)
     if name is not None:

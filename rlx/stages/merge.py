@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rlx.errors import ConfigError
 from rlx.options import option, option_of, recorded
 from rlx.runs.ancestry import common_ancestor, related
-from rlx.runs.checkpoints import checkpoint_path, new_checkpoint
+from rlx.runs.checkpoints import checkpoint_path, list_checkpoints, new_checkpoint
 from rlx.runs.files import EVAL, MERGE, remove_directory, write_json
 from rlx.runs.model_directory import is_model_directory
 from rlx.runs.references import format_reference, parse_reference, resolve
@@ -87,6 +87,13 @@ class MergeStageConfig(RunStageConfig):
             raise ConfigError("stage=merge takes its parents from merge.models=[...]; leave init_from out")
         return list(merge.models)
 
+    def opened(self, config: "Config") -> "tuple[MergeConfig, list[Path]]":
+        """The merge with each of its parents named, where one run stands for several checkpoints, and their folders."""
+        first = Path(parse_reference(self.parents(config)[0]).run).expanduser()
+        assert config.merge is not None
+        merge = config.merge.spelled([step for step, _ in list_checkpoints(first)])
+        return merge, [resolve(parse_reference(reference)) for reference in merge.models]
+
     def also_from(self, config: "Config") -> dict[str, str]:
         base = None if config.merge is None else config.merge.base
         found = {"ceiling": self.ceiling, "base": base}
@@ -97,12 +104,14 @@ class MergeStageConfig(RunStageConfig):
         from rlx.stages.merging.tensors import Merged
 
         assert config.merge is not None
-        folders = [resolve(parse_reference(reference)) for reference in self.parents(config)]
-        base = base_of(config.merge, folders)
+        merge, folders = self.opened(config)
+        base = base_of(merge, folders)
         if self.ceiling is not None:
             resolve(parse_reference(self.ceiling))
-        with open_parents(folders, base, config.merge) as parents:
-            Merged(config.merge, parents, seed=config.seed)
+        with open_parents(folders, base, merge) as parents:
+            made = Merged(merge, parents, seed=config.seed)
+        if config.model is not None and made.model is not None:
+            config.model = made.model  # config.yaml has the result's, which methods make another than the parents'
 
     def model_of(self, config: "Config", context: Context, folder: Path, *, begun: bool) -> "ModelConfig | None":
         from rlx.stages.merging.parents import check_known
@@ -144,10 +153,8 @@ class MergeStageConfig(RunStageConfig):
         from rlx.stages.merging.parents import open_parents
         from rlx.stages.merging.tensors import Merged
 
-        merge = config.merge
-        assert merge is not None
         prepare(config, run)
-        folders = [resolve(parse_reference(reference)) for reference in self.parents(config)]
+        merge, folders = self.opened(config)
         base = base_of(merge, folders)
         report: dict[str, Any] = {"base": None if base is None else format_reference(base)}
         row: dict[str, Any] = {"step": 0, "tokens": 0}
@@ -155,7 +162,7 @@ class MergeStageConfig(RunStageConfig):
         path = checkpoint_path(run.path, 0)
         if path.exists():  # an attempt that was killed left it, perhaps with other parents or other code
             remove_directory(path)
-        alarms = unrelated(run.record["parents"], folders)
+        alarms = unrelated(merge.models, folders)
         with open_parents(folders, base, merge) as parents:
             made = Merged(merge, parents, seed=config.seed)
             if merge.draws:
@@ -163,7 +170,7 @@ class MergeStageConfig(RunStageConfig):
             meter = self.meter(config, context, parents) if self.measured(config) else None
             if meter is not None and self.compare:
                 report["likeness"] = self.compared(meter, parents, folders, base)
-                alarms += _basins(report["likeness"], run.record["parents"])
+                alarms += _basins(report["likeness"], merge.models)
                 row.update(_summary(report["likeness"]))
             for sentence in alarms:
                 run.say(f"  alarm: {sentence}")
@@ -173,7 +180,7 @@ class MergeStageConfig(RunStageConfig):
                 found = self.measure(config, meter, parents, folders, path)
                 report["losses"] = {name: each["losses"] for name, each in found.items()}
                 row.update(rows_of(found))
-                write_eval(run, found)
+                write_eval(run, found, merge.models)
         if meter is not None:
             run.ledger.eval += meter.flops
             more["parameters"] = parameter_counts(load_start(path).model)
@@ -281,9 +288,8 @@ def base_of(merge: "MergeConfig", folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def unrelated(parents: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
+def unrelated(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """A sentence for each parent that has no ancestor in common with the first."""
-    names = [parent["reference"] for parent in parents]
     return [
         f"{names[0]} and {name} share no ancestor: their weights have nothing to do with each other, and what lies "
         "between them is usually no model"
@@ -292,13 +298,13 @@ def unrelated(parents: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> 
     ]
 
 
-def _basins(check: Mapping[str, Any], parents: Sequence[Mapping[str, Any]]) -> list[str]:
+def _basins(check: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """A sentence for each pair of parents with a convexity gap above `WARN`."""
     told = []
     for pair in check["pairs"]:
         gap = pair.get("convexity_gap", 0.0)
         if gap > WARN:
-            one, other = (parents[number]["reference"] for number in pair["parents"])
+            one, other = (names[number] for number in pair["parents"])
             told.append(
                 f"on the way from {one} to {other} the held-out loss rises {gap:.2f} nats above the chord: they lie in "
                 "different basins"
@@ -347,7 +353,7 @@ def rows_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return row
 
 
-def write_eval(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
+def write_eval(run: Run, found: Mapping[str, Mapping[str, Any]], references: Sequence[str]) -> None:
     """eval.json: the result's evaluation on the first task, as stage=eval has it; its others under `tasks`, and those
     of the other models under `models`."""
     tasks = list(found["result"]["tasks"])
@@ -355,7 +361,6 @@ def write_eval(run: Run, found: Mapping[str, Mapping[str, Any]]) -> None:
         return
     first = found["result"]["tasks"][tasks[0]]
     others = {name: found["result"]["tasks"][name] for name in tasks[1:]}
-    references = [parent["reference"] for parent in run.record["parents"]]
     models = {
         name: {"reference": references[int(name[7:])] if name.startswith("parent_") else None, "tasks": each["tasks"]}
         for name, each in found.items()

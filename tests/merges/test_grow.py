@@ -85,9 +85,8 @@ def test_what_writes_into_the_residual_stream_is_what_models_say() -> None:
     [
         ({"factor": 1}, "merge.factor=1 adds no layer"),
         ({"models": ["a", "b"], "weights": [1.0, 2.0]}, "merge.weights says nothing to merge=grow"),
-        ({"base": "runs/b"}, "merge.base says nothing"),
     ],
-    ids=["factor", "weights", "base"],
+    ids=["factor", "weights"],
 )
 def test_wrong_values_are_one_line(values: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:

@@ -246,8 +246,9 @@ def cosines(parents: Parents, stop: StopFlag) -> "tuple[list[list[float]], list[
     count = len(parents.members)
     products = torch.zeros(count, count, dtype=torch.float64)
     shapes = parents.shapes()
+    known = shapes if parents.base is None else [*shapes, parents.base.shapes()]
     for name, shape in shapes[0].items():
-        if any(other.get(name) != shape for other in shapes):
+        if any(other.get(name) != shape for other in known):
             continue  # methods that stack layers or experts may have parents of several kinds
         if stop():
             raise Stopped

@@ -105,7 +105,13 @@ class Parent:
         if self.config is None:
             return Architecture("", self.description, where=str(self.folder))
         config = replace(self.config, tie_embeddings=False) if self.untied else self.config
-        return Architecture(option_of(config).name, plain_value(config), TRAINING_ONLY, str(self.folder))
+        return Architecture(
+            option=option_of(config).name,
+            fields=plain_value(config),
+            free=TRAINING_ONLY,
+            where=str(self.folder),
+            plain=config.plain,
+        )
 
 
 @dataclass(kw_only=True)

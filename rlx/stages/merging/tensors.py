@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlx.merges.base import Architecture
+    from rlx.models.base import ModelConfig
 
 Statistics = Callable[[int, str], "Tensor | None"]
 """Of a parent's number and a tensor's name: what was gathered."""
@@ -53,11 +54,11 @@ class Merged:
         self.architecture: Architecture = config.architecture([each.architecture() for each in parents.members])
         self.method: MergeMethod = config.build()
         self.outputs = list(self.method.plan(parents.shapes()))
-        if parents.known:
-            self._check(self.outputs)
+        self.model = self._checked(self.outputs) if parents.known else None
+        """The result's; None of a model that rlx has not."""
 
-    def _check(self, outputs: Sequence[Output]) -> None:
-        """Compare the outputs with the tensors of the model that they are to be."""
+    def _checked(self, outputs: Sequence[Output]) -> "ModelConfig":
+        """The model that the outputs are to be, compared with them."""
         from rlx.models.adapters import without_numbers
         from rlx.models.folder import config_of
 
@@ -72,6 +73,7 @@ class Merged:
         for name, shape in wanted.items():
             if found[name] != shape:
                 raise ConfigError(f"{name} of the result would be {found[name]}, and its model has {shape}")
+        return config
 
     def seeds(self) -> dict[str, int]:
         """By tensor: what its random numbers begin with."""
