@@ -17,7 +17,7 @@ WRONG = {
     "key misspelt": (["stage=pretrain", "task=countdown", "model.d_modle=3"], "model.d_modle", "did you mean d_model"),
     "root key misspelt": (["stage=pretrain", "task=countdown", "sede=3"], "sede", "did you mean seed"),
     "group misspelt": (["sacle=smoke"], "unknown key sacle", "did you mean scale?"),
-    "group left out": (["steps=3"], "unknown key steps", "did you mean stage.steps?"),
+    "group left out": (["steps=3"], "unknown key steps", "did you mean stage.steps"),
     "below two groups": (["samples=3"], "unknown key samples", "did you mean eval.samples or stage.samples?"),
     "added key": (["stage=pretrain", "task=countdown", "+modle.width=3"], "modle", "did you mean model"),
     "added inner key": (["stage=pretrain", "task=countdown", "+model.n_head=3"], "model.n_head", "you mean n_heads"),

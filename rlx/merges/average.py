@@ -85,6 +85,9 @@ class AverageConfig(MergeConfig):
         if not 0 <= self.factor < 1:
             raise ConfigError(f"merge.factor={self.factor} must be at least 0 and below 1")
 
+    def count(self) -> int:
+        return len(self.steps) if self.steps is not None else self.last or 0
+
     def spelled(self, there: Sequence[int]) -> "AverageConfig":
         (run,) = self.models
         if "@" in run.rpartition("/")[2] or run.startswith("hf:"):

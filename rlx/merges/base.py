@@ -223,6 +223,10 @@ class MergeConfig:
             return [1 - self.weight, self.weight]
         return list(self.weights) if self.weights is not None else [1.0] * count
 
+    def count(self) -> int:
+        """How many models are merged."""
+        return len(self.models)
+
     def spelled(self, there: Sequence[int]) -> "MergeConfig":
         """The merge that is carried out where `models` names one run that stands for several of its checkpoints.
 

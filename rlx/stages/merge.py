@@ -133,7 +133,8 @@ class MergeStageConfig(RunStageConfig):
 
         if not self.measured(config):
             return Cost()
-        count = len(self.parents(config))
+        assert config.merge is not None
+        count = config.merge.count()
         models = count + 1 + (self.ceiling is not None)
         passes = models
         if self.compare:

@@ -95,6 +95,7 @@ def test_a_run_is_spelled_out_by_its_checkpoints() -> None:
     assert found.decay is Decay.cosine and config.models == ["runs/a/seed0"] and config.steps is None
     named = AverageConfig(models=["a"], steps=[100, 400]).spelled(there)
     assert named.models == ["a@100", "a@400"]
+    assert (config.count(), found.count(), named.count()) == (2, 2, 2)
     assert AverageConfig(models=["a@b/seed0"], last=1).spelled(there).models == ["a@b/seed0@400"]
 
 
