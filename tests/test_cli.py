@@ -67,7 +67,7 @@ WRONG = {
     "rl top-p": (
         ["stage=rl", "task=countdown", "algorithm=grpo", "init_from=random", "decode.top_p=0.9"], "top_p", "leave"
     ),
-    "one parent": (["stage=merge", "task=countdown", "merge=linear"], "two parents", "merge.models"),
+    "one parent": (["stage=merge", "task=countdown", "merge=linear"], "2 parents", "merge.models"),
     "no equals sign": (["foo"], "'foo'", "key=value"),
     "equals in path": (["stage=sft", "task=countdown", "init_from=runs/x/seed=0"], "seed=0", "quotes"),
     "letters in path": (["stage=sft", "init_from=../w s/ünï"], "twice", "as in 'init_from=\"../w s/ünï\"'"),

