@@ -39,9 +39,16 @@ def related(first: Path, second: Path) -> bool:
 
 
 def common_ancestor(folders: Sequence[Path]) -> Path | None:
-    """The checkpoint nearest to the first model that all descend from, which may be one of them; None without one."""
+    """The checkpoint nearest to the first model that all descend from; None without one.
+
+    Where one of several models is an ancestor of the others, what it descends from itself is taken if there is
+    anything: differences from it would say nothing of the model itself.
+    """
     others = [{point for _, point, _ in lineage_of(folder)} for folder in folders[1:]]
-    return next((here for _, point, here in lineage_of(folders[0]) if all(point in known for known in others)), None)
+    shared = {point: here for _, point, here in lineage_of(folders[0]) if all(point in known for known in others)}
+    own = {_named(folder)[1] for folder in folders}
+    proper = [here for point, here in shared.items() if point not in own]
+    return next(iter(proper if proper or len(folders) == 1 else shared.values()), None)
 
 
 def _named(folder: Path) -> tuple[str, str]:

@@ -172,6 +172,8 @@ class MergeStageConfig(RunStageConfig):
                 report["likeness"] = self.compared(meter, parents, folders, base)
                 alarms += _basins(report["likeness"], merge.models)
                 row.update(_summary(report["likeness"]))
+            if base is not None and merge.needs_base:
+                run.say(f"  base: {report['base']}")
             for sentence in alarms:
                 run.say(f"  alarm: {sentence}")
             with new_checkpoint(run.path, 0) as folder:
@@ -283,7 +285,7 @@ def base_of(merge: "MergeConfig", folders: Sequence[Path]) -> Path | None:
     if found is not None and is_model_directory(found):
         return found
     if merge.needs_base:
-        gone = f"the parents' common ancestor {found} is not there any more" if found else "the parents share none"
+        gone = f"the parents' ancestor {found} is not there any more" if found else "the parents have none in common"
         raise ConfigError(f"merge={option_of(merge).name} needs a base, and {gone}; give merge.base=<run>")
     return None
 

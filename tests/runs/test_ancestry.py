@@ -32,9 +32,10 @@ def test_the_nearest_checkpoint_that_all_come_from(tmp_path, monkeypatch):
     (other,) = run(named("e"), early)
     assert common_ancestor([left, right]) == late
     assert common_ancestor([left, deeper]) == late
-    assert common_ancestor([right, deeper]) == right, "one of the models may be it"
+    assert common_ancestor([right, deeper]) == late, "right itself would say nothing of right"
     assert common_ancestor([left, right, deeper]) == late
-    assert common_ancestor([left]) == left
+    assert common_ancestor([left]) == late and common_ancestor([late]) is None
+    assert common_ancestor([late, left]) == late, "better than nothing"
     assert common_ancestor([left, other]) is None, "two points of a run are not one model"
     assert related(left, other) and related(early, late)
     assert [folder for _, _, folder in lineage_of(deeper)] == [deeper, right, late]
