@@ -91,6 +91,8 @@ class Given:
     """The base's tensor of the output's name, for methods that need a base."""
     statistics: Sequence[Tensor | None] = ()
     """What was gathered for each source, for methods that ask for statistics; None for tensors that have none."""
+    norms: Sequence[float] = ()
+    """For each source the L2 norm of all that was gathered of its parent."""
     generator: torch.Generator = field(default_factory=torch.Generator)
     """Seeded for this tensor alone (`merge/seed` and its name)."""
 
@@ -197,6 +199,11 @@ class MergeConfig:
     """Where some parents are tied (the embedding is the head) and others not: same (an error), untie."""
     align: Align = Align.none
     """Permute the other parents' units to fit the first's: none, weights, activations."""
+    sources: list[str] | None = None
+    """Where statistics are gathered: for each parent the source of corpus=mixture whose documents it is measured on;
+    null: all parents on the run's corpus."""
+    stat_tokens: int = 65536
+    """Tokens of documents that statistics, and align=activations, are gathered on."""
     shard_bytes: int | None = recorded(None)
     """Most bytes of a weights file of the result; null: one file."""
 
@@ -205,6 +212,12 @@ class MergeConfig:
             raise ConfigError("merge.weight and merge.weights are both given; leave one out")
         if self.shard_bytes is not None and self.shard_bytes < 1:
             raise ConfigError(f"merge.shard_bytes={self.shard_bytes} must be at least 1")
+        if self.stat_tokens < 1:
+            raise ConfigError(f"merge.stat_tokens={self.stat_tokens} must be at least 1")
+        if self.sources is not None and not self.gathers():
+            raise ConfigError(
+                "merge.sources says what statistics are gathered on, and this merge has none; leave it out"
+            )
         if not self.models:
             return  # how many there are is the stage's to ask
         count = len(self.models)
@@ -212,6 +225,8 @@ class MergeConfig:
             raise ConfigError(f"merge.weight is between two models, and there are {count}; give merge.weights=[...]")
         if self.weights is not None and len(self.weights) != count:
             raise ConfigError(f"merge.weights has {len(self.weights)} numbers for {count} models; give one a model")
+        if self.sources is not None and len(self.sources) != count:
+            raise ConfigError(f"merge.sources has {len(self.sources)} names for {count} models; give one a model")
 
     def gathers(self) -> str:
         """What the stage gathers, with the settings as they are."""
@@ -322,6 +337,12 @@ def refuse_weights(config: MergeConfig, why: str) -> None:
     if config.weights is not None or config.weight is not None:
         name = "merge.weights" if config.weights is not None else "merge.weight"
         raise ConfigError(f"{name} is not used: {why}; leave it out")
+
+
+def refuse_negative(weights: Sequence[float]) -> None:
+    """Raise ConfigError if a parent's weight is below 0 or none is above it, of a rule that divides by their sum."""
+    if min(weights) < 0 or not any(weights):
+        raise ConfigError(f"merge.weights={list(weights)} must be at least 0, and one of them above it")
 
 
 class SameShapes:

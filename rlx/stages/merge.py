@@ -12,6 +12,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +22,7 @@ from rlx.errors import ConfigError
 from rlx.options import option, option_of, recorded
 from rlx.runs.ancestry import common_ancestor, related
 from rlx.runs.checkpoints import checkpoint_path, list_checkpoints, new_checkpoint
-from rlx.runs.files import EVAL, MERGE, remove_directory, write_json
+from rlx.runs.files import EVAL, MERGE, STATISTICS, remove_directory, write_json
 from rlx.runs.model_directory import is_model_directory
 from rlx.runs.references import format_reference, parse_reference, resolve
 from rlx.runs.run import Run
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rlx.models.base import ModelConfig
     from rlx.stages.merging.measuring import Meter
     from rlx.stages.merging.parents import Parents
+    from rlx.stages.merging.statistics import Gathered
 
 WARN = 0.2
 """Nats of convexity gap above which the parents are said to lie in different basins."""
@@ -107,10 +109,21 @@ class MergeStageConfig(RunStageConfig):
         base = base_of(merge, folders)
         if self.ceiling is not None:
             resolve(parse_reference(self.ceiling))
+        self.check_gathering(config)
         with open_parents(folders, base, merge) as parents:
             made = Merged(merge, parents, seed=config.seed)
         if config.model is not None and made.model is not None:
             config.model = made.model  # config.yaml has the result's, which methods make another than the parents'
+
+    def check_gathering(self, config: "Config") -> None:
+        """Raise ConfigError where the method asks for what cannot be gathered of the parents."""
+        from rlx.stages.merging.statistics import check_sources
+
+        assert config.merge is not None
+        if config.merge.gathers() and not self.measured(config):
+            name = option_of(config.merge).name
+            raise ConfigError(f"merge={name} measures the parents on documents; give task= or corpus=text")
+        check_sources(config)
 
     def model_of(self, config: "Config", context: Context, folder: Path, *, begun: bool) -> "ModelConfig | None":
         from rlx.stages.merging.parents import check_known
@@ -139,7 +152,7 @@ class MergeStageConfig(RunStageConfig):
         if self.compare:
             passes += count + self.path_points * min(MOST_PAIRS, count * (count - 1) // 2)
         held_out = outset.batch(config, Split.val, tokens=self.val_tokens, length=self.row_tokens)
-        flops = passes * outset.forward(held_out)
+        flops = passes * outset.forward(held_out) + count * self._gathering(config, outset)
         decoding = 0.0
         for task in tasks_of(config).values() if self.problems else ():
             each, _ = outset.evaluation(
@@ -147,6 +160,15 @@ class MergeStageConfig(RunStageConfig):
             )
             decoding += models * each
         return Cost(eval=flops + decoding, decoding=decoding)
+
+    def _gathering(self, config: "Config", outset: Outset) -> float:
+        """Operations of gathering statistics of a parent."""
+        assert config.merge is not None
+        what = config.merge.gathers()
+        if not what:
+            return 0.0
+        extent = outset.batch(config, Split.train, tokens=config.merge.stat_tokens, length=self.row_tokens)
+        return outset.training(extent) if what == "fisher" else outset.forward(extent)
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.size import parameter_counts
@@ -176,7 +198,7 @@ class MergeStageConfig(RunStageConfig):
                 run.say(f"  base: {report['base']}")
             for sentence in alarms:
                 run.say(f"  alarm: {sentence}")
-            with new_checkpoint(run.path, 0) as folder:
+            with self.gathered(meter, parents, run) as made.statistics, new_checkpoint(run.path, 0) as folder:
                 made.write(folder, context.stop)
             if meter is not None:
                 found = self.measure(config, meter, parents, folders, path)
@@ -214,6 +236,16 @@ class MergeStageConfig(RunStageConfig):
             samples=self.samples,
             split=self.split,
         )
+
+    def gathered(
+        self, meter: "Meter | None", parents: "Parents", run: Run
+    ) -> "AbstractContextManager[Gathered | None]":
+        """What the method wants to know of the parents besides their weights."""
+        from rlx.stages.merging.statistics import gathered
+
+        if meter is None or meter.config.merge is None or not meter.config.merge.gathers():
+            return nullcontext()
+        return gathered(meter, parents, run.path / STATISTICS, self.row_tokens)
 
     def compared(self, meter: "Meter", parents: "Parents", folders: Sequence[Path], base: Path | None) -> Any:
         """How alike the parents are (`likeness`), kept."""

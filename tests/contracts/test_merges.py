@@ -81,6 +81,7 @@ def merged(config: MergeConfig, parents: list[Weights], base: Weights | None = N
             statistics=[
                 statistics(config, place.parent, parents[place.parent][place.name]) for place in output.sources
             ],
+            norms=[1.0 + place.parent for place in output.sources],
             generator=torch.Generator().manual_seed(zlib.crc32(output.name.encode())),
         )
         out[output.name] = method.tensor(output, given)

@@ -65,6 +65,12 @@ class CorpusConfig:
         """What documents come from, in the order that `Document.source` counts; empty where all come from one."""
         return []
 
+    def source(
+        self, name: str, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
+    ) -> Corpus:
+        """The stream of one of the sources that `names` has, alone."""
+        raise NotImplementedError
+
     def tasks(self) -> dict[str, TaskConfig]:
         """Tasks besides the run's own that documents come from, by the names of `names`."""
         return {}

@@ -167,6 +167,12 @@ class MixtureConfig(CorpusConfig):
     def names(self) -> list[str]:
         return [name for name, _ in self._sources()]
 
+    def source(
+        self, name: str, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
+    ) -> Corpus:
+        streams = self._streams(self._tasks(task), tokenizer, split=split, whole=whole, key=key)
+        return streams[self.names().index(name)]
+
     def tasks(self) -> dict[str, TaskConfig]:
         return {name: source.task_config() for name, source in self._sources() if source.task is not None}
 

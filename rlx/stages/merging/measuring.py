@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rlx.batches import Batch
     from rlx.config import Config
+    from rlx.data.corpora.base import Corpus
     from rlx.data.tokenizers.base import Tokenizer
     from rlx.nn.decoder import Decoder
     from rlx.tasks.base import TaskConfig
@@ -209,25 +210,29 @@ def held_out_of(
     Raises:
         ConfigError: a document is longer than a row.
     """
+    assert config.corpus is not None
+    task = None if config.task is None else config.task.build()
+    found, rows = [], max(1, tokens // length)
+    for part in config.corpus.validation(task, tokenizer, whole=False, key=(config.seed, "merge")):
+        batches = packed(part.corpus, model, tokenizer, rows=max(1, round(part.share * rows)), length=length)
+        found.append(HeldOut(part.name, part.share, batches))
+    return found
+
+
+def packed(corpus: "Corpus", model: "Decoder", tokenizer: "Tokenizer", *, rows: int, length: int) -> "list[Batch]":
+    """The first documents of a stream, in batches of a few rows.
+
+    Raises:
+        ConfigError: a document is longer than a row.
+    """
     from rlx.data.documents import coupled_stream
     from rlx.data.packing import Packer
 
-    assert config.corpus is not None
-    task, places = None if config.task is None else config.task.build(), model.places
-    found, rows = [], max(1, tokens // length)
-    for part in config.corpus.validation(task, tokenizer, whole=False, key=(config.seed, "merge")):
-        document = part.corpus.document
-        if places is not None:
-            document = coupled_stream(document, places.most, key=None)
-        packer = Packer(
-            document,
-            rows=max(1, round(part.share * rows)),
-            length=length,
-            pad_id=tokenizer.pad_id,
-            coupled=places is not None,
-        )
-        found.append(HeldOut(part.name, part.share, packer.next().split(ROWS_AT_ONCE)))
-    return found
+    document, places = corpus.document, model.places
+    if places is not None:
+        document = coupled_stream(document, places.most, key=None)
+    packer = Packer(document, rows=rows, length=length, pad_id=tokenizer.pad_id, coupled=places is not None)
+    return packer.next().split(ROWS_AT_ONCE)
 
 
 ROWS_AT_ONCE = 16

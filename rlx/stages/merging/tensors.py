@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlx.errors import ConfigError, Stopped
 from rlx.merges.base import Given, MergeConfig, MergeMethod, Output
@@ -21,8 +21,17 @@ if TYPE_CHECKING:
     from rlx.merges.base import Architecture
     from rlx.models.base import ModelConfig
 
-Statistics = Callable[[int, str], "Tensor | None"]
-"""Of a parent's number and a tensor's name: what was gathered."""
+
+class Statistics(Protocol):
+    """What was gathered of the parents."""
+
+    def tensor(self, number: int, name: str) -> "Tensor | None":
+        """Of a parent's tensor; None where there is nothing."""
+        ...
+
+    def norm(self, number: int) -> float:
+        """L2 norm of all that was gathered of a parent."""
+        ...
 
 
 class Read(Sequence["Tensor"]):
@@ -95,7 +104,7 @@ class Merged:
         Raises:
             ConfigError: it holds no floating point numbers, and is not the same in all parents.
         """
-        spec, parents = self.spec(output), self.parents
+        spec, parents, gathered = self.spec(output), self.parents, self.statistics
         reads = [(lambda place=place: parents.tensor(place.parent, place.name)) for place in output.sources]
         if not spec.dtype.is_floating_point:
             return _equal([read() for read in reads], output)
@@ -103,9 +112,8 @@ class Merged:
         given = Given(
             tensors=Read(widened),
             base=_wide(parents.base_tensor(output.name)) if self.config.needs_base else None,
-            statistics=[self.statistics(place.parent, place.name) for place in output.sources]
-            if self.statistics is not None
-            else (),
+            statistics=[] if gathered is None else [gathered.tensor(each.parent, each.name) for each in output.sources],
+            norms=[] if gathered is None else [gathered.norm(each.parent) for each in output.sources],
         )
         if self.config.draws:
             given.generator.manual_seed(seed_for(self.seed, "merge", output.name))
