@@ -37,7 +37,7 @@ do those that only type checkers read. From the bottom up:
     studies                     GROUND, report, statistics                    numpy
     config                      GROUND, every base.py, stages/config,         none
                                 runs/checkpoints (the grammar of `keep`)
-    stages                      everything above but report, plans, studies   torch, numpy, safetensors
+    stages                      everything above but report, plans, studies   torch, numpy, safetensors; scipy (late)
     stages/report, stages/study the same and report; study also plans, studies,
                                 stages/planning
     stages/planning             as stages, and plans                          none
@@ -133,7 +133,7 @@ ROOMS = {
     "plans.__main__": Room(("",), ("yaml",)),
     "studies": Room((*GROUND, "report", "statistics"), ("numpy",)),
     "config": Room((*GROUND, *(f"{room}.base" for room in BASES), "stages.config", "runs.checkpoints")),
-    "stages": Room(STAGE, (*TORCH, "numpy", "safetensors")),
+    "stages": Room(STAGE, (*TORCH, "numpy", "safetensors", "scipy"), late=("scipy",)),
     "stages.report": Room((*STAGE, "report")),
     "stages.study": Room((*STAGE, "report", "plans", "studies")),
     "stages.planning": Room((*STAGE, "plans")),

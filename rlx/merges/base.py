@@ -218,6 +218,11 @@ class MergeConfig:
             raise ConfigError(
                 "merge.sources says what statistics are gathered on, and this merge has none; leave it out"
             )
+        if self.align is not Align.none and (self.needs_base or self.base is not None):
+            raise ConfigError(
+                f"merge.align={self.align.name} puts units in another order than the base's; leave it out where "
+                "differences from a base are merged, and merge.base out where not"
+            )
         if not self.models:
             return  # how many there are is the stage's to ask
         count = len(self.models)

@@ -102,6 +102,8 @@ class Attention(nn.Module):
         self.mup = mup
         self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, head_dim
         self.window = head_windows(n_heads, window, hard_heads)
+        self.heads_alike = not with_alibi and not hard_heads
+        """Heads differ in nothing but their weights."""
         self._seen, self._mask_need = alibi(n_heads, window) if with_alibi else seen_by(self.window)
         self._rotary = None if rope_theta is None else rotary_of(head_dim, rope_theta)
         self.qkv = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * head_dim, bias=False)

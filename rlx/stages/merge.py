@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlx.errors import ConfigError
+from rlx.merges.base import Align
 from rlx.options import option, option_of, recorded
 from rlx.runs.ancestry import common_ancestor, related
 from rlx.runs.checkpoints import checkpoint_path, list_checkpoints, new_checkpoint
@@ -102,6 +103,7 @@ class MergeStageConfig(RunStageConfig):
         return {name: reference for name, reference in found.items() if reference is not None}
 
     def check_start(self, config: "Config") -> None:
+        from rlx.stages.merging.alignment import check_alignment
         from rlx.stages.merging.parents import open_parents
         from rlx.stages.merging.tensors import Merged
 
@@ -111,6 +113,7 @@ class MergeStageConfig(RunStageConfig):
             resolve(parse_reference(self.ceiling))
         self.check_gathering(config)
         with open_parents(folders, base, merge) as parents:
+            check_alignment(merge, parents, measured=self.measured(config))
             made = Merged(merge, parents, seed=config.seed)
         if config.model is not None and made.model is not None:
             config.model = made.model  # config.yaml has the result's, which methods make another than the parents'
@@ -172,6 +175,7 @@ class MergeStageConfig(RunStageConfig):
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.size import parameter_counts
+        from rlx.stages.merging.alignment import align
         from rlx.stages.merging.parents import open_parents
         from rlx.stages.merging.tensors import Merged
 
@@ -190,6 +194,9 @@ class MergeStageConfig(RunStageConfig):
             if merge.draws:
                 report["seeds"] = made.seeds()
             meter = self.meter(config, context, parents) if self.measured(config) else None
+            if merge.align is not Align.none:
+                report["alignment"], spent = align(parents, merge.align, config.seed, context.stop, meter)
+                run.ledger.eval += spent
             if meter is not None and self.compare:
                 report["likeness"] = self.compared(meter, parents, folders, base)
                 alarms += _basins(report["likeness"], merge.models)
@@ -313,6 +320,8 @@ def base_of(merge: "MergeConfig", folders: Sequence[Path]) -> Path | None:
     """
     if merge.base is not None:
         return resolve(parse_reference(merge.base))
+    if merge.align is not Align.none:
+        return None  # its units are not in the order that the parents' are put in
     found = common_ancestor(folders)
     if found is not None and is_model_directory(found):
         return found
@@ -404,10 +413,10 @@ def write_eval(run: Run, found: Mapping[str, Mapping[str, Any]], references: Seq
 
 
 def _policies(config: "Config") -> list[Any]:
-    """What decides what a parent's tokens are."""
+    """What decides what a parent's tokens are, and how its units are put in order."""
     merge = config.merge
     assert merge is not None
-    return [merge.tokens.value, merge.tied.value]
+    return [merge.tokens.value, merge.tied.value, merge.align.value]
 
 
 def _wanted(least: int, most: int | None) -> str:

@@ -8,7 +8,7 @@
 4. A folder that rlx has no model for has its own names, and its config.json and tokenizer.json are the result's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -53,8 +53,8 @@ class Parent:
     """The head is the embedding, and is given as if it were one of its own."""
     rows: "Tensor | None" = None
     """[V] for each token of the result the parent's own row, or -1; None: they are the same."""
-    moves: "Mapping[str, Sequence[tuple[int, Tensor]]]" = field(default_factory=dict)
-    """By tensor: axes with the order in which their units are taken (`merge.align`)."""
+    moves: "Mapping[str, Callable[[Tensor], Tensor]]" = field(default_factory=dict)
+    """By tensor: what puts its units in the order of the first parent's (`merge.align`)."""
 
     @cached_property
     def places(self) -> "dict[str, Place]":
@@ -95,10 +95,8 @@ class Parent:
 
     def tensor(self, name: str) -> "Tensor":
         """A tensor with its units in order; rows of tokens are the parent's own."""
-        tensor = self.own(name)
-        for axis, order in self.moves.get(name, ()):
-            tensor = tensor.index_select(axis, order)
-        return tensor
+        tensor, move = self.own(name), self.moves.get(name)
+        return tensor if move is None else move(tensor)
 
     def architecture(self) -> Architecture:
         """Its config, with what of it counts."""
