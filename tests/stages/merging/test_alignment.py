@@ -1,15 +1,17 @@
 """Parents whose units are put in the order of the first's: a model that was only permuted is found again."""
 
 from dataclasses import replace
+from itertools import pairwise, permutations, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlx.batches import Batch
 from rlx.errors import ConfigError
@@ -127,8 +129,6 @@ def test_a_permuted_copy_is_found_by_what_it_does(tmp_path: Path, case: str) -> 
 
 def test_activations_are_correlations_over_the_real_tokens(tmp_path: Path) -> None:
     """Of a parent's hidden units and its residual stream, against numpy."""
-    import numpy as np
-
     one = saved(tmp_path / "a", config=config_of("grouped"))
     with open_parents([one], None, LinearConfig()) as parents:
         model, used = parents.start(0).eval(), meter()
@@ -159,8 +159,6 @@ def test_models_that_are_near_are_left_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_nested_group_is_matched_exactly(seed: int) -> None:
     """Against all permutations of two levels."""
-    from itertools import permutations, product
-
     torch.manual_seed(seed)
     first, other = torch.randn(3, 2, 5), torch.randn(3, 2, 5)
     alone, others = torch.randn(3, 4), torch.randn(3, 4)
@@ -211,3 +209,66 @@ def test_what_cannot_be_aligned_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another order than the base's") as error:
         LinearConfig(align=Align.weights, base="runs/a")
     assert "\n" not in str(error.value)
+
+
+WIDTH, CLASSES, INPUTS = 128, 10, 16
+TOY = Symmetry(
+    {"one": Group(WIDTH), "two": Group(WIDTH)},
+    {
+        "0.weight": (Part((WIDTH, INPUTS), ("one", None)),),
+        "0.bias": (Part((WIDTH,), ("one",)),),
+        "2.weight": (Part((WIDTH, WIDTH), ("two", "one")),),
+        "2.bias": (Part((WIDTH,), ("two",)),),
+        "4.weight": (Part((CLASSES, WIDTH), (None, "two")),),
+        "4.bias": (Part((CLASSES,), (None,)),),
+    },
+)
+
+
+def toy() -> nn.Sequential:
+    sizes = INPUTS, WIDTH, WIDTH, CLASSES
+    one, two, three = (nn.Linear(a, b) for a, b in pairwise(sizes))
+    return nn.Sequential(one, nn.ReLU(), two, nn.ReLU(), three)
+
+
+def clusters(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points around three centres a class."""
+    centres = 1.2 * torch.randn(3 * CLASSES, INPUTS, generator=torch.Generator().manual_seed(100))
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.randint(0, len(centres), (count,), generator=generator)
+    return centres[which] + torch.randn(count, INPUTS, generator=generator), which % CLASSES
+
+
+def trained(seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    model, (x, y) = toy(), clusters(4000, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        rows = torch.randint(0, len(x), (128,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+def barrier(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The most that the held-out loss on the way lies above the chord."""
+    model, (x, y) = toy(), clusters(4000, 2)
+    losses = []
+    for number in range(11):
+        model.load_state_dict({name: torch.lerp(one[name], other[name], number / 10) for name in one})
+        with torch.no_grad():
+            losses.append(float(nn.functional.cross_entropy(model(x), y)))
+    return max(
+        loss - torch.lerp(*torch.tensor([losses[0], losses[-1]]), n / 10).item() for n, loss in enumerate(losses)
+    )
+
+
+def test_matching_lowers_the_barrier_between_networks_trained_apart() -> None:
+    """By at least 30 % for an MLP of two hidden layers; measured: from 0.81 to 0.03 nats."""
+    one, other = trained(0), trained(1)
+    found = Matching(TOY, one, other, 0, cast(Any, lambda: False)).run("it")
+    matched = {name: permuted(tensor, TOY.parts[name], found.orders) for name, tensor in other.items()}
+    before, after = barrier(one, other), barrier(one, matched)
+    assert before > 0.3 and after <= 0.7 * before
+    assert found.sweeps > 2
