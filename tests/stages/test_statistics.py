@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from rlx.batches import Batch
+from rlx.data.corpora.mixture import MixtureConfig
+from rlx.data.corpora.task import TaskCorpusConfig
 from rlx.decoding.logprobs import token_logprobs
 from rlx.merges.fisher import FisherConfig, Labels
 from rlx.models.base import ModelConfig
@@ -19,6 +21,7 @@ from rlx.nn.experts import Experts
 from rlx.options import discover
 from rlx.stages.merging.measuring import Meter
 from rlx.stages.merging.statistics import Fisher, alone, gather
+from rlx.types import Split
 from tests.conftest import COUNTDOWN
 from tests.stages.runs import PRETRAIN, place, rows, sft
 
@@ -219,6 +222,45 @@ def test_parents_are_measured_on_their_own_sources(door: Any) -> None:
     assert done.code == 2 and "no source of the corpus; take corpus=mixture" in done.err
     done = door(*MERGE, "merge.sources=[a,b]", "merge=linear", f"merge.models=[{start},{tuned}]")
     assert done.code == 2 and "this merge has none; leave it out" in done.err
+
+
+def test_the_rule_gets_what_was_gathered_of_each_parent(door: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each parent on training documents of its own source, with its own norm, solutions alone counting."""
+    start = place(door(*PRETRAIN, "stage.steps=2", *MIXED).out)
+    tuned = place(door(*sft(start, *MIXED)).out)
+    asked, seen, source, mean = [], [], MixtureConfig.source, FisherConfig.mean
+
+    def recording(self: Any, name: str, *given: Any, **named: Any) -> Any:
+        asked.append((name, named["split"], named["whole"]))
+        return source(self, name, *given, **named)
+
+    def told(self: FisherConfig, given: Any) -> Tensor:
+        seen.append((given.statistics, given.norms))
+        return mean(self, given)
+
+    monkeypatch.setattr(MixtureConfig, "source", recording)
+    monkeypatch.setattr(FisherConfig, "mean", told)
+    done = door(*MERGE, *MIXED, "merge.sources=[own,copy]", "merge=fisher", f"merge.models=[{start},{tuned}]")
+    assert done.code == 0, done.err
+    assert asked == [("own", Split.train, False), ("copy", Split.train, False)]
+    assert len(seen) == len(weights(start))
+    for number in range(2):
+        squares = [each[0][number].double().square().sum() for each in seen]
+        norm = float(torch.stack(squares).sum().sqrt())
+        assert norm > 0 and all(each[1][number] == pytest.approx(norm) for each in seen)
+    assert not any(torch.equal(statistics[0], statistics[1]) for statistics, _ in seen)
+
+    asked.clear()
+    build = TaskCorpusConfig.build
+
+    def built(self: Any, *given: Any, **named: Any) -> Any:
+        if "statistics" in named["key"]:
+            asked.append((named["split"], named["whole"]))
+        return build(self, *given, **named)
+
+    monkeypatch.setattr(TaskCorpusConfig, "build", built)
+    assert door(*MERGE, "merge=regmean", f"merge.models=[{start},{tuned}]").code == 0
+    assert asked == [(Split.train, False)] * 2
 
 
 def test_without_documents_nothing_is_gathered(door: Any) -> None:
