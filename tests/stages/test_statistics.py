@@ -292,3 +292,14 @@ def test_stopping_while_gathering_leaves_nothing(door: Any, monkeypatch: pytest.
     (run / "statistics" / "parent_0.safetensors").write_text("left by a killed attempt")
     assert door(*MERGE, "merge=fisher", f"merge.models=[{start},{start}]").code == 0
     assert not (run / "statistics").exists() and weights(run)
+
+
+def test_experts_are_averaged_by_how_often_they_are_used(door: Any) -> None:
+    one, other = (place(door(*PRETRAIN, "stage.steps=2", "model=moe", f"seed={n}").out) for n in (0, 1))
+    runs = []
+    for by in ("weights", "usage"):
+        done = door(*MERGE, "merge=experts", f"merge.by={by}", f"merge.models=[{one},{other}]")
+        assert done.code == 0, done.err
+        runs.append(weights(place(done.out)))
+    differ = {name for name in runs[0] if not torch.equal(runs[0][name], runs[1][name])}
+    assert differ and all(".channel." in name for name in differ)
