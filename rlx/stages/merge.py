@@ -165,7 +165,8 @@ class MergeStageConfig(RunStageConfig):
         return Cost(eval=flops + decoding, decoding=decoding)
 
     def _gathering(self, config: "Config", outset: Outset) -> float:
-        """Operations of gathering statistics of a parent."""
+        """Operations of the passes that gather statistics of a parent; products of inputs, and those of a matching, are
+        not foreseen."""
         assert config.merge is not None
         what = config.merge.gathers()
         if not what:
