@@ -1,7 +1,7 @@
 """`merge=fisher`: the mean of the parents' weights, each entry counting by how much its parent's predictions depend on
 it (Matena and Raffel, arXiv 2111.09832).
 
-W = sum l_i F_i W_i / sum l_i F_i for every entry (section 3.2, equation 3), F_i being the diagonal of parent i's Fisher
+W = sum l_i F_i W_i / sum l_i F_i for every entry, F_i being the diagonal of parent i's Fisher
 information, E_x E_{y ~ p(y|x)} (d log p(y|x) / dW)^2, and l_i `merge.weights`. The stage gathers it, and:
 
 1. x is a document's prompt and y its solution: one gradient a document, of the log-probability of all its tokens that
@@ -13,7 +13,8 @@ information, E_x E_{y ~ p(y|x)} (d log p(y|x) / dW)^2, and l_i `merge.weights`. 
    document's own tokens: the empirical Fisher, which is no estimate of the other.
 3. `floor`, `floored` and `normalize` are those of the authors' code (mmatena/model_merging, merging.py): the Fisher of
    the first parent, the target, is at least 1e-6, before each is divided by the L2 norm of all of the parent's. Where
-   no parent depends on an entry it is then the first's. `floored=all` treats parents alike: it is the mean there.
+   no parent depends on an entry it is then the first's; and where the first is so sure of its documents that its whole
+   Fisher is below the floor, all of the result nearly is (take 1e-12 there). `floored=all` treats parents alike.
    `normalize=tensor` divides each tensor's by its own norm, as RegMean's code can.
 4. Tensors without a Fisher (the biases of balanced routers) are the weighted mean, and so are entries where the sum of
    l_i F_i is 0.

@@ -1,11 +1,11 @@
 """`merge=regmean`: linear layers whose outputs are, on the parents' own documents, nearest to the parents' (Jin et al.,
 arXiv 2212.09849).
 
-W of a layer minimises sum_i l_i ||X_i W^T - X_i W_i^T||^2 (section 3.1), X_i [N, I] being what goes into parent i's
+W of a layer minimises sum_i l_i ||X_i W^T - X_i W_i^T||^2, X_i [N, I] being what goes into parent i's
 layer: W^T = (sum l_i G_i)^-1 sum l_i G_i W_i^T with G_i = X_i^T X_i, solved in float64. Where there were choices:
 
-1. Off-diagonal entries of G_i are multiplied by `shrink` (the paper's alpha: without it the result falls apart on some
-   models; 0.9 for most of them, 0.1 for others).
+1. Off-diagonal entries of G_i are multiplied by `shrink` (the paper's alpha, for which values
+   from 0.1 to 0.9 are used): the result then leans less on how inputs of few documents go together.
 2. G_i is the sum over tokens, as the paper writes it: a parent's expert that few tokens were sent to counts little.
 3. `ridge` times the mean of the diagonal is added to the diagonal, and as much of the weighted mean to the other side:
    inputs that no parent ever has keep the weighted mean instead of none, and equal parents give themselves. The paper
