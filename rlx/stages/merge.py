@@ -417,7 +417,8 @@ def _policies(config: "Config") -> list[Any]:
     """What decides what a parent's tokens are, and how its units are put in order."""
     merge = config.merge
     assert merge is not None
-    return [merge.tokens.value, merge.tied.value, merge.align.value]
+    aligned = [] if merge.align is Align.none else [merge.align.value, merge.stat_tokens, config.seed]
+    return [merge.tokens.value, merge.tied.value, *aligned]
 
 
 def _wanted(least: int, most: int | None) -> str:
