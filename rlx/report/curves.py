@@ -62,7 +62,7 @@ def training_figure(
     rows = -(-len(shown) // columns)
     figure, axes = theme.new_figure(0.4 + 2.0 * rows + legend_height(names, len(others)), rows, columns, sharex=True)
     for panel, key in zip(axes, shown, strict=False):
-        _grey_lines(panel, list(grey[key].values()))
+        grey_lines(panel, list(grey[key].values()))
         for name, curve in drawn[key].items():
             draw(panel, curve, looks[name])
         frame(panel, panels[key], axis, from_zero=key in FROM_ZERO)
@@ -109,17 +109,18 @@ def legend(
     if others:
         handles.append(Line2D([], [], color=theme.MUTED, alpha=0.6, linewidth=0.9))
         names.append(f"{others} other{'s' if others > 1 else ''}")
-    columns, length = _legend_columns(names), 2.2 if lines else 1.0
+    columns, length = legend_columns(names), 2.2 if lines else 1.0
     figure.legend(handles, names, loc="outside lower left", ncols=columns, handlelength=length, columnspacing=1.8)
 
 
 def legend_height(labels: dict[str, str], others: int = 0) -> float:
     """Inches that a legend takes."""
     names = [theme.clean(label, LONGEST) for label in labels.values()] + ["others"] * (others > 0)
-    return 0.16 * -(-len(names) // _legend_columns(names)) if len(names) > 1 else 0.0
+    return 0.16 * -(-len(names) // legend_columns(names)) if len(names) > 1 else 0.0
 
 
-def _legend_columns(names: list[str]) -> int:
+def legend_columns(names: list[str]) -> int:
+    """Columns of a legend."""
     return min(5, len(names), max(1, 110 // (max(map(len, names)) + 6)))
 
 
@@ -152,7 +153,7 @@ def _xlabel(panel: Any, axis: str) -> str:
     return f"{units.flop_scale(panel.get_xlim()[1])[1]}, ancestors included"
 
 
-def _grey_lines(panel: Any, curves: list[Band]) -> None:
+def grey_lines(panel: Any, curves: list[Band]) -> None:
     """Many arms as one thin grey artist."""
     from matplotlib.collections import LineCollection
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlx.report import theme
-from rlx.report.arms import Choice, chosen, noted, trained
+from rlx.report.alike import cka_figure
+from rlx.report.arms import MOST_NAMED, Choice, chosen, noted, trained
 from rlx.report.curves import MOST_POINTS, training_figure
 from rlx.report.effects import effects_figure
 from rlx.report.labels import differing, stage_order
+from rlx.report.merges import CEILING, WEIGHT, is_measured, read_merges
 from rlx.report.metrics import AXES, CLIPS, SHARES, panels
 from rlx.report.models import Model, read_models
 from rlx.report.panels import compute_figure, outcome_figure, pass_figure, slice_figure
@@ -22,6 +24,7 @@ from rlx.report.read import Entry, Plan
 from rlx.report.shares import MOST_ARMS, shares_figure
 from rlx.report.table import Table
 from rlx.report.tables import slice_table
+from rlx.report.ways import chosen_lines, said_of, way_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +42,11 @@ OUTCOMES_CAPTION = "Shares of all sampled completions, in percent; means over se
 SHARES_CAPTION = "Shares of the completions that an iteration draws, in percent."
 EFFECTS_CAPTION = """The last value of every arm, a mean over its seeds, by each thing that arms differ in. Lines
 lead through the means of the arms that share a value."""
+WAY, CKA, DIFFERENCES = "merge-way", "merge-cka", "merge-differences"
+WAY_CAPTION = """What merges get on held-out problems and documents, against merge.weight: the share of the second
+parent. Faint ends of the lines lead to the parents, marked at 0 and 1."""
+CKA_CAPTION = """Linear CKA (unbiased) of the parents' activations behind each layer, on held-out documents: 1 where
+they are equal but for a rotation, a scale and a shift."""
 AXIS_CAPTIONS = {
     "step": "Against optimizer steps.",
     "tokens": "Against the tokens that the run itself used.",
@@ -66,8 +74,10 @@ def drawings(plan: Plan) -> Iterator[Drawing]:
     looks = theme.looks(_names(plan, models))
     for task in dict.fromkeys(model.task for model in models):
         yield from _evaluated(plan, [model for model in models if model.task == task], looks, task)
-    for stage in sorted({entry.stage for entry in plan.entries} - {"eval", "report", "study"}, key=stage_order):
+    untrained = {"eval", "merge", "report", "study"}
+    for stage in sorted({entry.stage for entry in plan.entries} - untrained, key=stage_order):
         yield from _trained(plan, stage, looks)
+    yield from _merged(plan)
 
 
 def _names(plan: Plan, models: list[Model]) -> list[str]:
@@ -156,6 +166,33 @@ def _trained(plan: Plan, stage: str, looks: dict[str, theme.Look]) -> Iterator[D
             figure = draw()
         if figure is not None:
             yield Drawing(slug, title, caption, figure, entries, stage=stage, axis=axis)
+
+
+def _merged(plan: Plan) -> Iterator[Drawing]:
+    """The way between two parents, how alike they are layer by layer, and what came of what the arms differ in."""
+    merges = read_merges(plan)
+    if not is_measured(merges):
+        return
+    lines, entries = chosen_lines(merges), merges.entries
+    logged = dict.fromkeys(key for entry in entries for key in entry.run.history.columns)
+    told = {key: values for key, values in differing(entries).items() if key not in ("merge", WEIGHT, CEILING)}
+    effects = partial(effects_figure, merges.arms, told, chosen(merges.arms, "merge", list(logged)).metric)
+    found = (
+        (WAY, "Along the way between two parents", f"{WAY_CAPTION} {said_of(merges, lines)} {SEEDS}",
+         partial(way_figure, merges, lines)),
+        (CKA, "How alike the parents are, layer by layer", f"{CKA_CAPTION}{_first_pairs(len(merges.pairs))} {SEEDS}",
+         partial(cka_figure, merges.pairs)),
+        (DIFFERENCES, "What differs between merges", EFFECTS_CAPTION, effects),
+    )  # fmt: skip
+    for slug, title, caption, draw in found:
+        with theme.applied(slug):
+            figure = draw()
+        if figure is not None:
+            yield Drawing(slug, title, caption, figure, entries, stage="merge")
+
+
+def _first_pairs(pairs: int) -> str:
+    return f" The first {MOST_NAMED} of {pairs} pairs have colours." if pairs > MOST_NAMED else ""
 
 
 def _informative(logged: Iterable[str], entries: list[Entry]) -> list[str]:

@@ -27,6 +27,7 @@ PARENTS = ("init_from", "merge.models")
 WITHOUT_EFFECT = ("seed", "runs_dir", "logger", "checkpoint", "trainer")
 _SEED = re.compile(r"(/|^)seed\d+(?=$|[\s@'\"])")
 _RUN = re.compile(r"[^\s'\"]*?([\w.]+-[\w.]+-[\w.]+-h[0-9a-f]{4,})")
+_LISTED = re.compile(r",\s*|\s+- ")  # between the items of a list, as it is typed or as config.yaml has it
 _TAIL = re.compile(r"[^-]+-[^-]+-([^-]+-h[0-9a-f]+)")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
@@ -46,7 +47,7 @@ def labelled(entries: "list[Entry]") -> "list[Entry]":
         names = [name for name in reversed(arms) if arms[name].stage == stage]
         before = f"{stage}: " if several and stage and stage != "eval" else ""
         for name, what in _told_apart([arms[name] for name in names], labels, stage, LONGEST - len(before)).items():
-            labels[name] = f"{before}{what}" if what else before.removesuffix(": ") or _tail(name)
+            labels[name] = f"{before}{what}" if what else before.removesuffix(": ") or tail(name)
     return [replace(entry, label=labels[entry.name]) for entry in entries]
 
 
@@ -94,7 +95,7 @@ def _told_apart(entries: "list[Entry]", labels: dict[str, str], stage: str, long
         told = {name: _sentence(arm, keys, labels, stage, whole=False) for name, arm in arms.items()}
     several = len(arms) > 1
     twice = {text for text in told.values() if list(told.values()).count(text) > 1 or (not text and several)}
-    return {name: f"{text} {_tail(name)}".strip() if text in twice else text for name, text in told.items()}
+    return {name: f"{text} {tail(name)}".strip() if text in twice else text for name, text in told.items()}
 
 
 def _settings(entry: "Entry") -> Settings:
@@ -138,27 +139,27 @@ def _cells(arms: dict[str, Settings], keys: list[str]) -> int:
 
 
 def _sentence(arm: Settings, keys: list[str], labels: dict[str, str], stage: str, *, whole: bool) -> str:
-    tails = [key.rpartition(".")[2] for key in keys]
+    ends = [key.rpartition(".")[2] for key in keys]
     words = []
-    for key, tail in zip(keys, tails, strict=True):
+    for key, end in zip(keys, ends, strict=True):
         if key in PARENTS and arm.get(key, "null") != "null":
             words.append(f"{EVALUATES if stage == 'eval' else 'from '}{_parents(arm[key], labels)}")
         elif key in arm:
-            words.append(f"{key if whole or tails.count(tail) > 1 else tail}={_value(arm[key])}")
+            words.append(f"{key if whole or ends.count(end) > 1 else end}={_value(arm[key])}")
     return " ".join(words)
 
 
 def _parents(text: str, labels: dict[str, str]) -> str:
-    """References to runs, by the labels of these runs or the end of their names."""
+    """References to runs, by the labels of these runs or the end of their names; several with "and" between them."""
 
     def shown(match: re.Match[str]) -> str:
-        return labels.get(match[1]) or _tail(match[1])
+        return labels.get(match[1]) or tail(match[1])
 
-    named = _RUN.sub(shown, text)
-    return named if named != text else _value(Path(text).name)
+    several = _LISTED.split(text.strip("[]- "))
+    return " and ".join(_RUN.sub(shown, each) if _RUN.search(each) else _value(Path(each).name) for each in several)
 
 
-def _tail(name: str) -> str:
+def tail(name: str) -> str:
     """`pretrain-h37a626e994` of a run's folder; another name is left whole."""
     found = _TAIL.fullmatch(name)
     return found[1] if found else name

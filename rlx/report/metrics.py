@@ -29,7 +29,16 @@ RL = {
     "val/loss": "validation loss",
     THROUGHPUT: "tokens a second",
 }
-MERGE = {"val/loss": "validation loss, nats a token", "merge/barrier": "barrier between the parents, nats"}
+NORMALISED = "merge/normalised_accuracy"
+MERGE = {
+    "val/loss": "held-out loss, nats",
+    NORMALISED: "of the best parent, %",
+    "merge/barrier": "barrier, nats",
+    "merge/cosine": "cosine",
+    "merge/cka": "CKA, mean",
+    "merge/barrier_height": "barrier height, nats",
+    "merge/convexity_gap": "convexity gap, nats",
+}
 IN_TABLES = (
     "val/loss", "train/loss", "reward", "val/pass@1", "kl", "entropy", "completions/mean_length", "merge/barrier"
 )  # fmt: skip
@@ -59,6 +68,8 @@ def panels(stage: str, logged: Iterable[str]) -> dict[str, str]:
 def judged(stage: str, logged: Iterable[str]) -> str:
     """The metric that arms of a stage are ranked by; empty where there is none."""
     logged = list(logged)
+    if stage == "merge" and NORMALISED in logged:
+        return NORMALISED
     for wanted in JUDGED:
         found = [key for key in logged if key == wanted or (key.startswith("eval/") and key.endswith(f"/{wanted}"))]
         if found and not (wanted == "train/loss" and _is_rl(stage, logged)):

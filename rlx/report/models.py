@@ -121,11 +121,7 @@ class Model:
         return [name for name in names if len(_bins([row.get(name) for row in rows])) > 1]
 
     def _reported(self, metric: str) -> Estimate | None:
-        found = [_metric(evaluation, metric) for evaluation in self.finished]
-        found = [estimate for estimate in found if estimate is not None]
-        if len(found) <= 1:
-            return found[0] if found else None
-        return Estimate(float(np.mean([estimate.value for estimate in found])), np.nan, np.nan)
+        return _reported(self.finished, metric)
 
 
 def read_models(plan: Plan) -> list[Model]:
@@ -134,6 +130,14 @@ def read_models(plan: Plan) -> list[Model]:
     separately = Counter(model.name for model in models if model.evals is not model.made)
     models = [replace(model, label=_own_label(model)) if separately[model.name] > 1 else model for model in models]
     return [model for model in models if model.evals is not model.made or model.name not in separately]
+
+
+def single_sample(evaluations: list[dict[str, Any]]) -> Estimate | None:
+    """pass@1 of what the seeds of a model did on one task, over problems and seeds."""
+    scores = _scores(evaluations)
+    if scores is None:
+        return _reported(evaluations, "pass@1")
+    return bootstrap(pass_at_k(scores.correct, scores.n, 1))
 
 
 def mean_over(runs: list[Run], total: Callable[[Run], float | None]) -> float | None:
@@ -203,6 +207,15 @@ def _ks(evaluation: dict[str, Any]) -> set[int]:
     ks = {k for k in listed if isinstance(k, int) and k >= 1} if isinstance(listed, list) else set()
     names = (str(key).rpartition("/")[2] for key in as_dict(evaluation.get("metrics")))
     return ks | {int(name[5:]) for name in names if name.startswith("pass@") and name[5:].isdecimal()}
+
+
+def _reported(evaluations: list[dict[str, Any]], metric: str) -> Estimate | None:
+    """The mean over seeds of what eval.json says; with its interval where there is one seed."""
+    found = [_metric(evaluation, metric) for evaluation in evaluations]
+    found = [estimate for estimate in found if estimate is not None]
+    if len(found) <= 1:
+        return found[0] if found else None
+    return Estimate(float(np.mean([estimate.value for estimate in found])), np.nan, np.nan)
 
 
 def _metric(evaluation: dict[str, Any], metric: str) -> Estimate | None:

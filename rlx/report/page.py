@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from rlx.errors import RlxError
 from rlx.report import theme, units
 from rlx.report.figures import Drawing, drawings
 from rlx.report.followed import CSS as FOLLOWED_CSS
+from rlx.report.merging import merging
 from rlx.report.models import Model, read_models
 from rlx.report.read import FINISHED, Entry, Plan, as_dict, as_number, read_plan, read_runs
 from rlx.report.style import CSS
@@ -112,16 +114,15 @@ def page(plan: Plan, figures: list[Drawing], *, mark: str = MAKER, folder: str =
     """The whole page; `mark` says who made it, `folder` where its figures are saved."""
     models = read_models(plan)
     evaluated = [drawing for drawing in figures if drawing.stage is None]
-    curves = training(
-        plan,
-        [drawing for drawing in figures if drawing.stage is not None],
-        lambda drawing: _picture(drawing, folder),
-        _commands,
-    )
+    trained = [drawing for drawing in figures if drawing.stage not in (None, "merge")]
+    curves = training(plan, trained, partial(_picture, folder=folder), _commands)
+    ways = [drawing for drawing in figures if drawing.stage == "merge"]
+    merged = merging(plan, ways, partial(_picture, folder=folder), _commands)
     sections = [
         _claims(plan),
         _stages(plan, models),
         _figures(evaluated, folder),
+        _section("merges", "Merges", merged) if merged else "",
         _section("training", "Training", curves) if curves else "",
         _runs(plan),
     ]

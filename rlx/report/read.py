@@ -17,7 +17,7 @@ from rlx.errors import RlxError
 from rlx.report.history import MOST_ROWS, History, as_number, read_history, share
 from rlx.report.labels import folder_name, in_order, labelled
 from rlx.report.places import find_places
-from rlx.runs.files import CLAIMS, EVAL, MANIFEST, METRICS, RUN, STATUS
+from rlx.runs.files import CLAIMS, EVAL, MANIFEST, MERGE, METRICS, RUN, STATUS
 
 _NAMED = re.compile(r"[^-]+-[^-]+-([^-]+)-h[0-9a-f]+")
 FINISHED, NOT_STARTED = "finished", "not started"
@@ -44,6 +44,11 @@ class Run:
     def rows(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl that are whole, with every metric in them."""
         return [row for _, row in _json_lines(self.path / METRICS) if isinstance(row, dict)]
+
+    @cached_property
+    def merge(self) -> dict[str, Any]:
+        """What a merge says of its parents and its result; empty where it says nothing."""
+        return as_dict(_json(self.path / MERGE))
 
     def last(self, key: str) -> float | None:
         """The newest value of a metric, if it was ever logged."""
@@ -140,7 +145,7 @@ def read_runs(given: Iterable[Path | str], name: str = "runs") -> Plan:
     if not places:
         raise RlxError("a report needs at least one run directory; none were given")
     most = share(len(places))
-    entries = [_own_entry(read_run(str(path), Path(), most)) for path in places]
+    entries = [own_entry(read_run(str(path), Path(), most)) for path in places]
     return Plan(name, Path(), in_order(labelled(entries)))
 
 
@@ -192,7 +197,7 @@ def _entry(row: Any, where: str, folder: Path, most_rows: int) -> Entry:
     )
 
 
-def _own_entry(run: Run) -> Entry:
+def own_entry(run: Run) -> Entry:
     """What a run says about itself, where no plan does. An evaluation is of its first parent."""
     name, parents, stage = folder_name(run.path), tuple(parent_paths(run)), _stage(run)
     of = Path(parents[0]).parent.name if stage == "eval" and parents else ""

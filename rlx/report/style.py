@@ -1,6 +1,6 @@
 """The page's style sheet: system fonts, one column, light and dark."""
 
-from rlx.report.theme import DARK_PALETTE, PALETTE
+from rlx.report.theme import DARK_PALETTE, PAGE, PALETTE
 
 
 def _variables(palette: tuple[str, ...]) -> str:
@@ -9,7 +9,7 @@ def _variables(palette: tuple[str, ...]) -> str:
 
 CSS = f"""
 :root {{
-  --ink: #1d2329; --muted: #626c77; --grid: #e4e7eb; --page: #fdfdfc; --panel: #f5f6f7;
+  --ink: #1d2329; --muted: #626c77; --grid: #e4e7eb; --page: {PAGE}; --panel: #f5f6f7;
   --good: #00704f; --bad: #b3400a; --open: #626c77;
   --good-bg: #e2f3ec; --bad-bg: #fbe9df; --open-bg: #eceef1;
   --font: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
@@ -55,6 +55,7 @@ code {{ font: .78rem/1.5 var(--mono); color: var(--muted); overflow-wrap: anywhe
 .claims td:nth-child(3) {{ min-width: 8.8rem; }}
 .claims td:nth-child(5) {{ min-width: 6.6rem; }}
 .runs td:first-child {{ min-width: 22rem; }}
+.merges td:first-child {{ min-width: 12rem; }}
 figure {{ margin: 0 0 3.2rem; }}
 figure svg {{ display: block; width: 100%; height: auto; }}
 figure svg * {{ stroke-linejoin: round; stroke-linecap: butt; }}

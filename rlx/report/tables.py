@@ -1,6 +1,6 @@
 """The tables of a report: claims, stages, runs, and accuracy by difficulty."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rlx.report import units
@@ -57,7 +57,9 @@ def slice_table(models: list[Model], field: str) -> Table:
     slices = {model.name: model.slices(field) for model in models}
     values = list(dict.fromkeys(value for found in slices.values() for value in found))
     columns = [Column("model"), *(Column(f"{field} {value}", True) for value in values)]
-    rows = [[Cell(model.label), *(_estimate(slices[model.name].get(value)) for value in values)] for model in models]
+    rows = [
+        [Cell(model.label), *(estimate_cell(slices[model.name].get(value)) for value in values)] for model in models
+    ]
     return Table(columns, rows)
 
 
@@ -89,8 +91,8 @@ def _measured(claim: Mapping[str, Any]) -> Cell:
 
 
 def _model_row(model: Model, ks: list[int], several: bool) -> list[Cell]:
-    label = Cell(model.label, note=_unfinished(model.made + model.evals))
-    accuracies = [_estimate(model.greedy()), *(_estimate(model.pass_at(k)) for k in ks)]
+    label = Cell(model.label, note=unfinished(model.made + model.evals))
+    accuracies = [estimate_cell(model.greedy()), *(estimate_cell(model.pass_at(k)) for k in ks)]
     runs = [entry.run for entry in model.made]
     seeds = f"{len(model.finished)}" + (f" of {len(model.evals)}" if len(model.finished) < len(model.evals) else "")
     return [label, *([Cell(model.task)] if several else []), *accuracies, *_costs(runs), Cell(seeds)]
@@ -116,12 +118,16 @@ def _arm_row(label: str, entries: list[Entry], metrics: list[str]) -> list[Cell]
     finished = sum(run.state == FINISHED for run in runs)
     seeds = f"{len(runs)}" if finished == len(runs) else f"{finished} of {len(runs)}"
     values = [_over_seeds(runs, key) for key in metrics]
-    return [Cell(label, note=_unfinished(entries)), *values, *_costs(runs), Cell(seeds)]
+    return [Cell(label, note=unfinished(entries)), *values, *_costs(runs), Cell(seeds)]
 
 
 def _over_seeds(runs: list[Run], key: str) -> Cell:
-    """The mean of the last values, and the lowest and highest where there are several."""
-    values = [value for value in (run.last(key) for run in runs) if value is not None]
+    """The mean of the last values."""
+    return range_cell([value for value in (run.last(key) for run in runs) if value is not None])
+
+
+def range_cell(values: Sequence[float]) -> Cell:
+    """The mean over seeds, and the lowest and highest where there are several."""
     if not values:
         return Cell(units.NOTHING)
     note = f"[{units.number(min(values))}, {units.number(max(values))}]" if len(values) > 1 else ""
@@ -137,13 +143,14 @@ def _costs(runs: list[Run]) -> list[Cell]:
     ]
 
 
-def _unfinished(entries: list[Entry]) -> str:
+def unfinished(entries: list[Entry]) -> str:
     """What became of the runs behind a row, when some have not finished."""
     states = list(dict.fromkeys(entry.run.state for entry in entries if entry.run.state != FINISHED))
     return f"({', '.join(states)})" if states else ""
 
 
-def _estimate(estimate: Estimate | None) -> Cell:
+def estimate_cell(estimate: Estimate | None) -> Cell:
+    """In percent, with its interval."""
     if estimate is None:
         return Cell(units.NOTHING)
     return Cell(units.percent(estimate.value), note=units.interval(estimate))

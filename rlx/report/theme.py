@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b5ea7", "#8a8f98")
 DARK_PALETTE = ("#4aa8e0", "#f0884a", "#3cc79d", "#de9cc2", "#f0b93f", "#7cc7f2", "#a58bd0", "#a2a8b1")
 INK, MUTED, GRID = "#1d2329", "#626c77", "#e4e7eb"
+PAGE = "#fdfdfc"  # behind a figure, in open marks
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 WIDTH = 8.6  # inches; the page shows figures at its full width
@@ -128,7 +129,8 @@ def svg(figure: "Figure", slug: str, title: str) -> str:
     text = text.replace("xlink:href=", "href=")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{slug}-", text)
     text = re.sub(r"(font: [^;\"]*?\dpx) [^;\"]*", r"\1 var(--font)", text)
-    for name, color in [("ink", INK), ("muted", MUTED), ("grid", GRID), *((f"c{i}", c) for i, c in enumerate(PALETTE))]:
+    plain = {"ink": INK, "muted": MUTED, "grid": GRID, "page": PAGE}
+    for name, color in (plain | {f"c{i}": color for i, color in enumerate(PALETTE)}).items():
         text = text.replace(color, f"var(--{name})")
     return text
 

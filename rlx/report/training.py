@@ -16,7 +16,7 @@ from rlx.report.read import Plan
 from rlx.report.tables import arms_table
 
 MOST_OPEN = 12  # arms; a longer table begins folded
-UNTRAINED = {"eval", "report", "study"}
+UNTRAINED = {"eval", "merge", "report", "study"}
 LONG_NAMES = {"": "Training", "rl": "Reinforcement learning", "sft": "Fine-tuning"}
 
 CHOOSER = "".join(

@@ -59,7 +59,9 @@ REINFORCEMENT = {
         AXES[:1],
     ),
 }
-MERGE = ("val/loss", "merge/barrier")
+MERGE = (
+    "val/loss", "merge/barrier", "merge/normalised_accuracy", "merge/cosine", "merge/cka", "merge/convexity_gap"
+)  # fmt: skip
 COST = ("flops/lineage", "flops/train", "flops/rollout", "flops/eval", "tokens", "wall")
 EVALUATION = ("greedy", "pass@1")
 """Metrics of an evaluation that has not run yet; one that has names its own."""

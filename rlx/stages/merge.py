@@ -14,6 +14,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -189,6 +190,7 @@ class MergeStageConfig(RunStageConfig):
         path = checkpoint_path(run.path, 0)
         if path.exists():  # an attempt that was killed left it, perhaps with other parents or other code
             remove_directory(path)
+        report |= {"models": list(merge.models), "unrelated": strangers(folders)}
         alarms = unrelated(merge.models, folders)
         with open_parents(folders, base, merge) as parents:
             made = Merged(merge, parents, seed=config.seed)
@@ -340,6 +342,12 @@ def unrelated(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
         for name, folder in zip(names[1:], folders[1:], strict=True)
         if not related(folders[0], folder)
     ]
+
+
+def strangers(folders: Sequence[Path]) -> list[list[int]]:
+    """Pairs of parents, by their numbers, that have no ancestor in common."""
+    pairs = combinations(range(len(folders)), 2)
+    return [[one, other] for one, other in pairs if not related(folders[one], folders[other])]
 
 
 def _basins(check: Mapping[str, Any], names: Sequence[str]) -> list[str]:

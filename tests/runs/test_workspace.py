@@ -70,7 +70,8 @@ def test_a_plan_of_all_stages_has_a_section_for_each(plan, capsys):
     assert {"reward", "kl", "entropy", "completions/mean_length", "clip_ratio/low_mean"} <= {
         metric for panel in found["rl"] for metric in panel["metrics"]
     }
-    assert [panel["metrics"] for panel in found["merge"]] == [["val/loss"], ["merge/barrier"]]
+    compared = [f"merge/{name}" for name in ("normalised_accuracy", "cosine", "cka", "convexity_gap")]
+    assert [panel["metrics"] for panel in found["merge"]] == [["val/loss"], ["merge/barrier"], *([x] for x in compared)]
     names = [f"eval/countdown/{name}" for name in ("pass@1", "pass@8", "greedy", "chance")]
     assert [metric for panel in found["eval"] for metric in panel["metrics"]] == names
     for panel in [*found["pretrain and sft"], *found["rl"], *found["merge"], *found["eval"], *found["cost"]]:
