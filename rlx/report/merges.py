@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from rlx.report.arms import Arms, trained
-from rlx.report.fields import settings
+from rlx.report.fields import settings, typed
 from rlx.report.history import FEWEST_ROWS, as_number
 from rlx.report.labels import differing, folder_name, labelled, tail
 from rlx.report.read import Entry, Plan, as_dict, own_entry, read_run
@@ -249,10 +249,13 @@ def _seen(
 def _labels(members: Iterable[Member], entries: Sequence[Entry], plan: Plan) -> dict[Member, str]:
     """Models by what the page calls their runs; those of runs elsewhere by what differs between these."""
     known = {folder_name(entry.run.path): entry.label for entry in plan.entries}
-    given = ((entry.seed, each) for entry in entries for of in (members_of, ceiling_of, _base_of) for each in of(entry))
-    places = {each.folder: f"{each.folder}/seed{own if each.seed is None else each.seed}" for own, each in given}
+    places: dict[str, tuple[str, Path]] = {}
+    for entry in entries:
+        for each in (*members_of(entry), *ceiling_of(entry), *_base_of(entry)):
+            seed = entry.seed if each.seed is None else each.seed
+            places.setdefault(each.folder, (f"{each.folder}/seed{seed}", entry.run.path))
     elsewhere = [place for folder, place in places.items() if Path(folder).name not in known]
-    runs = [read_run(place, plan.folder, FEWEST_ROWS) for place in elsewhere]
+    runs = [read_run(shown, near, FEWEST_ROWS) for shown, near in elsewhere]
     known = {entry.name: entry.label for entry in labelled([own_entry(run) for run in runs if run.info])} | known
     return {each: _label(each, known) for each in members}
 
@@ -321,7 +324,9 @@ def _weighted(arms: Arms) -> dict[str, str]:
 
 
 def _method(entry: Entry) -> str:
-    return settings(entry.run.path, entry.run.info, entry.command).get("merge", "merge")
+    """The option, also of a run that did not come to write it down."""
+    given = typed(entry.command) | settings(entry.run.path, entry.run.info, entry.command)
+    return given.get("merge", "merge")
 
 
 def _way(entry: Entry) -> list[float]:

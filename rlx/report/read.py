@@ -150,7 +150,7 @@ def read_runs(given: Iterable[Path | str], name: str = "runs") -> Plan:
 
 
 def read_run(shown: str, near: Path, most_rows: int = MOST_ROWS) -> Run:
-    """The run at `shown`, as a plan in the folder `near` writes it. Never raises on what a run has or lacks."""
+    """The run at `shown`, as a plan or a run in the folder `near` writes it. Never raises on what is in it."""
     path = _locate(shown, near)
     if not path.is_dir():
         return Run(path, shown)

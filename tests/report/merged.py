@@ -61,12 +61,14 @@ def merge_run(
     seed: int = 0,
     options: dict[str, Any],
     rise: float = 0.0,
+    apart: float = 0.0,
     related: bool = True,
     ceiling: tuple[str, int] | None = None,
     layers: int = 3,
 ) -> Path:
-    """One finished merge; parent n is skilled at task n. `rise` is what the result's loss is above the chord.
+    """One finished merge; parent n is skilled at task n.
 
+    rise: what the result's loss is above the chord; apart: how unlike the parents are.
     options: dotted fields of its config, with `merge` for the method.
     """
     folder, weight = f"runs/countdown-dense-merge-h{number:010x}", options.get("merge.weight", 0.5)
@@ -96,10 +98,10 @@ def merge_run(
     for one in range(count):
         for other in range(one + 1, count):
             low, high = ends[one]["losses"][""], ends[other]["losses"][""]
-            way = [low + (high - low) * x + 4 * rise * x * (1 - x) for x in np.linspace(0, 1, 5)]
-            pair = {"parents": [one, other], "cosine": 0.8 - rise / 3, "path": way, "barrier_height": rise}
-            cka = [0.99 - rise * (0.05 + 0.1 * layer) for layer in range(layers)]
-            pairs.append({**pair, "convexity_gap": rise, "cka": cka})
+            way = [low + (high - low) * x + 4 * apart * x * (1 - x) for x in np.linspace(0, 1, 5)]
+            pair = {"parents": [one, other], "cosine": 0.8 - apart / 3, "path": way, "barrier_height": apart}
+            cka = [0.99 - apart * (0.05 + 0.1 * layer) for layer in range(layers)]
+            pairs.append({**pair, "convexity_gap": apart, "cka": cka})
     write_json(
         run / "merge.json",
         {
@@ -137,5 +139,5 @@ def sweep(
                 merge_run(
                     root, first + m * len(weights) + w, [(parent, seed) for parent in parents], seed=seed,
                     options={"merge": method, "merge.weight": weight}, rise=(4 + m) * rise * weight * (1 - weight),
-                    related=related, ceiling=(ceiling, seed) if ceiling else None,
+                    apart=rise, related=related, ceiling=(ceiling, seed) if ceiling else None,
                 )  # fmt: skip

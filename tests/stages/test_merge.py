@@ -160,9 +160,13 @@ def test_strangers_are_told_by_name(door):
     run = place(done.out)
     assert any("share no ancestor" in sentence for sentence in record(run)["alarms"])
     found = json.loads((run / "merge.json").read_text())
-    assert found["base"] is None and found["likeness"]["of"] == "weights"
-    related = door(*merge(one, place(door(*sft(one)).out)))
+    assert found["base"] is None and found["likeness"]["of"] == "weights" and found["unrelated"] == [[0, 1]]
+    child = place(door(*sft(one)).out)
+    related = door(*merge(one, child))
     assert "alarm" not in related.out and "alarms" not in record(place(related.out))
+    assert json.loads((place(related.out) / "merge.json").read_text())["unrelated"] == []
+    three = place(door(*merge(one, child), f"merge.models=[{one},{other},{child}]").out)
+    assert json.loads((three / "merge.json").read_text())["unrelated"] == [[0, 1], [1, 2]]
 
 
 def test_a_ceiling_is_measured_beside_them(door):
