@@ -108,6 +108,7 @@ def merge_run(
             "base": f"runs/countdown-dense-pretrain-h00000000ff/seed{seed}/checkpoints/step-000060"
             if related
             else None,
+            "models": models,
             "unrelated": [] if related else [[0, n] for n in range(1, count)],
             "likeness": {"of": "differences" if related else "weights", "norms": [1.0] * count, "pairs": pairs},
         },

@@ -274,16 +274,25 @@ def test_parents_that_are_gone_are_called_by_their_folders(tmp_path):
 
 def test_parents_with_a_step_and_folders_of_others(tmp_path):
     run = merge_run(tmp_path, 1, [("a", 0), ("b", 0)], options={"merge": "linear", "merge.weight": 0.5})
-    record = json.loads((run / "run.json").read_text())
+    record, merge = (json.loads((run / name).read_text()) for name in ("run.json", "merge.json"))
     folder = "runs/countdown-dense-sft-h0000000001/seed0"
-    for references, called in (
+
+    def called(models: list[str], name: str) -> str:
+        rows = {"parents": [{"reference": text} for text in models]}
+        changed = record | rows if name == "run.json" else merge | {"models": models}
+        write_json(run / name, changed)
+        (line,) = merges_of(tmp_path).lines
+        return merges_of(tmp_path).between(line.parents)
+
+    for models, expected in (
         ([f"{folder}@best", f"{folder}@40"], "sft-h0000000001@best → sft-h0000000001@40"),
         ([f"{folder}/checkpoints/step-000040", "hf:some/folder@x"], "sft-h0000000001@40 → folder@x"),
+        (["some@where/folder/", f"{folder}/"], "folder → sft-h0000000001"),
     ):
-        rows = [{"reference": text, **({"run": folder} if text.startswith("runs") else {})} for text in references]
-        (run / "run.json").write_text(json.dumps(record | {"parents": rows}))
-        (line,) = merges_of(tmp_path).lines
-        assert merges_of(tmp_path).between(line.parents) == called
+        assert called(models, "merge.json") == expected
+        merge.pop("models", None)
+        write_json(run / "merge.json", merge)
+        assert called(models, "run.json") == expected, "as it is before anything is merged"
 
 
 def test_what_tells_lines_apart_is_not_the_ceiling(tmp_path):

@@ -53,12 +53,12 @@ def test_a_pattern_on_the_command_line_finds_a_sweep_and_names_its_arms(door):
         assert done.code == 2 and "no run directory at" in done.err and len(done.err.strip().splitlines()) == 1
 
 
-def test_report_of_a_sweep_of_merges(door):
+def test_report_of_a_sweep_of_merges(door, rlx):
     """Kin and strangers, along the way between them."""
     start, stranger = (place(door(*PRETRAIN, f"seed={seed}").out) for seed in (0, 1))
     one, other = (place(door(*sft(start, f"optim.lr={rate}")).out) for rate in ("1e-3", "3e-2"))
     for parents in ((one, other), (one, stranger)):
-        done = door("-m", *merge(*parents, "merge.weight=0.25,0.75", f"stage.ceiling={start}"))
+        done = rlx("-m", *merge(*parents, "merge.weight=0.25,0.75", f"stage.ceiling={start}"))
         assert done.code == 0, done.err
     assert door("stage=report", "stage.runs=[runs/*-merge-*]").code == 0
     text = html.unescape(Path("report.html").read_text())
@@ -71,4 +71,4 @@ def test_report_of_a_sweep_of_merges(door):
     (plan,) = [path for path in Path("runs/plans").iterdir() if str(other) in (path / "manifest.jsonl").read_text()]
     assert door("stage=report", f"stage.plan={plan}").code == 0
     text = html.unescape((plan / "report.html").read_text())
-    assert "0 is optim.lr=0.001, 1 is optim.lr=0.03." in text and "no shared ancestor" not in text
+    assert "0 is sft: optim.lr=0.001, 1 is sft: optim.lr=0.03." in text and "no shared ancestor" not in text
