@@ -16,7 +16,7 @@ from rlx.report.arms import MOST_NAMED, Choice, chosen, noted, trained
 from rlx.report.curves import MOST_POINTS, training_figure
 from rlx.report.effects import effects_figure
 from rlx.report.labels import differing, stage_order
-from rlx.report.merges import CEILING, WEIGHT, is_measured, read_merges
+from rlx.report.merges import WEIGHT, is_measured, read_merges
 from rlx.report.metrics import AXES, CLIPS, SHARES, panels
 from rlx.report.models import Model, read_models
 from rlx.report.panels import compute_figure, outcome_figure, pass_figure, slice_figure
@@ -44,7 +44,7 @@ EFFECTS_CAPTION = """The last value of every arm, a mean over its seeds, by each
 lead through the means of the arms that share a value."""
 WAY, CKA, DIFFERENCES = "merge-way", "merge-cka", "merge-differences"
 WAY_CAPTION = """What merges get on held-out problems and documents, against merge.weight: the share of the second
-parent. Faint ends of the lines lead to the parents, marked at 0 and 1."""
+parent. Faint ends of the lines lead to the parents, marked at 0 and 1, which not every method gives back there."""
 CKA_CAPTION = """Linear CKA (unbiased) of the parents' activations behind each layer, on held-out documents: 1 where
 they are equal but for a rotation, a scale and a shift."""
 AXIS_CAPTIONS = {
@@ -175,7 +175,7 @@ def _merged(plan: Plan) -> Iterator[Drawing]:
         return
     lines, entries = chosen_lines(merges), merges.entries
     logged = dict.fromkeys(key for entry in entries for key in entry.run.history.columns)
-    told = {key: values for key, values in differing(entries).items() if key not in ("merge", WEIGHT, CEILING)}
+    told = {key: values for key, values in differing(entries).items() if key not in ("merge", WEIGHT)}
     effects = partial(effects_figure, merges.arms, told, chosen(merges.arms, "merge", list(logged)).metric)
     found = (
         (WAY, "Along the way between two parents", f"{WAY_CAPTION} {said_of(merges, lines)} {SEEDS}",

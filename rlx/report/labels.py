@@ -24,7 +24,7 @@ LONGEST_VALUE = 24
 EVALUATES = "eval of "
 ORDER = ("pretrain", "sft", "rl", "merge", "eval")
 PARENTS = ("init_from", "merge.models")
-WITHOUT_EFFECT = ("seed", "runs_dir", "logger", "checkpoint", "trainer")
+WITHOUT_EFFECT = ("seed", "runs_dir", "logger", "checkpoint", "trainer", "stage.ceiling")
 _SEED = re.compile(r"(/|^)seed\d+(?=$|[\s@'\"])")
 _RUN = re.compile(r"[^\s'\"]*?([\w.]+-[\w.]+-[\w.]+-h[0-9a-f]{4,})")
 _LISTED = re.compile(r",\s*|\s+- ")  # between the items of a list, as it is typed or as config.yaml has it
@@ -101,9 +101,8 @@ def _told_apart(entries: "list[Entry]", labels: dict[str, str], stage: str, long
 def _settings(entry: "Entry") -> Settings:
     """What may tell arms apart: no seeds, no places, nothing that leaves results alone."""
     found = settings(entry.run.path, entry.run.info, entry.command)
-    counts = {
-        key: value for key, value in found.items() if _top(key) not in WITHOUT_EFFECT or key.endswith("precision")
-    }
+    told = (key for key in found if not {key, _top(key)} & {*WITHOUT_EFFECT} or key.endswith("precision"))
+    counts = {key: found[key] for key in told}
     return {key: _SEED.sub("", value) if key in PARENTS else value for key, value in counts.items()}
 
 

@@ -22,6 +22,7 @@ from rlx.report.history import FEWEST_ROWS, as_number
 from rlx.report.labels import differing, folder_name, labelled, tail
 from rlx.report.read import Entry, Plan, as_dict, own_entry, read_run
 
+LONGEST = 44  # letters of a parent's name
 WEIGHT, CEILING = "merge.weight", "stage.ceiling"
 RESULT, CEILING_MODEL = "result", "ceiling"
 ALONE = "no shared ancestor"
@@ -247,23 +248,24 @@ def _seen(
 
 
 def _labels(members: Iterable[Member], entries: Sequence[Entry], plan: Plan) -> dict[Member, str]:
-    """Models by what the page calls their runs; those of runs elsewhere by what differs between these."""
+    """Models by what the page calls their runs, or by what differs between these alone."""
     known = {folder_name(entry.run.path): entry.label for entry in plan.entries}
     places: dict[str, tuple[str, Path]] = {}
     for entry in entries:
         for each in (*members_of(entry), *ceiling_of(entry), *_base_of(entry)):
             seed = entry.seed if each.seed is None else each.seed
             places.setdefault(each.folder, (f"{each.folder}/seed{seed}", entry.run.path))
-    elsewhere = [place for folder, place in places.items() if Path(folder).name not in known]
-    runs = [read_run(shown, near, FEWEST_ROWS) for shown, near in elsewhere]
-    known = {entry.name: entry.label for entry in labelled([own_entry(run) for run in runs if run.info])} | known
-    return {each: _label(each, known) for each in members}
+    runs = [read_run(shown, near, FEWEST_ROWS) for shown, near in places.values()]
+    among = {entry.name: entry.label for entry in labelled([own_entry(run) for run in runs if run.info])}
+    return {each: _label(each, known, among) for each in members}
 
 
-def _label(member: Member, known: dict[str, str]) -> str:
+def _label(member: Member, *known: dict[str, str]) -> str:
+    """The first name that is short enough to stand in a label."""
     name = Path(member.folder).name
+    short = (label for labels in known if (label := labels.get(name)) and len(label) <= LONGEST)
     seed = "" if member.seed is None else f" seed {member.seed}"
-    return f"{known.get(name) or tail(name)}{member.point}{seed}"
+    return f"{next(short, tail(name))}{member.point}{seed}"
 
 
 def _base_of(entry: Entry) -> Members:
@@ -309,7 +311,7 @@ def _called(arms: Arms) -> dict[str, str]:
     told = differing([entry for entries in arms.values() for entry in entries])
     words: dict[str, list[str]] = {name: [] for name in arms}
     for key, values in told.items():
-        for name, value in values.items() if key not in (WEIGHT, CEILING) else ():
+        for name, value in values.items() if key != WEIGHT else ():
             words[name].append(value if key == "merge" else f"{key.removeprefix('merge.')}={value}")
     return {name: " ".join(words[name]) or _method(entries[0]) for name, entries in arms.items()}
 

@@ -21,9 +21,9 @@ from rlx.statistics import Estimate
 MOST_TASKS = 8  # columns of a table that is read
 MOST_ROWS = 24  # a longer table begins folded
 BARRIER = "merge/barrier"
-NOTE = """Held-out loss is a mean over seeds with its range; pass@1 in percent, with 95 % intervals over problems, and
-over seeds where there are several. Of the best parent: pass@1 divided by that of the parent which is best at the task,
-the mean over tasks. The barrier is the held-out loss minus the mean of the parents'."""
+NOTE = """The loss is that on held-out documents, a mean over seeds with its range. Tasks: pass@1 in percent, with 95 %
+intervals over problems, and over seeds where there are several. Of best parent: pass@1 divided by that of the parent
+which is best at the task, the mean over tasks. The barrier is the loss minus the mean of the parents'."""
 ALIKE = """Measured before anything is merged; means over seeds with ranges. CKA: of the activations behind each layer
 on held-out documents, the mean over layers. The barrier height is the largest rise of the loss above the straight line
 between the two ends of the way, the convexity gap the largest above that of any part of it."""
@@ -54,7 +54,7 @@ def merging(plan: Plan, figures: list[Drawing], figure: Callable[[Drawing], str]
 def merges_table(merges: Merges, metric: str = "") -> Table:
     """A row a parent, an arm and a ceiling; arms in the order of the plan, or best first by a metric."""
     tasks = merges.tasks[:MOST_TASKS]
-    accuracies = [Column(f"{task}: pass@1, %", True) for task in tasks]
+    accuracies = [Column(f"{task}, %", True) for task in tasks]
     columns = [Column("model"), Column(MERGE["val/loss"], True), *accuracies]
     columns += [Column(MERGE[key], True) for key in (NORMALISED, BARRIER)]
     order = ranked(merges.arms, metric) if metric else merges.arms

@@ -31,8 +31,8 @@ RL = {
 }
 NORMALISED = "merge/normalised_accuracy"
 MERGE = {
-    "val/loss": "held-out loss, nats",
-    NORMALISED: "of the best parent, %",
+    "val/loss": "loss, nats",
+    NORMALISED: "of best parent, %",
     "merge/barrier": "barrier, nats",
     "merge/cosine": "cosine",
     "merge/cka": "CKA, mean",

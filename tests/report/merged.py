@@ -93,7 +93,15 @@ def merge_run(
     ]
     write_json(run / "run.json", record)
     models = [run_of(parent) for parent in parents]
-    write_config(run, {"seed": seed, **{k: v for k, v in given.items() if k != "merge"}, "merge.models": models})
+    write_config(
+        run,
+        {
+            "seed": seed,
+            "stage.ceiling": None,
+            **{k: v for k, v in given.items() if k != "merge"},
+            "merge.models": models,
+        },
+    )
     pairs = []
     for one in range(count):
         for other in range(one + 1, count):

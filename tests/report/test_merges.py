@@ -12,7 +12,7 @@ from rlx.report import theme
 from rlx.report.alike import alike_table, cka_figure
 from rlx.report.figures import Drawing, drawings
 from rlx.report.labels import tail
-from rlx.report.merges import Merges, read_merges
+from rlx.report.merges import LONGEST, Merges, read_merges
 from rlx.report.merging import merges_table
 from rlx.report.page import page, write_runs_report
 from rlx.report.read import read_plan, read_runs
@@ -135,6 +135,8 @@ def test_the_legend_and_the_caption_say_what_is_drawn(swept):
         assert words in drawing.caption
     strange = [line for line in drawing.figure.axes[0].lines if line.get_markerfacecolor() == theme.PAGE]
     assert len(strange) == 3, "a line and its two parents"
+    dotted = {line.is_dashed() for line in strange if len(line.get_xdata()) > 1}
+    assert dotted == {True} and "merge-differences" not in drawn(swept), "the way says more of methods and weights"
 
 
 def test_of_two_parents_alone_the_caption_says_which_is_at_which_end(tmp_path):
@@ -152,8 +154,7 @@ def test_a_table_has_parents_arms_and_ceiling(swept):
     table = merges_table(merges)
     names = [column.title for column in table.columns]
     assert names == [
-        "model", "held-out loss, nats", "countdown: pass@1, %", "copy: pass@1, %", "of the best parent, %",
-        "barrier, nats", "seeds",
+        "model", "loss, nats", "countdown, %", "copy, %", "of best parent, %", "barrier, nats", "seeds"
     ]  # fmt: skip
     rows = {row[0].plain: row for row in table.rows}
     assert len(table.rows) == 3 + 9 + 1 and [*rows][-1] == "sft: optim.lr=0.04 ceiling"
@@ -195,7 +196,8 @@ def test_how_alike_the_parents_are(swept):
         assert float(cell.text) == pytest.approx(value, rel=5e-3)
     axes = drawn(swept)["merge-cka"].figure.axes[0]
     assert any(np.allclose(line, np.column_stack([(1, 2, 3), pair["cka"]])) for line in lines_at(axes, 3))
-    assert len(lines_at(axes, 3)) == 2
+    assert sorted(line.is_dashed() for line in axes.lines) == [False, True], "strangers are dotted"
+    assert [len(pair.seeds) for pair in merges.pairs] == [2, 2], "of all weights and methods, each seed once"
 
 
 def test_the_page_has_a_section_of_merges_and_their_figures_as_pdf(swept, tmp_path):
@@ -263,6 +265,18 @@ def test_other_parents_of_the_same_configs_are_other_lines(tmp_path):
     ]  # fmt: skip
 
 
+def test_parents_whose_names_are_long_have_those_that_tell_them_apart_alone(tmp_path):
+    """On a page of many kinds of runs a name may be of any length."""
+    common = {"task__a_long_name": 5, "model__another_long_name": 6, "stage__one_more_name": 7}
+    one, other = (make_arm(tmp_path, "sft", n, optim__lr=n / 100, **common) for n in (1, 2))
+    make_arm(tmp_path, "sft", 3, task__a_long_name=1, model__another_long_name=2, stage__one_more_name=3, optim__lr=1)
+    sweep(tmp_path, [one, other], methods=("linear",), weights=(0.5,))
+    plan = read_runs([tmp_path / "runs"])
+    assert max(len(entry.label) for entry in plan.entries) > LONGEST
+    merges = read_merges(plan)
+    assert merges.between(merges.lines[0].parents) == "optim.lr=0.01 → optim.lr=0.02"
+
+
 def test_parents_that_are_gone_are_called_by_their_folders(tmp_path):
     one, other = parents(tmp_path)
     sweep(tmp_path, [one, other], methods=("linear",), weights=(0.5,))
@@ -301,11 +315,10 @@ def test_what_tells_lines_apart_is_not_the_ceiling(tmp_path):
         options = {"merge": "ties", "merge.density": density, "merge.weight": (0.2, 0.4, 0.2)[number]}
         merge_run(tmp_path, number, [(one, 0), (other, 0)], options=options, ceiling=ceiling)
     merges = merges_of(tmp_path)
-    assert {line.label: sorted(line.points) for line in merges.lines} == {
-        "density=0.2": [0.2, 0.4],
-        "density=0.7": [0.2],
-    }
+    found = {line.label: sorted(line.points) for line in merges.lines}
+    assert found == {"density=0.2": [0.2, 0.4], "density=0.7": [0.2]}
     assert [seen.label for seen in merges.ceilings.values()] == ["optim.lr=0.01"]
+    assert not any("ceiling" in entry.label for entry in merges.entries)
 
 
 @pytest.mark.parametrize(
