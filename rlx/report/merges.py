@@ -23,7 +23,7 @@ from rlx.report.labels import differing, folder_name, labelled, tail
 from rlx.report.read import Entry, Plan, as_dict, own_entry, read_run
 
 LONGEST = 44  # letters of a parent's name
-WEIGHT, CEILING = "merge.weight", "stage.ceiling"
+WEIGHT, ALIGN, CEILING = "merge.weight", "merge.align", "stage.ceiling"
 RESULT, CEILING_MODEL = "result", "ceiling"
 ALONE = "no shared ancestor"
 _SEED = re.compile(r"seed(\d+)")
@@ -72,6 +72,16 @@ class Line:
     def values(self, weight: float, key: str) -> list[float]:
         """The values of a metric at a weight."""
         return [value for entry in self.points[weight] if (value := value_of(entry, key)) is not None]
+
+    def way(self) -> list[float]:
+        """The loss on the straight way between the parents, a mean over seeds; empty where it was not measured."""
+        entries = [entry for found in self.points.values() for entry in found]
+        ways: dict[Any, list[float]] = {}
+        for entry in entries:
+            if way := _way(entry):
+                ways.setdefault((entry.seed, members_of(entry)), way)
+        alike = [way for way in ways.values() if len(way) == len(next(iter(ways.values())))]
+        return [fmean(losses) for losses in zip(*alike, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -130,13 +140,6 @@ class Merges:
         """What parents are called together, in their order."""
         return " → ".join(self.parents[member].label for member in parents)
 
-    def way(self, parents: Members) -> list[float]:
-        """The loss on the straight way between two parents, a mean over seeds; empty where it was not measured."""
-        entries = [entry for name, found in self.members.items() if found == parents for entry in self.arms[name]]
-        ways = {(entry.seed, *members_of(entry)): way for entry in entries if (way := _way(entry))}
-        alike = [way for way in ways.values() if len(way) == len(next(iter(ways.values())))]
-        return [fmean(losses) for losses in zip(*alike, strict=True)]
-
 
 def loss_key(source: str = "") -> Callable[[str], str]:
     """Of a model's name: the metric of its held-out loss."""
@@ -178,7 +181,7 @@ def members_of(entry: Entry) -> Members:
 
 def ceiling_of(entry: Entry) -> Members:
     """The ceiling of a merge, if it has one."""
-    reference = settings(entry.run.path, entry.run.info, entry.command).get(CEILING, "null").strip("'\"")
+    reference = _setting(entry, CEILING, "null")
     return () if reference == "null" else (_member(reference),)
 
 
@@ -300,7 +303,7 @@ def _lines(arms: Arms, parents: dict[str, Members]) -> list[Line]:
 
 def _weight(entry: Entry) -> float | None:
     try:
-        weight = float(settings(entry.run.path, entry.run.info, entry.command).get(WEIGHT, "null"))
+        weight = float(_setting(entry, WEIGHT, "null"))
     except ValueError:
         return None
     return weight if isfinite(weight) else None
@@ -313,7 +316,7 @@ def _called(arms: Arms) -> dict[str, str]:
     for key, values in told.items():
         for name, value in values.items() if key != WEIGHT else ():
             words[name].append(value if key == "merge" else f"{key.removeprefix('merge.')}={value}")
-    return {name: " ".join(words[name]) or _method(entries[0]) for name, entries in arms.items()}
+    return {name: " ".join(words[name]) or _setting(entries[0], "merge", "merge") for name, entries in arms.items()}
 
 
 def _weighted(arms: Arms) -> dict[str, str]:
@@ -325,10 +328,10 @@ def _weighted(arms: Arms) -> dict[str, str]:
     }
 
 
-def _method(entry: Entry) -> str:
-    """The option, also of a run that did not come to write it down."""
+def _setting(entry: Entry, key: str, default: str) -> str:
+    """What a run was told, also of one that did not come to write it down."""
     given = typed(entry.command) | settings(entry.run.path, entry.run.info, entry.command)
-    return given.get("merge", "merge")
+    return given.get(key, default).strip("'\"")
 
 
 def _way(entry: Entry) -> list[float]:
@@ -352,14 +355,19 @@ def _pairs(arms: Arms, parents: dict[str, Members], labels: dict[Member, str]) -
         for entry in arms[name]:
             base = " and ".join(labels[each] for each in _base_of(entry))
             for (one, other), pair in _compared(entry, min(len(members), len(members_of(entry)))):
-                key = (members[one], members[other], f"differences from {base}" if base else "weights")
+                of = f"differences from {base}" if base else "weights"
+                key = (members[one], members[other], of, _setting(entry, ALIGN, "none"))
                 own = members_of(entry)
                 found.setdefault(key, {}).setdefault((entry.seed, own[one], own[other]), pair)
                 strange |= {key} if (one, other) in _strangers(entry) else set()
     return [
-        Pair(f"{labels[one]} → {labels[other]}", of, (one, other, of) in strange, list(seeds.values()))
-        for (one, other, of), seeds in found.items()
+        Pair(_pair_label(labels, *key), key[2], key in strange, list(seeds.values())) for key, seeds in found.items()
     ]
+
+
+def _pair_label(labels: dict[Member, str], one: Member, other: Member, of: str, aligned: str) -> str:
+    by = "" if aligned == "none" else f", aligned by {aligned}"
+    return f"{labels[one]} → {labels[other]}{by}"
 
 
 def _compared(entry: Entry, parents: int) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:

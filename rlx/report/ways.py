@@ -84,7 +84,7 @@ def way_figure(merges: Merges, lines: Lines) -> "Figure | None":
         for line, band, look in zip(lines.named, bands[panel.title], looks, strict=True):
             _draw(place, merges, line, panel, band, look)
         if panel.key(RESULT) == loss_key()(RESULT):
-            _ways(place, merges, lines.named, looks)
+            _ways(place, lines.named, looks)
         _frame(place, panel)
     for spare in axes[len(panels) :]:
         spare.set_axis_off()
@@ -155,10 +155,9 @@ def _ceiling_style(number: int) -> dict[str, Any]:
     return {"color": theme.INK, "linewidth": 1.0, "linestyle": (0, (6 - 2 * number, 3))}
 
 
-def _ways(place: Any, merges: Merges, lines: list[Line], looks: list[theme.Look]) -> None:
-    """The loss that was measured before anything was merged, once for each two parents."""
-    for parents, look in {line.parents: look for line, look in zip(lines, looks, strict=True)}.items():
-        losses = merges.way(parents)
+def _ways(place: Any, lines: list[Line], looks: list[theme.Look]) -> None:
+    """The losses that were measured before anything was merged, each way once."""
+    for losses, look in {tuple(line.way()): look for line, look in zip(lines, looks, strict=True)}.items():
         if len(losses) > 1:
             weights = np.linspace(0, 1, len(losses))
             place.plot(weights, losses, color=theme.MUTED, linewidth=0.8, linestyle=look.dash, zorder=1.5)
@@ -189,7 +188,7 @@ def _named(merges: Merges, lines: Lines, looks: list[theme.Look]) -> list[tuple[
     for number, seen in enumerate(list(merges.ceilings.values())[:MOST_CEILINGS]):
         if seen.where:
             named.append((theme.clean(f"ceiling: {seen.label}", LONGEST), Line2D([], [], **_ceiling_style(number))))
-    if any(len(merges.way(parents)) > 1 for parents in pairs_of(lines.named)):
+    if any(len(line.way()) > 1 for line in lines.named):
         named.append(("straight way, before merging", Line2D([], [], color=theme.MUTED, linewidth=0.8)))
     return named
 
@@ -218,7 +217,7 @@ def said_of(merges: Merges, lines: Lines) -> str:
         told.append("Dotted with open marks: the parents share no ancestor.")
     if any(seen.where for seen in merges.ceilings.values()):
         told.append("Dashed across: the ceiling.")
-    if any(len(merges.way(parents)) > 1 for parents in pairs):
+    if any(len(line.way()) > 1 for line in lines.named):
         told.append("Grey: the loss at evenly spaced places of the straight way, measured before anything was merged.")
     if lines.others:
         told.append(f"The {len(lines.named)} lines with the best merges have colours, {len(lines.others)} others none.")

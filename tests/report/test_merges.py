@@ -309,6 +309,27 @@ def test_parents_with_a_step_and_folders_of_others(tmp_path):
         assert called(models, "run.json") == expected, "as it is before anything is merged"
 
 
+def test_aligned_parents_are_other_parents_on_the_way(tmp_path):
+    one, other = parents(tmp_path)
+    for number, (align, apart) in enumerate((("none", 1.0), ("weights", 0.25))):
+        for method in ("linear", "slerp"):
+            options = {"merge": method, "merge.align": align, "merge.weight": 0.5}
+            merge_run(tmp_path, 10 * number + (method == "slerp"), [(one, 0), (other, 0)], options=options, apart=apart)
+    merges = merges_of(tmp_path)
+    assert {line.label: max(line.way()) for line in merges.lines} == {
+        f"{method}{align}": pytest.approx(top)
+        for method in ("linear", "slerp")
+        for align, top in ((" align=none", 2.1), (" align=weights", 1.35))
+    }
+    pair = "optim.lr=0.01 → optim.lr=0.02"
+    found = {row[0].text: row[4].text for row in alike_table(merges.pairs).rows}
+    assert found == {pair: "1", f"{pair}, aligned by weights": "0.25"}
+    with theme.applied("x"):
+        figure = way_figure(merges, chosen_lines(merges))
+    assert figure is not None
+    assert len(lines_at(figure.axes[2], 5)) == 2, "each way once"
+
+
 def test_what_tells_lines_apart_is_not_the_ceiling(tmp_path):
     one, other = parents(tmp_path)
     for number, (density, ceiling) in enumerate(((0.2, None), (0.2, (one, 0)), (0.7, None))):
