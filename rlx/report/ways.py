@@ -5,7 +5,7 @@ are open. Faint ends lead to the parents, which are what a weight of 0 or 1 stan
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -72,8 +72,8 @@ def way_figure(merges: Merges, lines: Lines) -> "Figure | None":
     panels = [panel for panel in panels_of(merges) if any(len(band.x) for band in bands[panel.title])]
     if not panels:
         return None
-    looks = _looks(lines.named)
-    named = _named(merges, lines, looks)
+    drawn = _drawn(lines.named)
+    named = _named(merges, lines, drawn)
     words = [label for label, _ in named]
     columns = len(panels) if len(panels) < 3 else 2 if len(panels) == 4 else 3
     rows, legend = -(-len(panels) // columns), legend_columns(words)
@@ -81,10 +81,10 @@ def way_figure(merges: Merges, lines: Lines) -> "Figure | None":
     for panel, place in zip(panels, axes, strict=False):
         grey_lines(place, [_band(line, panel) for line in lines.others])
         _ceilings(place, merges, panel)
-        for line, band, look in zip(lines.named, bands[panel.title], looks, strict=True):
-            _draw(place, merges, line, panel, band, look)
+        for each, band in zip(drawn, bands[panel.title], strict=True):
+            _draw(place, merges, each, panel, band)
         if panel.key(RESULT) == loss_key()(RESULT):
-            _ways(place, lines.named, looks)
+            _ways(place, drawn)
         _frame(place, panel)
     for spare in axes[len(panels) :]:
         spare.set_axis_off()
@@ -107,31 +107,43 @@ def _band_of(found: dict[float, list[float]], scale: float) -> Band:
     return Band(x, scale * mean, scale * low, scale * high)
 
 
-def _looks(lines: list[Line]) -> list[theme.Look]:
-    methods = list(dict.fromkeys(line.label for line in lines))
-    pairs, kin = pairs_of(lines), pairs_of([line for line in lines if not line.strangers])
-    looks = []
-    for line in lines:
-        pair = pairs.index(line.parents)
-        dash = DOTTED if line.strangers else theme.DASHES[kin.index(line.parents) % 2]
-        color = theme.PALETTE[methods.index(line.label) % len(theme.PALETTE)]
-        looks.append(theme.Look(color, theme.MARKERS[pair % len(theme.MARKERS)], dash))
-    return looks
+@dataclass(frozen=True)
+class Drawn:
+    """How a line is drawn, and which mark its parents have."""
+
+    line: Line
+    look: theme.Look
+    mark: str
+
+    def style(self, marker: str, color: str) -> dict[str, Any]:
+        """Of marks: open ones for parents that share no ancestor."""
+        inside = theme.PAGE if self.line.strangers else color
+        return {"color": color, "marker": marker, "markersize": 4.2, "markerfacecolor": inside, "markeredgewidth": 1.1}
 
 
-def _style(line: Line, look: theme.Look, color: str) -> dict[str, Any]:
-    """Of marks: open ones for parents that share no ancestor."""
-    inside = theme.PAGE if line.strangers else color
-    return {"color": color, "marker": look.marker, "markersize": 4.2, "markerfacecolor": inside, "markeredgewidth": 1.1}
+def _drawn(lines: list[Line]) -> list[Drawn]:
+    """A colour a method, a mark and dashes for each two parents; of more methods than colours, a look a line."""
+    methods, pairs = list(dict.fromkeys(line.label for line in lines)), pairs_of(lines)
+    kin = pairs_of([line for line in lines if not line.strangers])
+    unique = theme.looks([str(number) for number in range(len(lines))])
+    drawn = []
+    for number, line in enumerate(lines):
+        look, mark = unique[str(number)], theme.MARKERS[pairs.index(line.parents) % len(theme.MARKERS)]
+        if len(methods) <= len(theme.PALETTE):
+            dash = theme.DASHES[0 if line.strangers else kin.index(line.parents) % 2]
+            look = theme.Look(theme.PALETTE[methods.index(line.label)], mark, dash)
+        drawn.append(Drawn(line, replace(look, dash=DOTTED) if line.strangers else look, mark))
+    return drawn
 
 
-def _draw(place: Any, merges: Merges, line: Line, panel: Panel, band: Band, look: theme.Look) -> None:
+def _draw(place: Any, merges: Merges, each: Drawn, panel: Panel, band: Band) -> None:
     """A line with its band over seeds, its parents, and what leads to them."""
+    look = each.look
     if len(band.x):
-        place.plot(band.x, band.mean, linestyle=look.dash, linewidth=1.5, **_style(line, look, look.color))
+        place.plot(band.x, band.mean, linestyle=look.dash, linewidth=1.5, **each.style(look.marker, look.color))
         if np.any(band.high > band.low):
             place.fill_between(band.x, band.low, band.high, color=look.color, alpha=0.16, linewidth=0)
-    for at, member in enumerate(line.parents):
+    for at, member in enumerate(each.line.parents):
         values = merges.parents[member].values(panel.key)
         if not values:
             continue
@@ -141,7 +153,7 @@ def _draw(place: Any, merges: Merges, line: Line, panel: Panel, band: Band, look
             reach = [at, band.x[near]], [end.mean[0], band.mean[near]]
             place.plot(*reach, color=look.color, linestyle=look.dash, linewidth=0.9, alpha=0.55)
         place.plot([at, at], [end.low[0], end.high[0]], color=theme.INK, linewidth=0.9)
-        place.plot(end.x, end.mean, linestyle="none", zorder=3, **{**_style(line, look, theme.INK), "markersize": 5})
+        place.plot(end.x, end.mean, linestyle="none", zorder=3, **each.style(each.mark, theme.INK) | {"markersize": 5})
 
 
 def _ceilings(place: Any, merges: Merges, panel: Panel) -> None:
@@ -155,12 +167,12 @@ def _ceiling_style(number: int) -> dict[str, Any]:
     return {"color": theme.INK, "linewidth": 1.0, "linestyle": (0, (6 - 2 * number, 3))}
 
 
-def _ways(place: Any, lines: list[Line], looks: list[theme.Look]) -> None:
+def _ways(place: Any, drawn: list[Drawn]) -> None:
     """The losses that were measured before anything was merged, each way once."""
-    for losses, look in {tuple(line.way()): look for line, look in zip(lines, looks, strict=True)}.items():
+    for losses, each in {tuple(each.line.way()): each for each in drawn}.items():
         if len(losses) > 1:
             weights = np.linspace(0, 1, len(losses))
-            place.plot(weights, losses, color=theme.MUTED, linewidth=0.8, linestyle=look.dash, zorder=1.5)
+            place.plot(weights, losses, color=theme.MUTED, linewidth=0.8, linestyle=each.look.dash, zorder=1.5)
 
 
 def _frame(place: Any, panel: Panel) -> None:
@@ -172,15 +184,15 @@ def _frame(place: Any, panel: Panel) -> None:
     place.tick_params(axis="x", labelbottom=True)
 
 
-def _named(merges: Merges, lines: Lines, looks: list[theme.Look]) -> list[tuple[str, Any]]:
+def _named(merges: Merges, lines: Lines, drawn: list[Drawn]) -> list[tuple[str, Any]]:
     """What the legend names, with how it is drawn."""
     from matplotlib.lines import Line2D
 
     several = len(pairs_of(lines.named)) > 1
-    named = [
-        (line_label(merges, line, several), Line2D([], [], linestyle=look.dash, **_style(line, look, look.color)))
-        for line, look in zip(lines.named, looks, strict=True)
-    ]
+    named: list[tuple[str, Any]] = []
+    for each in drawn:
+        style = each.style(each.look.marker, each.look.color)
+        named.append((line_label(merges, each.line, several), Line2D([], [], linestyle=each.look.dash, **style)))
     if lines.others:
         count = len(lines.others)
         named.append((f"{count} other{'s' if count > 1 else ''}", Line2D([], [], color=theme.MUTED, linewidth=0.9)))

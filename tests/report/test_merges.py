@@ -408,6 +408,8 @@ def test_of_many_lines_the_best_are_named_and_the_others_grey(tmp_path):
     drawing = drawn(tmp_path)["merge-way"]
     (legend,) = drawing.figure.legends
     assert "10 others" in [text.get_text() for text in legend.get_texts()]
+    named = legend.get_lines()[:10]
+    assert len({(line.get_color(), line.get_marker(), line.is_dashed()) for line in named}) == 10, "told apart"
     assert [row[0].text for row in merges_table(merges, "merge/normalised_accuracy").rows][2:5] == [
         "density=1.0 weight=0.5", "density=0.95 weight=0.5", "density=0.9 weight=0.5"
     ]  # fmt: skip
