@@ -276,8 +276,11 @@ def _check_finite(config: Any, path: str) -> None:
         value, name = getattr(config, field.name), f"{path}{field.name}"
         if is_dataclass(value):
             _check_finite(value, f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{name}={value}: expected a finite number")
+            continue
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                what = "a finite number" if number is value else "finite numbers"
+                raise ConfigError(f"{name}={value}: expected {what}")
 
 
 def _check(config: Any, context: Any) -> None:

@@ -9,6 +9,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from math import isfinite, nan
 
 import torch
 from torch import Tensor
@@ -42,7 +43,10 @@ def cka(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
 
 
 def barrier_height(losses: Sequence[float]) -> float:
-    """The largest rise above the straight line from the first loss to the last, of evenly spaced points; at least 0."""
+    """The largest rise above the straight line from the first loss to the last, of evenly spaced points; at least 0,
+    and NaN where a loss is not finite."""
+    if not all(map(isfinite, losses)):
+        return nan
     last = len(losses) - 1
     rises = (
         loss - ((last - place) * losses[0] + place * losses[-1]) / last for place, loss in enumerate(losses) if last
@@ -51,6 +55,9 @@ def barrier_height(losses: Sequence[float]) -> float:
 
 
 def convexity_gap(losses: Sequence[float]) -> float:
-    """The largest barrier height of any part of the path: at least that of the whole, and equal in both directions."""
+    """The largest barrier height of any part of the path: at least that of the whole, and equal in both directions; NaN
+    where a loss is not finite."""
+    if not all(map(isfinite, losses)):
+        return nan
     parts = combinations(range(len(losses) + 1), 2)
     return max((barrier_height(losses[first:last]) for first, last in parts), default=0.0)

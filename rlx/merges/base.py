@@ -130,8 +130,13 @@ def alike(parents: Sequence[Architecture], *, but: Iterable[str] = ()) -> Archit
         if other.option != first.option:
             mine, theirs = (each.option or "a model that rlx has not" for each in (first, other))
             raise ConfigError(f"merge.models differ in their model: {mine} in {first.where}, {theirs} in {other.where}")
-        if not first.option:
-            continue  # what of their config.json counts is not known; names and shapes are compared
+        if not first.option:  # what else of their config.json counts is not known; names and shapes are compared
+            mine, theirs = (each.fields.get("model_type") for each in (first, other))
+            if mine != theirs:
+                raise ConfigError(
+                    f"merge.models differ in model_type: {mine} in {first.where}, {theirs} in {other.where}"
+                )
+            continue
         for name in sorted((first.fields.keys() | other.fields.keys()) - first.free - set(but)):
             mine, theirs = first.fields.get(name), other.fields.get(name)
             if mine != theirs:
@@ -203,7 +208,7 @@ class MergeConfig:
     """Where statistics are gathered: for each parent the source of corpus=mixture whose documents it is measured on;
     null: all parents on the run's corpus."""
     stat_tokens: int = 65536
-    """Tokens of documents that statistics, and align=activations, are gathered on."""
+    """Tokens of documents that statistics are gathered on."""
     shard_bytes: int | None = recorded(None)
     """Most bytes of a weights file of the result; null: one file."""
 

@@ -4,8 +4,9 @@ Runs are known by the hash and seed of their names, not by where they lie: a tre
 that others saved are known by their content, and have no ancestors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlx.errors import CheckpointError
 from rlx.runs.checkpoints import step_of
@@ -20,7 +21,10 @@ def run_of(folder: Path) -> Path | None:
 
 
 def lineage_of(folder: Path) -> Iterator[tuple[str, str, Path]]:
-    """The model itself and its ancestors, the nearest first: its run, its checkpoint, and its folder, there or not."""
+    """The model itself and its ancestors, the nearest first: its run, its checkpoint, and its folder, there or not.
+
+    Of a run whose files are gone its children know the ancestors.
+    """
     left, seen = [folder], set()
     while left:
         here = left.pop(0)
@@ -30,7 +34,13 @@ def lineage_of(folder: Path) -> Iterator[tuple[str, str, Path]]:
         seen.add(point)
         yield run, point, here
         record = None if (place := run_of(here)) is None else read_record(place)
-        left += [Path(parent["folder"]) for parent in (record or {}).get("parents", []) if "folder" in parent]
+        left += map(Path, ancestors_in(record or {}))
+
+
+def ancestors_in(record: Mapping[str, Any]) -> list[str]:
+    """Folders of the parents that a run.json names, and then those of their ancestors."""
+    parents = [parent["folder"] for parent in record.get("parents", []) if "folder" in parent]
+    return list(dict.fromkeys([*parents, *record.get("ancestors", [])]))
 
 
 def related(first: Path, second: Path) -> bool:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from rlx.errors import CheckpointError, RunError
 from rlx.runs.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    BESIDE,
     GENERATION_CONFIG,
     MODEL_CONFIG,
     MODEL_INDEX,
@@ -154,6 +156,19 @@ def read_token_settings(folder: StrPath) -> list[dict[str, Any]]:
     """
     names = (TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION_CONFIG, MODEL_CONFIG)
     return [read_object(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+
+
+def carry(folder: StrPath, to: StrPath) -> None:
+    """Copy what lies beside a foreign folder's weights: its tokenizer, in whatever files, and what its tokens are for.
+
+    Raises:
+        RunError: the disk is full or cannot be written.
+    """
+    with explained(to):
+        Path(to).mkdir(parents=True, exist_ok=True)
+        for name in BESIDE:
+            if (Path(folder) / name).is_file():
+                shutil.copyfile(Path(folder) / name, Path(to) / name)
 
 
 def weight_files(folder: StrPath) -> list[Path]:

@@ -12,6 +12,7 @@ from rlx.config import InitState
 from rlx.data.tokenizers.base import TokenizerConfig, text_of
 from rlx.errors import CheckpointError, ConfigError, Stopped
 from rlx.options import ROOMS, option_of, plain_value
+from rlx.runs.ancestry import ancestors_in
 from rlx.runs.identity import RunName, described, digest, parent_identity
 from rlx.runs.references import Kind, parse_reference
 from rlx.runs.run import Run, open_run, read_config, read_record
@@ -144,6 +145,7 @@ class RunStageConfig(StageConfig):
         name = RunName.of(place)
         assert name is not None
         record = {"stage": name.stage, "task": name.task, "model": name.model, "seed": name.seed, "parents": parents}
+        record["ancestors"] = [folder for parent in parents for folder in ancestors_in(parent.get("record") or {})]
         record["options"] = {**chosen(config, context), "model": name.model}
         kept = resolved(config)
         task = config.task.build() if config.task is not None else None

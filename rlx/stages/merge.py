@@ -14,7 +14,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rlx.errors import ConfigError
 from rlx.merges.base import Align
 from rlx.options import option, option_of, recorded
-from rlx.runs.ancestry import common_ancestor, related
+from rlx.runs.ancestry import common_ancestor, related, run_of
 from rlx.runs.checkpoints import checkpoint_path, list_checkpoints, new_checkpoint
 from rlx.runs.files import EVAL, MERGE, STATISTICS, remove_directory, write_json
 from rlx.runs.model_directory import is_model_directory
@@ -31,7 +33,7 @@ from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig
 from rlx.stages.estimate import Cost, Outset
-from rlx.stages.start import depth_of, load_start, parent_model
+from rlx.stages.start import depth_of, load_start, parent_model, parent_record, read_described, typed_fields
 from rlx.types import Split
 
 if TYPE_CHECKING:
@@ -57,13 +59,14 @@ class MergeStageConfig(RunStageConfig):
     requires: ClassVar[frozenset[str]] = frozenset({"merge"})
 
     val_tokens: int = 8192
-    """Tokens of held-out documents that the losses are measured on."""
+    """Tokens of held-out documents that the losses are measured on, and merge.align=activations looks at."""
     row_tokens: int = 640
     """Tokens a row; the longest document must fit."""
     compare: bool = True
     """Compare the parents before they are merged: cosine, CKA, the loss on the way."""
     path_points: int = 10
-    """Places on the way from one parent to another at which the loss is measured, both ends included; 0: none."""
+    """Places on the way from one parent to another at which the loss is measured, both ends included, of the first six
+    pairs of parents; 0: none."""
     problems: int = 200
     """Problems of each task that parents and result are evaluated on; 0: none."""
     samples: int = 8
@@ -105,19 +108,33 @@ class MergeStageConfig(RunStageConfig):
 
     def check_start(self, config: "Config") -> None:
         from rlx.stages.merging.alignment import check_alignment
+        from rlx.stages.merging.measuring import tasks_of
         from rlx.stages.merging.parents import open_parents
         from rlx.stages.merging.tensors import Merged
 
         merge, folders = self.opened(config)
         base = base_of(merge, folders)
-        if self.ceiling is not None:
-            resolve(parse_reference(self.ceiling))
+        tasks_of(config)  # which refuses names that stand for two
         self.check_gathering(config)
         with open_parents(folders, base, merge) as parents:
+            self.check_ceiling(config, parents)
             check_alignment(merge, parents, measured=self.measured(config))
             made = Merged(merge, parents, seed=config.seed)
         if config.model is not None and made.model is not None:
             config.model = made.model  # config.yaml has the result's, which methods make another than the parents'
+
+    def check_ceiling(self, config: "Config", parents: "Parents") -> None:
+        """Raise ConfigError where `stage.ceiling` cannot be measured beside the parents."""
+        if self.ceiling is None:
+            return
+        if not self.measured(config):
+            raise ConfigError(
+                "stage.ceiling is measured beside the parents; give task= or corpus=text, or leave it out"
+            )
+        _, tokenizer = read_described(resolve(parse_reference(self.ceiling)))
+        assert parents.tokenizer is not None
+        if (tokenizer.to_json(), tokenizer.tokens) != (parents.tokenizer.to_json(), parents.tokenizer.tokens):
+            raise ConfigError(f"stage.ceiling={self.ceiling} has another tokenizer than the result; leave it out")
 
     def check_gathering(self, config: "Config") -> None:
         """Raise ConfigError where the method asks for what cannot be gathered of the parents."""
@@ -132,6 +149,8 @@ class MergeStageConfig(RunStageConfig):
     def model_of(self, config: "Config", context: Context, folder: Path, *, begun: bool) -> "ModelConfig | None":
         from rlx.stages.merging.parents import check_known
 
+        if typed := typed_fields(context):
+            raise ConfigError(f"model.{typed[0]} says nothing to stage=merge: the parents make the model; leave it out")
         if not self.measured(config):
             return None
         folders = [resolve(parse_reference(reference)) for reference in self.parents(config)]
@@ -184,16 +203,20 @@ class MergeStageConfig(RunStageConfig):
         prepare(config, run)
         merge, folders = self.opened(config)
         base = base_of(merge, folders)
-        report: dict[str, Any] = {"base": None if base is None else format_reference(base)}
+        report: dict[str, Any] = {}
         row: dict[str, Any] = {"step": 0, "tokens": 0}
         more: dict[str, Any] = {"steps": 0, "tokens": 0, "depth": 1 + max(map(depth_of, folders))}
         path = checkpoint_path(run.path, 0)
         if path.exists():  # an attempt that was killed left it, perhaps with other parents or other code
             remove_directory(path)
-        report |= {"models": list(merge.models), "unrelated": strangers(folders)}
-        alarms = unrelated(merge.models, folders)
+        pairs = strangers(folders)
+        report |= {"models": list(merge.models), "unrelated": pairs}
+        alarms = unrelated(merge.models, folders, pairs)
+        if config.merge is not None and merge.models != config.merge.models:  # one run stood for several checkpoints
+            run.record["parents"] = [parent_record(reference) for reference in merge.models]
         with open_parents(folders, base, merge) as parents:
             made = Merged(merge, parents, seed=config.seed)
+            report["base"] = None if parents.base is None else format_reference(parents.base.folder)
             if merge.draws:
                 report["seeds"] = made.seeds()
             meter = self.meter(config, context, parents) if self.measured(config) else None
@@ -263,12 +286,12 @@ class MergeStageConfig(RunStageConfig):
         from rlx.stages.merging.measuring import likeness
 
         asked = {key: value for key, value in meter.asked().items() if key in ("held_out", "tokenizer", "arithmetic")}
-        weights = [weights_hash(folder) for folder in (*folders, *([] if base is None else [base]))]
+        of = [[weights_hash(folder) for folder in folders], None if base is None else weights_hash(base)]
 
         def make() -> dict[str, Any]:
             return counted(meter, lambda: likeness(meter, parents, self.path_points))
 
-        return charged(meter, kept(["likeness", asked, weights, _policies(meter.config), self.path_points], make))
+        return charged(meter, kept(["likeness", asked, of, _policies(meter.config), self.path_points], make))
 
     def measure(
         self, config: "Config", meter: "Meter", parents: "Parents", folders: Sequence[Path], result: Path
@@ -277,20 +300,20 @@ class MergeStageConfig(RunStageConfig):
         from rlx.stages.merging.kept import kept, weights_hash
 
         found: dict[str, dict[str, Any]] = {}
+        filled = any(parent.rows is not None for parent in parents.members)
+        others = [weights_hash(folder) for folder in folders] if filled else []  # rows of tokens come from them
         for number, folder in enumerate(folders):
 
             def make(number: int = number) -> dict[str, Any]:
                 return measured_of(meter, parents.start(number), f"parent {number}")
 
-            parts = ["model", meter.asked(), weights_hash(folder), _policies(config)]
+            parts = ["model", meter.asked(), weights_hash(folder), others, _policies(config)]
             found[f"parent_{number}"] = charged(meter, kept(parts, make))
         if self.ceiling is not None:
             folder = resolve(parse_reference(self.ceiling))
-            start = load_start(folder)
-            if start.tokenizer.to_json() != meter.tokenizer.to_json():
-                raise ConfigError(f"stage.ceiling={self.ceiling} has another tokenizer than the result; leave it out")
-            parts = ["model", meter.asked(), weights_hash(folder), "ceiling"]
-            found["ceiling"] = charged(meter, kept(parts, lambda: measured_of(meter, start.model, "ceiling")))
+            parts = ["ceiling", meter.asked(), weights_hash(folder)]
+            make_ceiling = partial(measured_of, meter, load_start(folder).model, "ceiling")
+            found["ceiling"] = charged(meter, kept(parts, make_ceiling))
         found["result"] = charged(meter, measured_of(meter, load_start(result).model, "result"))
         return found
 
@@ -334,14 +357,22 @@ def base_of(merge: "MergeConfig", folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def unrelated(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """A sentence for each parent that has no ancestor in common with the first."""
-    return [
-        f"{names[0]} and {name} share no ancestor: their weights have nothing to do with each other, and what lies "
-        "between them is usually no model"
-        for name, folder in zip(names[1:], folders[1:], strict=True)
-        if not related(folders[0], folder)
-    ]
+def unrelated(names: Sequence[str], folders: Sequence[Path], pairs: Sequence[Sequence[int]]) -> list[str]:
+    """A sentence for each pair of parents that share no ancestor."""
+    told = []
+    for one, other in pairs:
+        foreign = [names[number] for number in (one, other) if run_of(folders[number]) is None]
+        if foreign:
+            told.append(
+                f"{names[one]} and {names[other]} share no ancestor that is known: nothing says where "
+                f"{' and '.join(foreign)} came from"
+            )
+        else:
+            told.append(
+                f"{names[one]} and {names[other]} share no ancestor: their weights have nothing to do with each other, "
+                "and what lies between them is usually no model"
+            )
+    return told
 
 
 def strangers(folders: Sequence[Path]) -> list[list[int]]:
@@ -355,8 +386,10 @@ def _basins(check: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     told = []
     for pair in check["pairs"]:
         gap = pair.get("convexity_gap", 0.0)
-        if gap > WARN:
-            one, other = (names[number] for number in pair["parents"])
+        one, other = (names[number] for number in pair["parents"])
+        if not isfinite(gap):
+            told.append(f"on the way from {one} to {other} the held-out loss is not a finite number")
+        elif gap > WARN:
             told.append(
                 f"on the way from {one} to {other} the held-out loss rises {gap:.2f} nats above the chord: they lie in "
                 "different basins"
@@ -425,7 +458,7 @@ def _policies(config: "Config") -> list[Any]:
     """What decides what a parent's tokens are, and how its units are put in order."""
     merge = config.merge
     assert merge is not None
-    aligned = [] if merge.align is Align.none else [merge.align.value, merge.stat_tokens, config.seed]
+    aligned = [] if merge.align is Align.none else [merge.align.value, config.seed]
     return [merge.tokens.value, merge.tied.value, *aligned]
 
 

@@ -13,15 +13,14 @@ from typing import Any
 
 from rlx.data.stored import CACHE, cache_folder
 from rlx.errors import RunError
-from rlx.runs.files import CHECKSUMS, TRAINER_STATE, write_json
+from rlx.runs.files import CHECKSUMS, TRAINER_STATE, write_bytes
 from rlx.runs.identity import content_hash
 
 
 def kept(parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` gives, or gave when it was asked of the same `parts` (JSON values).
 
-    Raises:
-        RunError: the cache cannot be written.
+    Where the cache cannot be written that is said, and nothing is kept.
     """
     import torch
 
@@ -33,13 +32,13 @@ def kept(parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         found = None
     if isinstance(found, dict):
         return found
-    found = json.loads(json.dumps(make()))  # as it will be read
+    text = json.dumps(make())  # with NaN as it is, which is a measurement too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}; set {CACHE} to a folder with room") from error
-    write_json(path, found)
-    return found
+        write_bytes(path, text.encode())
+    except (OSError, RunError) as error:
+        print(f"  what was measured is not kept: {error}; set {CACHE} to a folder with room", flush=True)
+    return json.loads(text)
 
 
 def weights_hash(folder: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from rlx.errors import Stopped
+from rlx.errors import ConfigError, Stopped
 from rlx.evaluation.similarity import barrier_height, cka, convexity_gap
 from rlx.options import option_of
 from rlx.runs.identity import described
@@ -195,10 +195,20 @@ def _digest(batch: "Batch") -> str:
 
 
 def tasks_of(config: "Config") -> "dict[str, TaskConfig]":
-    """The tasks that a merge is evaluated on: the run's own, and those of a mixture."""
+    """The tasks that a merge is evaluated on: the run's own, and those of a mixture.
+
+    Raises:
+        ConfigError: a source has the name of the run's task, and is another.
+    """
     own = {} if config.task is None else {option_of(config.task).name: config.task}
     others = {} if config.corpus is None else config.corpus.tasks()
     known = [described(task) for task in own.values()]
+    for name in own.keys() & others.keys():
+        if described(others[name]) not in known:
+            raise ConfigError(
+                f"corpus.sources.{name} is another than task={name}, and both would be measured as {name}; call the "
+                "source otherwise"
+            )
     return {**own, **{name: task for name, task in others.items() if described(task) not in known}}
 
 

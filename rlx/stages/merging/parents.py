@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.errors import CheckpointError, ConfigError
-from rlx.merges.base import Architecture, Tied, Tokens
+from rlx.merges.base import Architecture, Tied, Tokens, alike
 from rlx.models.base import TIED, ModelConfig
 from rlx.options import option_of, plain_value
 from rlx.runs.files import MODEL_TOKENIZER
-from rlx.runs.model_directory import StoredTensors, open_tensors, read_model_config
+from rlx.runs.model_directory import StoredTensors, adapter_files, open_tensors, read_model_config
 from rlx.stages.start import read_adapter, read_described
 
 if TYPE_CHECKING:
@@ -84,13 +84,21 @@ class Parent:
         return self.stored.spec(parts[0]).dtype if parts else torch.float32
 
     def own(self, name: str) -> "Tensor":
-        """A tensor with the parent's own rows and units."""
+        """A tensor with the parent's own rows and units.
+
+        Raises:
+            CheckpointError: it has numbers that are NaN.
+        """
         from rlx.models.adapters import fold
 
         place = self.places[name]
         tensor = place.ours([self.stored.tensor(part) for part in place.theirs])
         kept = EMBEDDING if self.untied and name == TIED else name
         fold({kept: tensor}, [product for product in self.products if product.tensor == kept])
+        if tensor.is_floating_point() and tensor.sum().isnan() and tensor.isnan().any():
+            raise CheckpointError(
+                f"{self.folder}: {name} has numbers that are NaN; the model has diverged, or is damaged"
+            )
         return tensor
 
     def tensor(self, name: str) -> "Tensor":
@@ -223,7 +231,11 @@ def open_parents(folders: Sequence[Path], base: Path | None, merge: "MergeConfig
             _untie(found, merge.tied)
             tokenizer = _same_tokens(found, len(members), merge.tokens)
         else:
-            _check_texts(found, merge.tokens)
+            _check_raw(found, merge)
+        if last is not None and (reason := _other(last, members[0])):
+            if merge.base is not None or merge.needs_base:
+                raise ConfigError(f"the base {last.folder} {reason}; name another one by merge.base=")
+            last = None
         yield Parents(members=members, base=last, tokens=merge.tokens, tokenizer=tokenizer)
 
 
@@ -271,6 +283,10 @@ def check_known(folders: Sequence[Path], needs: str) -> None:
 def _opened(folder: Path, stack: ExitStack, *, known: bool) -> Parent:
     stored, description = stack.enter_context(open_tensors(folder)), read_model_config(folder)
     if not known:
+        if adapter_files(folder):
+            raise CheckpointError(
+                f"{folder} has an adapter, and rlx has no model to add it to; merge it into the weights first"
+            )
         return Parent(folder=folder, description=description, config=None, tokenizer=None, stored=stored, products=[])
     config, tokenizer = read_described(folder)
     return Parent(
@@ -352,8 +368,24 @@ def _text(tokenizer: Tokenizer) -> tuple[str, dict[str, str], int]:
     return tokenizer.to_json(), tokenizer.tokens, tokenizer.vocab_size
 
 
-def _check_texts(parents: Sequence[Parent], policy: Tokens) -> None:
-    """Raise ConfigError where folders that rlx has no model for have different tokenizers."""
+def _other(base: Parent, parent: Parent) -> str:
+    """In what a base is no model like a parent; empty where it is."""
+    own, theirs = base.shapes(), parent.shapes()
+    for name, shape in theirs.items():
+        if own.get(name) != shape:
+            return f"has {own[name]} for {name}, the first parent {shape}" if name in own else f"has no tensor {name}"
+    try:
+        alike([parent.architecture(), base.architecture()])
+    except ConfigError as error:
+        return f"is another model than the parents ({error})"
+    return ""
+
+
+def _check_raw(parents: Sequence[Parent], merge: "MergeConfig") -> None:
+    """Raise ConfigError for what folders that rlx has no model for must have alike, or cannot have done to them."""
+    policy = merge.tokens
+    if merge.tied is not Tied.same:
+        raise ConfigError(f"merge.tied={merge.tied.name} is for models that rlx has; leave it out")
     texts = [path.read_bytes() if (path := each.folder / MODEL_TOKENIZER).is_file() else b"" for each in parents]
     for parent, text in zip(parents, texts, strict=True):
         if text != texts[0] and policy is not Tokens.first:

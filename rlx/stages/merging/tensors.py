@@ -9,13 +9,13 @@ from rlx.errors import ConfigError, Stopped
 from rlx.merges.base import Given, MergeConfig, MergeMethod, Output
 from rlx.models.folder import TIED
 from rlx.progress import Progress
-from rlx.runs.files import MODEL_TOKENIZER
-from rlx.runs.model_directory import Spec, stream_model_directory
+from rlx.runs.model_directory import Spec, carry, stream_model_directory
 from rlx.signals import StopFlag
 from rlx.stages.merging.parents import Parents, described
 from rlx.stages.start import seed_for
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from rlx.merges.base import Architecture
@@ -92,11 +92,18 @@ class Merged:
         """In what an output is stored: the widest dtype of its sources where none is asked for."""
         import torch
 
-        dtypes = [self.parents.members[place.parent].dtype(place.name) for place in output.sources]
-        dtype = reduce(torch.promote_types, dtypes)
+        dtype = self._dtype(output)
         if self.config.dtype is not None and dtype.is_floating_point:
             dtype = getattr(torch, self.config.dtype.value)
         return Spec(output.name, output.shape, dtype)
+
+    def _dtype(self, output: Output) -> "torch.dtype":
+        """The widest of an output's sources."""
+        import torch
+
+        return reduce(
+            torch.promote_types, [self.parents.members[place.parent].dtype(place.name) for place in output.sources]
+        )
 
     def tensor(self, output: Output) -> "Tensor":
         """One tensor of the result.
@@ -108,10 +115,11 @@ class Merged:
         reads = [(lambda place=place: parents.tensor(place.parent, place.name)) for place in output.sources]
         if not spec.dtype.is_floating_point:
             return _equal([read() for read in reads], output)
-        widened = [(lambda read=read: _wide(read())) for read in reads]
+        dtype = self._dtype(output)
+        widened = [(lambda read=read: _wide(read(), dtype)) for read in reads]
         given = Given(
             tensors=Read(widened),
-            base=_wide(parents.base_tensor(output.name)) if self.config.needs_base else None,
+            base=_wide(parents.base_tensor(output.name), dtype) if self.config.needs_base else None,
             statistics=[] if gathered is None else [gathered.tensor(each.parent, each.name) for each in output.sources],
             norms=[] if gathered is None else [gathered.norm(each.parent) for each in output.sources],
         )
@@ -130,9 +138,11 @@ class Merged:
         if tokenizer is not None:
             config, text = described(self.architecture, tokenizer), tokenizer.to_json()
         else:
-            path = first.folder / MODEL_TOKENIZER
-            config = dict(self.architecture.fields)
-            text = path.read_text(encoding="utf-8") if path.is_file() else None
+            config, text = dict(self.architecture.fields), None
+            stored = {name for name in ("dtype", "torch_dtype") if name in config}
+            if self.config.dtype is not None:
+                config |= dict.fromkeys(stored, self.config.dtype.value)
+            carry(first.folder, folder)
         specs = [self.spec(output) for output in self.outputs]
         tensors = self._made(stop)
         stream_model_directory(folder, specs, tensors, config, text, shard_bytes=self.config.shard_bytes)
@@ -147,10 +157,11 @@ class Merged:
         progress.close()
 
 
-def _wide(tensor: "Tensor") -> "Tensor":
+def _wide(tensor: "Tensor", dtype: "torch.dtype") -> "Tensor":
+    """In float64 where the sources are, else in float32."""
     import torch
 
-    return tensor if tensor.dtype is torch.float64 else tensor.float()
+    return tensor.to(torch.float64 if dtype is torch.float64 else torch.float32)
 
 
 def _equal(tensors: "Iterable[Tensor]", output: Output) -> "Tensor":
