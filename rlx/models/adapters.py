@@ -14,7 +14,8 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from rlx.errors import CheckpointError, ConfigError
 from rlx.models.base import ModelConfig
 from rlx.models.layouts.base import Layout, layouts
 from rlx.nn.decoder import Decoder
-from rlx.nn.lora import Site, StackedLora, add_product, attached, sites
+from rlx.nn.lora import Site, add_product, attached, sites
 from rlx.options import option_of
 
 PREFIX = "base_model.model."
@@ -92,26 +93,62 @@ def without_numbers(model: ModelConfig, vocab_size: int) -> Decoder:
 
 def to_peft(model: Decoder, config: ModelConfig) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """adapter_config.json and the tensors of a model's adapters."""
-    homes = _homes(config, model.vocab_size, layout_for(config, model.vocab_size))
-    chosen = [(each, homes[each.tensor, each.part]) for each in attached(model)]
-    parameters = [home.parameter for _, home in chosen if home.parameter]
-    tensors, strength, names = {}, None, _names(homes.values(), set(parameters))
-    for each, home in chosen:
-        module = names[home.key]
+    products, strength = [], None
+    for each in attached(model):
         strength = each.adapter.strength
-        a, b = each.adapter.factors()
-        if isinstance(each.adapter, StackedLora):
+        products.append(Product(each.tensor, each.rows, *each.adapter.factors(), strength.scale))
+    assert strength is not None, "a model without adapters has none to be saved"
+    described, tensors, _ = _written(products, config, model.vocab_size)
+    return {
+        **described,
+        "r": strength.rank,
+        "lora_alpha": _whole(strength.alpha),
+        "use_rslora": strength.rslora,
+    }, tensors
+
+
+def products_to_peft(
+    products: Sequence[Product], config: ModelConfig, vocab_size: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """adapter_config.json and the tensors of products, which may have several ranks and scales (PEFT's patterns)."""
+    described, tensors, keys = _written(products, config, vocab_size)
+    ranks = {key: each.a.shape[-2] for key, each in zip(keys, products, strict=True)}
+    alphas = {key: _whole(each.scale * ranks[key]) for key, each in zip(keys, products, strict=True)}
+    rank, alpha = (Counter(found.values()).most_common(1)[0][0] for found in (ranks, alphas))
+    patterns = {
+        "rank_pattern": {key: value for key, value in ranks.items() if value != rank},
+        "alpha_pattern": {key: value for key, value in alphas.items() if value != alpha},
+    }
+    return {**described, "r": rank, "lora_alpha": alpha, "use_rslora": False, **patterns}, tensors
+
+
+def module_names(products: Iterable[Product], config: ModelConfig, vocab_size: int) -> list[str]:
+    """What PEFT calls the matrix that each product is added to."""
+    homes = _by_rows(_homes(config, vocab_size, layout_for(config, vocab_size)))
+    return [homes[each.tensor, each.rows.start].key for each in products]
+
+
+def _written(
+    products: Iterable[Product], config: ModelConfig, vocab_size: int
+) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    """adapter_config.json without ranks and strengths, the tensors, and what PEFT's patterns call each product."""
+    homes = _homes(config, vocab_size, layout_for(config, vocab_size))
+    places = _by_rows(homes)
+    chosen = [(each, places[each.tensor, each.rows.start]) for each in products]
+    parameters = [home.parameter for _, home in chosen if home.parameter]
+    tensors, names = {}, _names(homes.values(), set(parameters))
+    for each, home in chosen:
+        module, a, b = names[home.key], each.a, each.b
+        if len(home.shape) > 2:
             a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)  # [E*R, I], [O, R*E]
         tensors[f"{PREFIX}{module}.lora_A.weight"], tensors[f"{PREFIX}{module}.lora_B.weight"] = a, b
-    assert strength is not None, "a model without adapters has none to be saved"
-    alpha = strength.alpha
     described = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
-        "r": strength.rank,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
-        "use_rslora": strength.rslora,
+        "r": 0,
+        "lora_alpha": 0,
+        "use_rslora": False,
         "target_modules": _shortest(
             [home.module for _, home in chosen if not home.parameter],
             [home.module for home in homes.values() if not home.parameter],
@@ -124,7 +161,17 @@ def to_peft(model: Decoder, config: ModelConfig) -> tuple[dict[str, Any], dict[s
     }
     if parameters:
         described["target_parameters"] = _shortest(parameters, [home.parameter for home in homes.values()])
-    return described, tensors
+    return described, tensors, [home.key for _, home in chosen]
+
+
+def _by_rows(homes: Mapping[tuple[str, str], Home]) -> dict[tuple[str, int | None], Home]:
+    """By tensor and first row, as products have them."""
+    return {(tensor, home.rows.start): home for (tensor, _), home in homes.items()}
+
+
+def _whole(number: float) -> float:
+    """As an int, where it is one."""
+    return int(number) if number == int(number) else number
 
 
 def from_peft(

@@ -46,6 +46,16 @@ def check_whole(folder: StrPath, *, trainer: bool = True) -> None:
             raise CheckpointError(f"{path} is not what was written ({CHECKSUMS}): truncated, damaged or edited")
 
 
+def sums_of(folder: StrPath) -> dict[str, str]:
+    """The sums that were written with a folder's files, by their names; {} where none were.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    path = Path(folder) / CHECKSUMS
+    return _read(path) if path.is_file() else {}
+
+
 def _read(path: Path) -> dict[str, str]:
     try:
         lines = [_LINE.fullmatch(line) for line in path.read_text(encoding="utf-8").splitlines()]

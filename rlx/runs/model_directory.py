@@ -201,6 +201,20 @@ def model_files(folder: StrPath) -> list[Path]:
     return [*found, *adapter_files(folder)]
 
 
+def copy_base(source: StrPath, target: StrPath) -> None:
+    """Copy the files of a model folder as they are, but for an adapter's.
+
+    Raises:
+        CheckpointError: as `weight_files`.
+        RunError: the disk is full or cannot be written.
+    """
+    left = adapter_files(source)
+    with explained(target):
+        for path in model_files(source):
+            if path not in left:
+                shutil.copyfile(path, Path(target) / path.name)
+
+
 @dataclass(frozen=True, slots=True)
 class _Extent:
     """Where a tensor's bytes are."""

@@ -9,6 +9,8 @@
 3. Held-out loss and accuracy are those of the run's own task and of the tasks of a `corpus=mixture`; what is measured
    of the parents is kept (`rlx.stages.merging.kept`), so that a sweep over weights or methods measures them once.
 4. Without a task nothing is measured: weights alone are merged, those of any folder of safetensors.
+5. Methods of adapters (`merge=lora_...`) write one adapter beside the base that the parents share, and may learn its
+   weights on the run's corpus: these steps are the run's, with a row of metrics each.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
     from rlx.config import Config
     from rlx.merges.base import MergeConfig
     from rlx.models.base import ModelConfig
+    from rlx.stages.merging.adapters import MergedAdapters
     from rlx.stages.merging.measuring import Meter
     from rlx.stages.merging.parents import Parents
     from rlx.stages.merging.statistics import Gathered
+    from rlx.stages.merging.tensors import Merged
 
 WARN = 0.2
 """Nats of convexity gap above which the parents are said to lie in different basins."""
@@ -110,7 +114,6 @@ class MergeStageConfig(RunStageConfig):
         from rlx.stages.merging.alignment import check_alignment
         from rlx.stages.merging.measuring import tasks_of
         from rlx.stages.merging.parents import open_parents
-        from rlx.stages.merging.tensors import Merged
 
         merge, folders = self.opened(config)
         base = base_of(merge, folders)
@@ -119,7 +122,9 @@ class MergeStageConfig(RunStageConfig):
         with open_parents(folders, base, merge) as parents:
             self.check_ceiling(config, parents)
             check_alignment(merge, parents, measured=self.measured(config))
-            made = Merged(merge, parents, seed=config.seed)
+            made = merged_of(merge, parents, config.seed)
+        if finds_weights(merge) and not self.measured(config):
+            raise ConfigError(f"merge={option_of(merge).name} finds its weights on documents; give task= or corpus=")
         if config.model is not None and made.model is not None:
             config.model = made.model  # config.yaml has the result's, which methods make another than the parents'
 
@@ -182,7 +187,20 @@ class MergeStageConfig(RunStageConfig):
                 replace(config, task=task), self.split, problems=self.problems, samples=self.samples
             )
             decoding += models * each
-        return Cost(eval=flops + decoding, decoding=decoding)
+        return replace(self.cost_of_weights(config, outset), eval=flops + decoding, decoding=decoding)
+
+    def cost_of_weights(self, config: "Config", outset: Outset) -> Cost:
+        """What it takes to learn or to search the weights of adapters."""
+        from rlx.merges.adapters import AdapterMergeConfig, Learning
+
+        found = config.merge.found_by() if isinstance(config.merge, AdapterMergeConfig) else None
+        if found is None:
+            return Cost()
+        batch = outset.batch(config, Split.train, tokens=found.batch_tokens, length=self.row_tokens)
+        if isinstance(found, Learning):
+            steps = found.steps
+            return Cost(train=steps * outset.training(batch), tokens=steps * batch.tokens, steps=steps)
+        return Cost(train=found.evaluations * outset.forward(batch))
 
     def _gathering(self, config: "Config", outset: Outset) -> float:
         """Operations of the passes that gather statistics of a parent; products of inputs, and those of a matching, are
@@ -196,26 +214,26 @@ class MergeStageConfig(RunStageConfig):
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.size import parameter_counts
+        from rlx.stages.merging.adapters import MergedAdapters
         from rlx.stages.merging.alignment import align
+        from rlx.stages.merging.learning import Learner
         from rlx.stages.merging.parents import open_parents
-        from rlx.stages.merging.tensors import Merged
 
         prepare(config, run)
         merge, folders = self.opened(config)
         base = base_of(merge, folders)
         report: dict[str, Any] = {}
         row: dict[str, Any] = {"step": 0, "tokens": 0}
-        more: dict[str, Any] = {"steps": 0, "tokens": 0, "depth": 1 + max(map(depth_of, folders))}
-        path = checkpoint_path(run.path, 0)
-        if path.exists():  # an attempt that was killed left it, perhaps with other parents or other code
-            remove_directory(path)
+        run.metrics.rewind(0, run.attempt - 1)
+        for _, path in list_checkpoints(run.path, partial=True):
+            remove_directory(path)  # an attempt that was killed left it, perhaps with other parents or other code
         pairs = strangers(folders)
         report |= {"models": list(merge.models), "unrelated": pairs}
         alarms = unrelated(merge.models, folders, pairs)
         if config.merge is not None and merge.models != config.merge.models:  # one run stood for several checkpoints
             run.record["parents"] = [parent_record(reference) for reference in merge.models]
         with open_parents(folders, base, merge) as parents:
-            made = Merged(merge, parents, seed=config.seed)
+            made = merged_of(merge, parents, config.seed)
             report["base"] = None if parents.base is None else format_reference(parents.base.folder)
             if merge.draws:
                 report["seeds"] = made.seeds()
@@ -231,18 +249,25 @@ class MergeStageConfig(RunStageConfig):
                 run.say(f"  base: {report['base']}")
             for sentence in alarms:
                 run.say(f"  alarm: {sentence}")
-            with self.gathered(meter, parents, run) as made.statistics, new_checkpoint(run.path, 0) as folder:
+            if isinstance(made, MergedAdapters):
+                row.update(made.find(Learner(config, context.stop, run, self.row_tokens)))
+                report["adapter"] = made.report()
+                row["merge/sum_error"] = report["adapter"]["sum_error"]
+                run.say(f"  adapter: {made.told()}")
+            path, step = checkpoint_path(run.path, row["step"]), row["step"]
+            with self.gathered(meter, parents, run) as made.statistics, new_checkpoint(run.path, step) as folder:
                 made.write(folder, context.stop)
             if meter is not None:
                 found = self.measure(config, meter, parents, folders, path)
                 report["losses"] = {name: each["losses"] for name, each in found.items()}
                 row.update(rows_of(found))
                 write_eval(run, found, merge.models)
+        more: dict[str, Any] = {}
         if meter is not None:
             run.ledger.eval += meter.flops
             more["parameters"] = parameter_counts(load_start(path).model)
             more["barrier"] = row["merge/barrier"]
-        run.metrics.rewind(0, run.attempt - 1)
+        more.update(steps=row["step"], tokens=row["tokens"], depth=1 + max(map(depth_of, folders)))
         run.metrics.append({**row, **run.ledger.row(), "wall": round(run.wall, 3)})
         write_json(run.path / MERGE, report)
         run.save_record(**more, **({"alarms": alarms} if alarms else {}))
@@ -316,6 +341,30 @@ class MergeStageConfig(RunStageConfig):
             found["ceiling"] = charged(meter, kept(parts, make_ceiling))
         found["result"] = charged(meter, measured_of(meter, load_start(result).model, "result"))
         return found
+
+
+def finds_weights(merge: "MergeConfig") -> bool:
+    """True where the weights are not told, but found on documents."""
+    from rlx.merges.adapters import AdapterMergeConfig
+
+    return isinstance(merge, AdapterMergeConfig) and merge.found_by() is not None
+
+
+def merged_of(merge: "MergeConfig", parents: "Parents", seed: int) -> "Merged | MergedAdapters":
+    """What the method makes of the parents.
+
+    Raises:
+        ConfigError: they do not fit it.
+    """
+    if merge.of_adapters:
+        from rlx.merges.adapters import AdapterMergeConfig
+        from rlx.stages.merging.adapters import MergedAdapters
+
+        assert isinstance(merge, AdapterMergeConfig)
+        return MergedAdapters(merge, parents, seed=seed)
+    from rlx.stages.merging.tensors import Merged
+
+    return Merged(merge, parents, seed=seed)
 
 
 def measured_of(meter: "Meter", model: Any, label: str) -> dict[str, Any]:

@@ -83,6 +83,11 @@ class Parent:
         parts = self.places[name].theirs
         return self.stored.spec(parts[0]).dtype if parts else torch.float32
 
+    def bare(self, name: str) -> "Tensor":
+        """A tensor as it is stored, without what an adapter adds."""
+        place = self.places[name]
+        return place.ours([self.stored.tensor(part) for part in place.theirs])
+
     def own(self, name: str) -> "Tensor":
         """A tensor with the parent's own rows and units.
 
@@ -91,8 +96,7 @@ class Parent:
         """
         from rlx.models.adapters import fold
 
-        place = self.places[name]
-        tensor = place.ours([self.stored.tensor(part) for part in place.theirs])
+        tensor = self.bare(name)
         kept = EMBEDDING if self.untied and name == TIED else name
         fold({kept: tensor}, [product for product in self.products if product.tensor == kept])
         if tensor.is_floating_point() and tensor.sum().isnan() and tensor.isnan().any():
@@ -183,8 +187,11 @@ class Parents:
         assert total is not None and count is not None
         return total / count.clamp_min(1)
 
-    def start(self, number: int) -> "Decoder":
+    def start(self, number: int, *, adapted: bool = True) -> "Decoder":
         """A parent as a model, with the result's tokens, its units in its own order or the other: the same function.
+
+        Args:
+            adapted: with its adapter added; else its base alone, as it is stored.
 
         Raises:
             ConfigError: as `base_tensor`.
@@ -196,7 +203,8 @@ class Parents:
         description = described(parent.architecture(), self.tokenizer)
         config, vocab_size = config_of(description, parent.folder)
         model = config.build(vocab_size)
-        load_weights(model, {name: self.tensor(number, name).float() for name in parent.places}, parent.folder)
+        read = (lambda name: self.tensor(number, name)) if adapted else parent.bare
+        load_weights(model, {name: read(name).float() for name in parent.places}, parent.folder)
         return model
 
 
