@@ -73,8 +73,8 @@ class AverageConfig(MergeConfig):
     """Of decay=exponential: what the average keeps of itself at each checkpoint."""
 
     def __post_init__(self) -> None:
-        MergeConfig.__post_init__(self)
         without(self, "average", ("weights", "weight", "align", "tokens", "tied"))
+        MergeConfig.__post_init__(self)
         if (self.steps is None) == (self.last is None):
             what = "both" if self.last is not None else "neither"
             raise ConfigError(f"merge=average takes merge.steps=[200,400] or merge.last=5, and {what} of them is given")
@@ -95,9 +95,9 @@ class AverageConfig(MergeConfig):
         steps = self.steps if self.steps is not None else list(there)[-(self.last or 0) :]
         missing = [step for step in steps if step not in there]
         if missing or len(steps) < (self.last or 0):
-            asked = f"at step {missing[0]}" if missing else f"enough for merge.last={self.last}"
             shown = ", ".join(map(str, there)) or "none"
-            raise ConfigError(f"{run} has no checkpoint {asked}; there are steps {shown}")
+            lacks = f"has no checkpoint at step {missing[0]}" if missing else f"has fewer than merge.last={self.last}"
+            raise ConfigError(f"{run} {lacks}; there are steps {shown}")
         return replace(self, models=[f"{run}@{step}" for step in steps], steps=steps, last=None)
 
     def build(self) -> SameShapes:

@@ -2,7 +2,7 @@
 
 1. Before anything is merged the parents are compared: the cosine of their differences from the base, CKA layer by
    layer, and the held-out loss on the straight way between two of them (barrier height and convexity gap of Juneja et
-   al., arXiv 2205.12411). Parents that share no ancestor, and a gap above `WARN` nats, are told as alarms. It is no
+   al., arXiv 2205.12411). Parents that share no ancestor, and a gap above 0.2 nats, are told as alarms. It is no
    veto: a merge that makes no sense is a control.
 2. `merge/barrier` is the result's held-out loss minus the mean of its parents' (Frankle et al., arXiv 1912.05671,
    measure the same at the midpoint of two).
@@ -13,28 +13,25 @@
    weights on the run's corpus: these steps are the run's, with a row of metrics each.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
-from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlx.errors import ConfigError
 from rlx.merges.base import Align
 from rlx.options import option, option_of, recorded
-from rlx.runs.ancestry import common_ancestor, related, run_of
 from rlx.runs.checkpoints import checkpoint_path, list_checkpoints, new_checkpoint
-from rlx.runs.files import EVAL, MERGE, STATISTICS, remove_directory, write_json
-from rlx.runs.model_directory import is_model_directory
+from rlx.runs.files import MERGE, STATISTICS, remove_directory, write_json
 from rlx.runs.references import format_reference, parse_reference, resolve
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, RunStageConfig
 from rlx.stages.estimate import Cost, Outset
+from rlx.stages.merging.descent import base_of, strangers, unrelated
+from rlx.stages.merging.findings import basins, rows_of, summary, write_eval
 from rlx.stages.start import depth_of, load_start, parent_model, parent_record, read_described, typed_fields
 from rlx.types import Split
 
@@ -42,14 +39,9 @@ if TYPE_CHECKING:
     from rlx.config import Config
     from rlx.merges.base import MergeConfig
     from rlx.models.base import ModelConfig
-    from rlx.stages.merging.adapters import MergedAdapters
     from rlx.stages.merging.measuring import Meter
     from rlx.stages.merging.parents import Parents
     from rlx.stages.merging.statistics import Gathered
-    from rlx.stages.merging.tensors import Merged
-
-WARN = 0.2
-"""Nats of convexity gap above which the parents are said to lie in different basins."""
 
 
 @option("stage", "merge")
@@ -111,6 +103,7 @@ class MergeStageConfig(RunStageConfig):
         return {name: reference for name, reference in found.items() if reference is not None}
 
     def check_start(self, config: "Config") -> None:
+        from rlx.stages.merging.adapters import finds_weights, merged_of
         from rlx.stages.merging.alignment import check_alignment
         from rlx.stages.merging.measuring import tasks_of
         from rlx.stages.merging.parents import open_parents
@@ -214,7 +207,7 @@ class MergeStageConfig(RunStageConfig):
 
     def run(self, config: "Config", context: Context, run: Run) -> None:
         from rlx.models.size import parameter_counts
-        from rlx.stages.merging.adapters import MergedAdapters
+        from rlx.stages.merging.adapters import MergedAdapters, merged_of
         from rlx.stages.merging.alignment import align
         from rlx.stages.merging.learning import Learner
         from rlx.stages.merging.parents import open_parents
@@ -243,8 +236,8 @@ class MergeStageConfig(RunStageConfig):
                 run.ledger.eval += spent
             if meter is not None and self.compare:
                 report["likeness"] = self.compared(meter, parents, folders, base)
-                alarms += _basins(report["likeness"], merge.models)
-                row.update(_summary(report["likeness"]))
+                alarms += basins(report["likeness"], merge.models)
+                row.update(summary(report["likeness"]))
             if base is not None and merge.needs_base:
                 run.say(f"  base: {report['base']}")
             for sentence in alarms:
@@ -308,7 +301,7 @@ class MergeStageConfig(RunStageConfig):
     def compared(self, meter: "Meter", parents: "Parents", folders: Sequence[Path], base: Path | None) -> Any:
         """How alike the parents are (`likeness`), kept."""
         from rlx.stages.merging.kept import kept, weights_hash
-        from rlx.stages.merging.measuring import likeness
+        from rlx.stages.merging.measuring import charged, counted, likeness
 
         asked = {key: value for key, value in meter.asked().items() if key in ("held_out", "tokenizer", "arithmetic")}
         of = [[weights_hash(folder) for folder in folders], None if base is None else weights_hash(base)]
@@ -323,6 +316,7 @@ class MergeStageConfig(RunStageConfig):
     ) -> dict[str, dict[str, Any]]:
         """Losses and evaluations of each parent, of the ceiling where there is one, and of the result."""
         from rlx.stages.merging.kept import kept, weights_hash
+        from rlx.stages.merging.measuring import charged, measured_of
 
         found: dict[str, dict[str, Any]] = {}
         filled = any(parent.rows is not None for parent in parents.members)
@@ -341,166 +335,6 @@ class MergeStageConfig(RunStageConfig):
             found["ceiling"] = charged(meter, kept(parts, make_ceiling))
         found["result"] = charged(meter, measured_of(meter, load_start(result).model, "result"))
         return found
-
-
-def finds_weights(merge: "MergeConfig") -> bool:
-    """True where the weights are not told, but found on documents."""
-    from rlx.merges.adapters import AdapterMergeConfig
-
-    return isinstance(merge, AdapterMergeConfig) and merge.found_by() is not None
-
-
-def merged_of(merge: "MergeConfig", parents: "Parents", seed: int) -> "Merged | MergedAdapters":
-    """What the method makes of the parents.
-
-    Raises:
-        ConfigError: they do not fit it.
-    """
-    if merge.of_adapters:
-        from rlx.merges.adapters import AdapterMergeConfig
-        from rlx.stages.merging.adapters import MergedAdapters
-
-        assert isinstance(merge, AdapterMergeConfig)
-        return MergedAdapters(merge, parents, seed=seed)
-    from rlx.stages.merging.tensors import Merged
-
-    return Merged(merge, parents, seed=seed)
-
-
-def measured_of(meter: "Meter", model: Any, label: str) -> dict[str, Any]:
-    """Losses, evaluations, and what they took."""
-    return counted(meter, lambda: {"losses": meter.losses(model), "tasks": meter.evaluations(model, label)})
-
-
-def counted(meter: "Meter", measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What is measured, with what the meter counted meanwhile, which `charged` adds to it."""
-    before, meter.flops = meter.flops, 0.0
-    found = {**measure(), "flops": meter.flops}
-    meter.flops = before
-    return found
-
-
-def charged(meter: "Meter", found: dict[str, Any]) -> dict[str, Any]:
-    """The same findings, what they took being counted."""
-    meter.flops += found["flops"]
-    return found
-
-
-def base_of(merge: "MergeConfig", folders: Sequence[Path]) -> Path | None:
-    """The model that differences are taken from: the one that is named, or the nearest ancestor of all parents.
-
-    Raises:
-        ConfigError: the method needs one, and there is none.
-        CheckpointError: the one that is named is not there.
-    """
-    if merge.base is not None:
-        return resolve(parse_reference(merge.base))
-    if merge.align is not Align.none:
-        return None  # its units are not in the order that the parents' are put in
-    found = common_ancestor(folders)
-    if found is not None and is_model_directory(found):
-        return found
-    if merge.needs_base:
-        gone = f"the parents' ancestor {found} is not there any more" if found else "the parents have none in common"
-        raise ConfigError(f"merge={option_of(merge).name} needs a base, and {gone}; give merge.base=<run>")
-    return None
-
-
-def unrelated(names: Sequence[str], folders: Sequence[Path], pairs: Sequence[Sequence[int]]) -> list[str]:
-    """A sentence for each pair of parents that share no ancestor."""
-    told = []
-    for one, other in pairs:
-        foreign = [names[number] for number in (one, other) if run_of(folders[number]) is None]
-        if foreign:
-            told.append(
-                f"{names[one]} and {names[other]} share no ancestor that is known: nothing says where "
-                f"{' and '.join(foreign)} came from"
-            )
-        else:
-            told.append(
-                f"{names[one]} and {names[other]} share no ancestor: their weights have nothing to do with each other, "
-                "and what lies between them is usually no model"
-            )
-    return told
-
-
-def strangers(folders: Sequence[Path]) -> list[list[int]]:
-    """Pairs of parents, by their numbers, that have no ancestor in common."""
-    pairs = combinations(range(len(folders)), 2)
-    return [[one, other] for one, other in pairs if not related(folders[one], folders[other])]
-
-
-def _basins(check: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """A sentence for each pair of parents with a convexity gap above `WARN`."""
-    told = []
-    for pair in check["pairs"]:
-        gap = pair.get("convexity_gap", 0.0)
-        one, other = (names[number] for number in pair["parents"])
-        if not isfinite(gap):
-            told.append(f"on the way from {one} to {other} the held-out loss is not a finite number")
-        elif gap > WARN:
-            told.append(
-                f"on the way from {one} to {other} the held-out loss rises {gap:.2f} nats above the chord: they lie in "
-                "different basins"
-            )
-    return told
-
-
-def _summary(check: Mapping[str, Any]) -> dict[str, float]:
-    """What a metrics row says of the comparison: means over pairs, and the worst way."""
-    pairs = check["pairs"]
-    if not pairs:
-        return {}
-    found = {"merge/cosine": fmean([pair["cosine"] for pair in pairs])}
-    layers = [value for pair in pairs for value in pair["cka"] if value == value]
-    if layers:
-        found["merge/cka"] = fmean(layers)
-    for name in ("barrier_height", "convexity_gap"):
-        values = [pair[name] for pair in pairs if name in pair]
-        if values:
-            found[f"merge/{name}"] = max(values)
-    return found
-
-
-def rows_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """What a metrics row says of the models: the result's under the names of other stages, the others' under merge/."""
-    result = found["result"]
-    parents = [each for name, each in found.items() if name.startswith("parent_")]
-    row = {"val/loss" + (f"/{name}" if name else ""): loss for name, loss in result["losses"].items()}
-    for evaluation in result["tasks"].values():
-        row.update(evaluation["metrics"])
-    for name, each in found.items():
-        if name == "result":
-            continue
-        row.update({f"merge/{name}/val_loss" + (f"/{of}" if of else ""): x for of, x in each["losses"].items()})
-        for task, evaluation in each["tasks"].items():
-            for what in ("greedy", "pass@1"):
-                row[f"merge/{name}/{task}/{what}"] = evaluation["metrics"][f"eval/{task}/{what}"]
-    row["merge/barrier"] = result["losses"][""] - fmean([each["losses"][""] for each in parents])
-    ratios = []
-    for task, evaluation in result["tasks"].items():
-        best = max(each["tasks"][task]["metrics"][f"eval/{task}/pass@1"] for each in parents)
-        if best > 0:
-            ratios.append(evaluation["metrics"][f"eval/{task}/pass@1"] / best)
-    if ratios:
-        row["merge/normalised_accuracy"] = fmean(ratios)
-    return row
-
-
-def write_eval(run: Run, found: Mapping[str, Mapping[str, Any]], references: Sequence[str]) -> None:
-    """eval.json: the result's evaluation on the first task, as stage=eval has it; its others under `tasks`, and those
-    of the other models under `models`."""
-    tasks = list(found["result"]["tasks"])
-    if not tasks:
-        return
-    first = found["result"]["tasks"][tasks[0]]
-    others = {name: found["result"]["tasks"][name] for name in tasks[1:]}
-    models = {
-        name: {"reference": references[int(name[7:])] if name.startswith("parent_") else None, "tasks": each["tasks"]}
-        for name, each in found.items()
-        if name != "result"
-    }
-    write_json(run.path / EVAL, {**first, "tasks": others, "models": models})
 
 
 def _policies(config: "Config") -> list[Any]:

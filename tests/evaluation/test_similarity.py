@@ -83,3 +83,8 @@ def test_hsic_is_its_formula():
 
 def test_activations_that_never_change_have_no_cka():
     assert math.isnan(cka([torch.zeros(8, 3)], [normal(8, 3, 0)]))
+
+
+def test_losses_that_are_not_finite_have_no_height():
+    for losses in ([1.0, math.nan, 1.0], [math.inf, 1.0], [1.0, 1.0, math.inf]):
+        assert math.isnan(barrier_height(losses)) and math.isnan(convexity_gap(losses))

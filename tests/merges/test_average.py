@@ -103,7 +103,7 @@ def test_a_run_is_spelled_out_by_its_checkpoints() -> None:
     ("values", "says"),
     [
         ({"models": ["a"], "steps": [100, 150, 200]}, "a has no checkpoint at step 150; there are steps 100, 200"),
-        ({"models": ["a"], "last": 3}, "a has no checkpoint enough for merge.last=3; there are steps 100, 200"),
+        ({"models": ["a"], "last": 3}, "a has fewer than merge.last=3; there are steps 100, 200"),
         ({"models": ["a@200"], "last": 1}, "takes a run and its steps from merge.steps or merge.last, got a@200"),
         ({"models": ["hf:a"], "last": 1}, "got hf:a"),
     ],

@@ -251,3 +251,229 @@ def test_wrong_values_are_one_line(door, given, says):
     done = door(*merge("a", "b"), given)
     assert done.code == 2 and done.err.count("\n") == 1 and says in done.err
     assert not list(Path().glob("*/*-merge-*"))
+
+
+def test_what_is_kept_is_known_by_parents_and_base_apart(door, monkeypatch, tmp_path):
+    """Three parents, and two with the third as base: the same folders in the same order."""
+    monkeypatch.setenv("RLX_CACHE", str(tmp_path / "cache"))
+    one, other, third = (place(door(*PRETRAIN, f"seed={seed}").out) for seed in (0, 1, 2))
+    common = ("stage.problems=0", "stage.path_points=3")
+    three = [*merge(one, other), f"merge.models=[{one},{other},{third}]", *common]
+    two = [*merge(one, other), f"merge.base={third}", *common]
+    for first, second in ((three, two), (two, three)):
+        for path in cache_folder("merges").glob("*.json"):
+            path.unlink()
+        found = {}
+        for arguments in (first, second):
+            run = place(door(*arguments, f"rerun=x{len(first)}{arguments is first}").out)
+            found[len(json.loads((run / "merge.json").read_text())["models"])] = json.loads(
+                (run / "merge.json").read_text()
+            )["likeness"]
+        assert len(found[3]["pairs"]) == 3 and found[3]["of"] == "weights"
+        assert len(found[2]["pairs"]) == 1 and found[2]["of"] == "differences"
+    (row,) = rows(place(door(*three).out))
+    pairs = found[3]["pairs"]
+    for name in ("barrier_height", "convexity_gap"):
+        assert row[f"merge/{name}"] == max(pair[name] for pair in pairs), "the worst of three unequal ones"
+        assert len({pair[name] for pair in pairs}) == 3
+
+
+def test_what_is_kept_is_known_by_how_it_was_computed(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    from rlx.data.tokenizers.char import CharConfig
+    from rlx.decoding.sample import SampleConfig
+    from rlx.stages.merging.measuring import Meter
+    from rlx.trainers.base import Precision
+    from rlx.trainers.cpu import CpuConfig
+    from rlx.types import Split
+
+    def asked(threads: int = 1, **trainer) -> dict:
+        torch.set_num_threads(threads)
+        config = SimpleNamespace(decode=SampleConfig(), trainer=CpuConfig(**trainer), seed=0)
+        meter = Meter(config=config, tokenizer=CharConfig().build(), stop=lambda: False, held_out=[], tasks={},
+                      problems=1, samples=1, split=Split.test)  # fmt: skip
+        return meter.asked()
+
+    before = torch.get_num_threads()
+    try:
+        assert asked() == asked()
+        for other in (asked(2), asked(precision=Precision.bf16), asked(compile=True)):
+            assert other != asked()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_activations_are_those_of_tokens_that_count():
+    from types import SimpleNamespace
+
+    from rlx.batches import Batch
+    from rlx.data.tokenizers.char import CharConfig
+    from rlx.decoding.sample import SampleConfig
+    from rlx.models.dense import DenseConfig
+    from rlx.stages.merging.measuring import HeldOut, Meter
+    from rlx.trainers.cpu import CpuConfig
+    from rlx.types import Split
+
+    torch.manual_seed(0)
+    model = DenseConfig(d_model=16, n_layers=2, n_heads=2).build(20)
+    tokens = torch.randint(0, 20, (4, 50))
+    documents = torch.zeros_like(tokens)
+    documents[:, 40:] = -1
+    counts = torch.zeros(4, 50)
+    counts[:, 5:40] = 1  # 140 tokens: two batches of 64, and what is left over is not looked at
+    positions = torch.arange(50).expand(4, 50)
+    batch = Batch(tokens=tokens, positions=positions, documents=documents, loss_mask=counts)
+    config = SimpleNamespace(decode=SampleConfig(), trainer=CpuConfig(), seed=0)
+    meter = Meter(config=config, tokenizer=CharConfig().build(), stop=lambda: False,
+                  held_out=[HeldOut("", 1.0, [batch])], tasks={}, problems=1, samples=1, split=Split.test)  # fmt: skip
+    found = meter.activations(model)
+    with torch.no_grad():
+        rows = model.rows(tokens, positions=positions, documents=documents)
+        x = model.embed(tokens)
+        for layer, block in enumerate(model.blocks):
+            x, _ = block(x, rows=rows)
+            assert [len(part) for part in found[layer]] == [64, 64]
+            torch.testing.assert_close(torch.cat(found[layer]), x[counts.bool()][:128])
+
+
+def test_what_is_kept_is_known_by_the_code(monkeypatch, tmp_path):
+    from rlx.stages.merging import kept
+
+    monkeypatch.setenv("RLX_CACHE", str(tmp_path / "cache"))
+    assert kept.kept(["a"], lambda: {"x": float("nan")})["x"] != 0
+    again = kept.kept(["a"], lambda: {"x": 1.0})["x"]
+    assert again != again, "NaN is a measurement too"
+    monkeypatch.setattr(kept, "_code", lambda: "other")
+    assert kept.kept(["a"], lambda: {"x": 1.0}) == {"x": 1.0}
+    monkeypatch.setattr(torch, "__version__", "other")
+    assert kept.kept(["a"], lambda: {"x": 2.0}) == {"x": 2.0}
+
+
+def test_without_a_cache_nothing_is_kept_and_it_is_said(door, monkeypatch, tmp_path):
+    _, one, other = pair(door)
+    Path("file").write_text("")
+    monkeypatch.setenv("RLX_CACHE", str(tmp_path / "file" / "x"))
+    done = door(*merge(one, other))
+    assert done.code == 0, done.err
+    assert "what was measured is not kept" in done.out
+
+
+def test_parents_in_different_basins_are_told(door, monkeypatch):
+    from rlx.stages.merging import findings
+
+    one, other = (place(door(*PRETRAIN, f"seed={seed}", "optim.lr=3e-2").out) for seed in (0, 1))
+    run = place(door(*merge(one, other, "stage.problems=0", "stage.path_points=5")).out)
+    (row,) = rows(run)
+    monkeypatch.setattr(findings, "WARN", row["merge/convexity_gap"] - 1e-6)
+    done = door(*merge(one, other, "stage.problems=0", "stage.path_points=5", "rerun=a"))
+    assert "different basins" in done.out
+    monkeypatch.setattr(findings, "WARN", row["merge/convexity_gap"] + 1e-6)
+    done = door(*merge(one, other, "stage.problems=0", "stage.path_points=5", "rerun=b"))
+    assert row["merge/convexity_gap"] > 0 and "different basins" not in done.out
+
+
+def test_normalised_accuracy_is_over_the_best_parent():
+    from rlx.stages.merging.findings import rows_of
+
+    def model(a: float, b: float) -> dict:
+        tasks = {
+            name: {"metrics": {f"eval/{name}/pass@1": value, f"eval/{name}/greedy": 0.0}}
+            for name, value in (("a", a), ("b", b))
+        }
+        return {"losses": {"": a + b}, "tasks": tasks}
+
+    row = rows_of({"parent_0": model(0.8, 0.1), "parent_1": model(0.2, 0.5), "result": model(0.4, 0.4)})
+    assert row["merge/normalised_accuracy"] == pytest.approx((0.4 / 0.8 + 0.4 / 0.5) / 2)
+    assert row["merge/barrier"] == pytest.approx(0.8 - (0.9 + 0.7) / 2)
+    row = rows_of({"parent_0": model(0.8, 0.0), "parent_1": model(0.2, 0.0), "result": model(0.4, 0.4)})
+    assert row["merge/normalised_accuracy"] == 0.5, "of a task that no parent can do nothing is said"
+
+
+def test_a_source_that_is_called_like_the_task_and_is_another_is_refused(door):
+    _, one, other = pair(door)
+    source = "corpus.sources={countdown:{task:countdown,weight:1,settings:{max_number:25}}}"
+    done = door(*merge(one, other, "corpus=mixture", source))
+    assert done.code == 2 and "call the source otherwise" in done.err and done.err.count("\n") == 1
+    assert not list(Path().glob("*/*-merge-*"))
+
+
+def test_fields_of_the_model_are_refused(door):
+    _, one, other = pair(door)
+    done = door(*merge(one, other, "model.rope_theta=5"))
+    assert done.code == 2 and "model.rope_theta says nothing to stage=merge" in done.err
+
+
+def test_a_ceiling_with_another_tokenizer_is_refused_beforehand(door):
+    from tests.stages.merging.folders import words
+
+    _, one, other = pair(door)
+    saved(Path("x"), 0, tokenizer=words("a", "b"))
+    done = door(*merge(one, other, "stage.ceiling=x"))
+    assert done.code == 2 and "stage.ceiling=x has another tokenizer" in done.err
+    assert not list(Path().glob("*/*-merge-*"))
+    bare = ("stage=merge", "merge=linear", f"merge.models=[{one},{other}]", f"stage.ceiling={one}", "trainer.threads=1")
+    done = door(*bare)
+    assert done.code == 2 and "stage.ceiling is measured beside the parents" in done.err
+
+
+def test_a_base_that_is_another_model_is_refused_beforehand(door):
+    _, one, other = pair(door)
+    wide = place(door(*PRETRAIN, "model.d_model=48").out)
+    turned = place(door(*PRETRAIN, "model.rope_theta=500").out)
+    for method in ("merge=linear", "merge=task_arithmetic"):
+        for base, says in ((wide, "(32, 96); name another one by merge.base="), (turned, "differ in model.rope_theta")):
+            done = door(*merge(one, other, method, f"merge.base={base}"))
+            assert done.code == 2 and done.err.count("\n") == 1 and says in done.err, done.err
+    assert not list(Path().glob("*/*-merge-*"))
+
+
+def test_nan_in_a_parent_is_named(door):
+    _, one, other = pair(door)
+    file = next(other.glob("checkpoints/step-000012")) / "model.safetensors"
+    tensors = load_file(file)
+    tensors["norm.weight"][3] = float("nan")
+    from safetensors.torch import save_file
+
+    save_file(tensors, file, metadata={"format": "pt"})
+    (file.parent / "SHA256SUMS").unlink()
+    done = door(*merge(one, other))
+    assert done.code and "norm.weight has numbers that are NaN" in done.err and str(other) in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_weights_are_finite_numbers(door):
+    _, one, other = pair(door)
+    done = door(*merge(one, other, "merge.weights=[1,nan]"))
+    assert done.code == 2 and "merge.weights=[1.0, nan]: expected finite numbers" in done.err
+
+
+def test_all_pairs_of_strangers_are_told(door):
+    start, one, _ = pair(door)
+    other = place(door(*PRETRAIN, "seed=1").out)
+    both = place(door(*merge(start, other, "stage.problems=0", "stage.compare=false")).out)
+    done = door(*merge(both, one), f"merge.models=[{both},{one},{other}]", "stage.problems=0", "stage.compare=false")
+    assert done.code == 0, done.err
+    assert f"{one} and {other} share no ancestor" in done.out
+    assert f"{both} and" not in done.out
+
+
+def test_ancestors_are_known_where_runs_are_gone(door):
+    start = place(door(*PRETRAIN).out)
+    middles = [place(door(*sft(start, *more)).out) for more in ((), ("optim.lr=3e-2",))]
+    ends = [place(door(*sft(middle, "stage.steps=2")).out) for middle in middles]
+    for middle in middles:
+        middle.parent.rename(f"gone-{middle.parent.name}")
+    done = door(*merge(*ends, "merge=task_arithmetic", "stage.problems=0"))
+    assert done.code == 0, done.err
+    assert "share no ancestor" not in done.out
+    assert json.loads((place(done.out) / "merge.json").read_text())["base"] == f"{start}/checkpoints/step-000012"
+
+
+def test_averaged_checkpoints_are_the_parents(door):
+    start = place(door(*PRETRAIN, "checkpoint.keep=all").out)
+    done = door(*merge(start, start), "merge=average", f"merge.models=[{start}]", "merge.last=2", "stage.problems=0")
+    assert done.code == 0, done.err
+    known = record(place(done.out))
+    assert [parent["step"] for parent in known["parents"]] == [9, 12]
+    assert set(known["lineage"]) == {str(start), str(place(done.out))}

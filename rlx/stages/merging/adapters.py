@@ -14,13 +14,14 @@ import torch
 
 from rlx.errors import ConfigError, Stopped
 from rlx.merges.adapters import AdapterMergeConfig, Learning, concatenated
-from rlx.merges.base import Factors
+from rlx.merges.base import Factors, MergeConfig
 from rlx.models.adapters import Product, module_names, products_to_peft
 from rlx.runs.checksums import sums_of
 from rlx.runs.model_directory import copy_base, save_adapter, weight_files
 from rlx.signals import StopFlag
 from rlx.stages.merging.learning import Learner, Matrix, learnt, searched
 from rlx.stages.merging.parents import Parent, Parents
+from rlx.stages.merging.tensors import Merged
 from rlx.stages.start import seed_for
 
 if TYPE_CHECKING:
@@ -174,3 +175,19 @@ def sum_error(matrices: Sequence[Matrix], weights: Mapping[str, Sequence[float]]
         between += (product.scale * (product.b @ product.a).double() - wanted).square().sum().item()
         whole += wanted.square().sum().item()
     return (between / whole) ** 0.5 if whole else float(between > 0)
+
+
+def finds_weights(merge: MergeConfig) -> bool:
+    """True where the weights are not told, but found on documents."""
+    return isinstance(merge, AdapterMergeConfig) and merge.found_by() is not None
+
+
+def merged_of(merge: MergeConfig, parents: Parents, seed: int) -> Merged | MergedAdapters:
+    """What the method makes of the parents.
+
+    Raises:
+        ConfigError: they do not fit it.
+    """
+    if isinstance(merge, AdapterMergeConfig):
+        return MergedAdapters(merge, parents, seed=seed)
+    return Merged(merge, parents, seed=seed)

@@ -34,6 +34,7 @@ from torch import Tensor
 from rlx.errors import ConfigError, Stopped
 from rlx.merges.base import Align
 from rlx.models.symmetry import INNER, RESIDUAL, Group, Order, Part, Symmetry, permuted, put, split, symmetry_of
+from rlx.models.vocabulary import OF_VOCABULARY
 from rlx.nn.attention import Attention
 from rlx.nn.experts import Experts
 from rlx.nn.mlp import SwiGLU
@@ -85,7 +86,8 @@ def align(
 
     def values(number: int) -> Values:
         if how is Align.weights:
-            return {name: parents.tensor(number, name).float() for name in symmetry.parts}
+            found = {name: parents.tensor(number, name).float() for name in symmetry.parts}
+            return {name: _of_all(parents, name, tensor) for name, tensor in found.items()}
         assert meter is not None
         return activations(meter, parents.start(number), symmetry)
 
@@ -101,6 +103,14 @@ def align(
         report.append({"parent": number, **found.told()})
         spent += matching.flops
     return report, spent
+
+
+def _of_all(parents: Parents, name: str, tensor: Tensor) -> Tensor:
+    """The tensor, rows of tokens that a parent lacks being 0: what stands for them says nothing of its units."""
+    lacking = [parent.rows < 0 for parent in parents.members if parent.rows is not None]
+    if lacking and name in OF_VOCABULARY:
+        tensor = tensor.masked_fill(torch.stack(lacking).any(0)[:, None], 0.0)
+    return tensor
 
 
 def _symmetry(parents: Parents) -> Symmetry:

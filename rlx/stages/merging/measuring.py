@@ -1,6 +1,6 @@
 """What is measured of models that are merged: held-out loss, accuracy on tasks, and how alike the parents are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -326,3 +326,22 @@ def likeness(meter: Meter, parents: Parents, points: int) -> dict[str, Any]:
             pair["barrier_height"], pair["convexity_gap"] = barrier_height(losses), convexity_gap(losses)
         pairs.append(pair)
     return {"of": "differences" if parents.base is not None else "weights", "norms": norms, "pairs": pairs}
+
+
+def measured_of(meter: "Meter", model: Any, label: str) -> dict[str, Any]:
+    """Losses, evaluations, and what they took."""
+    return counted(meter, lambda: {"losses": meter.losses(model), "tasks": meter.evaluations(model, label)})
+
+
+def counted(meter: "Meter", measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured, with what the meter counted meanwhile, which `charged` adds to it."""
+    before, meter.flops = meter.flops, 0.0
+    found = {**measure(), "flops": meter.flops}
+    meter.flops = before
+    return found
+
+
+def charged(meter: "Meter", found: dict[str, Any]) -> dict[str, Any]:
+    """The same findings, what they took being counted."""
+    meter.flops += found["flops"]
+    return found

@@ -15,18 +15,20 @@ from torch import Tensor, nn
 
 from rlx.batches import Batch
 from rlx.errors import ConfigError
-from rlx.merges.base import Align
+from rlx.merges.base import Align, Tokens
 from rlx.merges.linear import LinearConfig
 from rlx.models.base import ModelConfig
+from rlx.models.folder import describe
 from rlx.models.symmetry import RESIDUAL, Group, Order, Part, Symmetry, permuted, symmetry_of
 from rlx.options import discover
+from rlx.runs.model_directory import save_model_directory
 from rlx.stages.merging.alignment import Matching, activations, align, assigned, check_alignment
 from rlx.stages.merging.measuring import HeldOut, Meter
 from rlx.stages.merging.parents import open_parents
 from rlx.stages.merging.tensors import Merged
 from rlx.stages.start import load_start
 from rlx.types import Split
-from tests.stages.merging.folders import saved
+from tests.stages.merging.folders import saved, words
 
 MODELS: dict[str, dict[str, Any]] = {
     "tied": {"name": "dense", "d_ff": 24},
@@ -86,6 +88,26 @@ def test_a_permuted_copy_is_found_again(tmp_path: Path, case: str) -> None:
         Merged(merge, parents, seed=0).write(tmp_path / "out", lambda: False)
     for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
         torch.testing.assert_close(tensor, own[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("policy", [Tokens.first, Tokens.union], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_rows_of_tokens_that_a_parent_lacks_are_not_matched(tmp_path: Path, policy: Tokens, lacking: int) -> None:
+    """What stands for them is in the first parent's order of units."""
+    all_of, some = words(*"abcdefghij"), words("a", "b")
+    one = saved(tmp_path / "a", config=config_of("tied"), tokenizer=all_of)
+    other = shuffled(one, tmp_path / "b", "tied")
+    folders = [one, other]
+    tensors = load_file(folders[lacking] / "model.safetensors")
+    rows = [all_of.inner.get_vocab()[token] for token in sorted(some.inner.get_vocab(), key=some.inner.get_vocab().get)]
+    tensors = {name: x[rows] if name in ("embed.weight", "head.weight") else x for name, x in tensors.items()}
+    description = describe(config_of("tied"), some.vocab_size, some.tokens)
+    save_model_directory(tmp_path / "c", tensors, description, some.to_json())
+    folders[lacking] = tmp_path / "c"
+    merge = LinearConfig(models=[str(folder) for folder in folders], align=Align.weights, tokens=policy)
+    with open_parents(folders, None, merge) as parents:
+        (told,), _ = align(parents, Align.weights, 0, lambda: False, None)
+    assert told["after"] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_permuted_copy_is_found_where_all_weights_at_once_mislead() -> None:

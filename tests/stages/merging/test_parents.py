@@ -250,3 +250,56 @@ def test_config_of_the_result_is_read_back(tmp_path):
     out = merged([saved(tmp_path / "a"), saved(tmp_path / "b", 1)], tmp_path / "out")
     config, size = config_of(json.loads((out / "config.json").read_text()), out)
     assert config == DenseConfig(**DENSE) and size == load_start(out).tokenizer.vocab_size
+
+
+def test_first_fills_rows_from_the_first_parent_alone(tmp_path):
+    tokenizers = [words("a"), words("a", "b"), words("b")]
+    folders = [saved(tmp_path / str(n), n, tokenizer=each) for n, each in enumerate(tokenizers)]
+    out = merged(folders, tmp_path / "out", tokens=Tokens.first)
+    rows = [weights(folder)["embed.weight"] for folder in folders]
+    at = [each.inner.get_vocab() for each in tokenizers]
+    mean = (rows[0][at[0]["a"]] + rows[1][at[1]["a"]] + rows[0][at[0]["a"]]) / 3
+    torch.testing.assert_close(weights(out)["embed.weight"][at[0]["a"]], mean)
+
+
+def test_each_tensor_has_the_seed_that_is_recorded(tmp_path):
+    from rlx.merges.dare import DareConfig
+
+    base, one = saved(tmp_path / "base", 0), saved(tmp_path / "a", 1)
+    config = DareConfig(models=[str(one)], density=0.5)
+    with open_parents([one], base, config) as parents:
+        made = Merged(config, parents, seed=0)
+        seeds = made.seeds()
+        assert len(set(seeds.values())) == len(seeds) == len(made.outputs)
+        for output in made.outputs:
+            draw = torch.rand(output.shape, generator=torch.Generator().manual_seed(seeds[output.name]))
+            delta = weights(one)[output.name] - weights(base)[output.name]
+            expected = weights(base)[output.name] + 2 * delta * (draw < 0.5)
+            torch.testing.assert_close(made.tensor(output), expected)
+        assert Merged(config, parents, seed=1).seeds() != seeds
+
+
+def test_float64_counts_wherever_it_stands(tmp_path):
+    single, double = saved(tmp_path / "a", 0), saved(tmp_path / "b", 1, dtype=torch.float64)
+    out = merged([single, double], tmp_path / "out", weights=[1.0, 2.0])
+    first, second = weights(single), weights(double)
+    for name, tensor in weights(out).items():
+        assert tensor.dtype is torch.float64
+        torch.testing.assert_close(tensor, (first[name].double() + 2 * second[name]) / 3, atol=1e-15, rtol=1e-14)
+
+
+def test_what_lies_beside_raw_weights_is_carried_or_refused(tmp_path):
+    one, other = raw(tmp_path / "a", 0, dtype="bfloat16"), raw(tmp_path / "b", 1)
+    for name in ("vocab.json", "merges.txt", "tokenizer.model", "tokenizer_config.json"):
+        (one / name).write_text(name)
+    out = merged([one, other], tmp_path / "out", dtype=Dtype.float16)
+    assert all((out / name).read_text() == name for name in ("vocab.json", "merges.txt", "tokenizer.model"))
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
+    with pytest.raises(ConfigError, match=r"merge\.tied=untie is for models that rlx has"):
+        merged([one, other], tmp_path / "no", tied=Tied.untie)
+    (other / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="has an adapter, and rlx has no model to add it to"):
+        merged([one, other], tmp_path / "no")
+    third = raw(tmp_path / "c", 1, model_type="other")
+    with pytest.raises(ConfigError, match=r"differ in model_type: gpt_bigcode in .*a, other in .*c"):
+        merged([one, third], tmp_path / "no")
