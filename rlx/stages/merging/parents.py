@@ -323,7 +323,8 @@ def _untie(parents: Sequence[Parent], policy: Tied) -> None:
 
 
 def _same_tokens(parents: Sequence[Parent], count: int, policy: Tokens) -> Tokenizer:
-    """The result's tokenizer, with each parent's rows for it; the first `count` are the models, then the base.
+    """The result's tokenizer, with each parent's rows for it; the first `count` are the models, then the base, which
+    may always have other tokens: models may have got more since.
 
     Raises:
         ConfigError: they differ, and `merge.tokens=same`; or theirs cannot be joined.
@@ -334,11 +335,11 @@ def _same_tokens(parents: Sequence[Parent], count: int, policy: Tokens) -> Token
 
     tokenizers = [parent.tokenizer for parent in parents if parent.tokenizer is not None]
     first = tokenizers[0]
-    others = [each for each in tokenizers if _text(each) != _text(first)]
+    others = [number for number, each in enumerate(tokenizers) if _text(each) != _text(first)]
     if not others:
         return first
-    where = parents[[_text(each) != _text(first) for each in tokenizers].index(True)].folder
-    if policy is Tokens.same:
+    where = parents[others[0]].folder
+    if policy is Tokens.same and others[0] < count:
         raise ConfigError(
             f"{where} has another tokenizer than {parents[0].folder}; its token ids mean other text. "
             "merge.tokens=first or union puts rows of the same text together"

@@ -303,3 +303,15 @@ def test_what_lies_beside_raw_weights_is_carried_or_refused(tmp_path):
     third = raw(tmp_path / "c", 1, model_type="other")
     with pytest.raises(ConfigError, match=r"differ in model_type: gpt_bigcode in .*a, other in .*c"):
         merged([one, third], tmp_path / "no")
+
+
+def test_a_base_may_have_fewer_tokens_whatever_the_policy(tmp_path):
+    """Models that were given more tokens since: what one did not have is the mean of theirs."""
+    some, more = words("a"), words("a", "b")
+    base = saved(tmp_path / "base", 0, tokenizer=some)
+    folders = [saved(tmp_path / str(n), n, tokenizer=more) for n in (1, 2)]
+    with open_parents(folders, base, LinearConfig(models=[str(folder) for folder in folders])) as parents:
+        found, own = parents.base_tensor("embed.weight"), [weights(folder)["embed.weight"] for folder in folders]
+    at, before = more.inner.get_vocab(), some.inner.get_vocab()
+    torch.testing.assert_close(found[at["b"]], (own[0][at["b"]] + own[1][at["b"]]) / 2)
+    assert torch.equal(found[at["a"]], weights(base)["embed.weight"][before["a"]])
