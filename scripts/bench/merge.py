@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--home", help="where the folders are made; a temporary folder unless given")
     chosen = parser.parse_args()
     counts, methods, rows = [int(n) for n in chosen.models.split(",")], chosen.methods.split(","), []
+    settings = {name: getattr(chosen, name) for name in ("layers", "dtype", "threads", "repeats")}
     with tempfile.TemporaryDirectory(dir=chosen.home) as folder:
         home = Path(folder)
         folders = make_folders(home, max(counts), chosen.layers, chosen.dtype)
@@ -181,10 +182,11 @@ def main() -> None:
             for method in methods:
                 if method == "slerp" and count != 2:
                     continue
-                rows += compared(method, folders[: count + 1], home, chosen)
-                print(_results.table(rows[-2:]), flush=True)
+                found = compared(method, folders[: count + 1], home, chosen)
+                print(_results.table(found), flush=True)
+                _results.append("merge", found, **settings, mib=size / 2**20)
+                rows += found
     print(_results.table(rows))
-    _results.append("merge", rows, layers=chosen.layers, dtype=chosen.dtype, threads=chosen.threads, mib=size / 2**20)
 
 
 def compared(method: str, folders: list[Path], home: Path, chosen: Any) -> list[dict[str, Any]]:
