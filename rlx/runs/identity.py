@@ -8,6 +8,8 @@ enters by its own hash, by its reference as written, and by its seed, written `s
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +20,8 @@ from rlx.rows import Files, fingerprint
 from rlx.runs.references import Kind, parse_reference
 
 HASH_DIGITS = 10
+READERS = 4
+"""Folders whose files are read at the same time."""
 _NAME = re.compile(r"(?P<task>[a-z0-9_]+)-(?P<model>[a-z0-9_]+)-(?P<stage>[a-z0-9_]+)-(?P<hash>h[0-9a-f]+)")
 _SEED = re.compile(r"seed(\d+)")
 
@@ -99,6 +103,15 @@ def parent_identity(reference: str, seed: int) -> dict[str, Any]:
         same = "same" if name.seed == seed else name.seed
         return {"run": name.hash, "at": parsed.at or "last", "seed": same}
     return {"content": content_hash(reference)}
+
+
+def parent_identities(references: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """`parent_identity` of each; the files of several folders are read at the same time."""
+    others = [text for text in references if RunName.of(parse_reference(text).run) is None and text != "random"]
+    if len(others) > 1:
+        with ThreadPoolExecutor(max_workers=min(len(others), READERS)) as pool:
+            list(pool.map(content_hash, others))
+    return [parent_identity(reference, seed) for reference in references]
 
 
 def content_hash(reference: str) -> str:

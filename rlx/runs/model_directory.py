@@ -252,12 +252,22 @@ class StoredTensors:
         """
         import torch
 
+        spec = self._extents[name].spec
+        return self.read(name, torch.empty(spec.shape, dtype=spec.dtype))
+
+    def read(self, name: str, tensor: "Tensor") -> "Tensor":
+        """Fill a contiguous tensor of the same shape and dtype; it is returned.
+
+        Raises:
+            CheckpointError: as `tensor`.
+        """
+        import torch
+
         extent = self._extents[name]
         spec = extent.spec
-        tensor = torch.empty(spec.shape, dtype=spec.dtype)
         if not spec.nbytes:
             return tensor
-        bytes_of: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        bytes_of: Any = tensor.view(-1).view(torch.uint8).numpy()
         buffer = memoryview(bytes_of)
         extent.file.seek(extent.start)
         done = 0

@@ -13,7 +13,7 @@ from rlx.data.tokenizers.base import TokenizerConfig, text_of
 from rlx.errors import CheckpointError, ConfigError, Stopped
 from rlx.options import ROOMS, option_of, plain_value
 from rlx.runs.ancestry import ancestors_in
-from rlx.runs.identity import RunName, described, digest, parent_identity
+from rlx.runs.identity import RunName, described, digest, parent_identities, parent_identity
 from rlx.runs.references import Kind, parse_reference
 from rlx.runs.run import Run, open_run, read_config, read_record
 from rlx.runs.status import State, state_of
@@ -211,7 +211,7 @@ def place_of(config: "Config", context: Context) -> Path:
     parts = {group: part for group, part in parts.items() if part}
     parts["stage"] = described(stage)
     parts.get("merge", {}).pop("models", None)
-    parts["parents"] = [parent_identity(reference, config.seed) for reference in parents]
+    parts["parents"] = parent_identities(parents, config.seed)
     for name, reference in stage.also_from(config).items():
         parts[name] = parent_identity(reference, config.seed)
     # model= itself can only name what the parent is; of its fields the parent's values are not known here.

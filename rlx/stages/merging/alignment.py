@@ -86,7 +86,8 @@ def align(
 
     def values(number: int) -> Values:
         if how is Align.weights:
-            found = {name: parents.tensor(number, name).float() for name in symmetry.parts}
+            parent = parents.members[number]
+            found = {name: parent.checked(name, parents.tensor(number, name)).float() for name in symmetry.parts}
             return {name: _of_all(parents, name, tensor) for name, tensor in found.items()}
         assert meter is not None
         return activations(meter, parents.start(number), symmetry)

@@ -85,20 +85,33 @@ class Parent:
 
     def bare(self, name: str) -> "Tensor":
         """A tensor as it is stored, without what an adapter adds."""
+        import torch
+
         place = self.places[name]
-        return place.ours([self.stored.tensor(part) for part in place.theirs])
+        specs = [self.stored.spec(part) for part in place.theirs]
+        if len(specs) < 2 or place.shape is not None or any(spec.dtype is not torch.float32 for spec in specs):
+            return place.ours([self.stored.tensor(part) for part in place.theirs])
+        whole, first = torch.empty(place.shape_of([spec.shape for spec in specs])), 0
+        for spec in specs:  # each where it will stand, instead of side by side and then once more together
+            self.stored.read(spec.name, whole[first : first + spec.shape[0]])
+            first += spec.shape[0]
+        return whole
 
     def own(self, name: str) -> "Tensor":
-        """A tensor with the parent's own rows and units.
-
-        Raises:
-            CheckpointError: it has numbers that are NaN.
-        """
+        """A tensor with the parent's own rows and units."""
         from rlx.models.adapters import fold
 
         tensor = self.bare(name)
         kept = EMBEDDING if self.untied and name == TIED else name
         fold({kept: tensor}, [product for product in self.products if product.tensor == kept])
+        return tensor
+
+    def checked(self, name: str, tensor: "Tensor") -> "Tensor":
+        """The tensor, of that name.
+
+        Raises:
+            CheckpointError: it has numbers that are NaN.
+        """
         if tensor.is_floating_point() and tensor.sum().isnan() and tensor.isnan().any():
             raise CheckpointError(
                 f"{self.folder}: {name} has numbers that are NaN; the model has diverged, or is damaged"
@@ -195,6 +208,7 @@ class Parents:
 
         Raises:
             ConfigError: as `base_tensor`.
+            CheckpointError: it has numbers that are NaN.
         """
         from rlx.models.folder import config_of, load_weights
 
@@ -204,7 +218,8 @@ class Parents:
         config, vocab_size = config_of(description, parent.folder)
         model = config.build(vocab_size)
         read = (lambda name: self.tensor(number, name)) if adapted else parent.bare
-        load_weights(model, {name: read(name).float() for name in parent.places}, parent.folder)
+        tensors = {name: parent.checked(name, read(name)).float() for name in parent.places}
+        load_weights(model, tensors, parent.folder)
         return model
 
 

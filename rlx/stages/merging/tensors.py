@@ -110,6 +110,7 @@ class Merged:
 
         Raises:
             ConfigError: it holds no floating point numbers, and is not the same in all parents.
+            CheckpointError: a parent has numbers that are NaN, and so has the result.
         """
         spec, parents, gathered = self.spec(output), self.parents, self.statistics
         reads = [(lambda place=place: parents.tensor(place.parent, place.name)) for place in output.sources]
@@ -125,7 +126,11 @@ class Merged:
         )
         if self.config.draws:
             given.generator.manual_seed(seed_for(self.seed, "merge", output.name))
-        return self.method.tensor(output, given).to(spec.dtype)
+        made = self.method.tensor(output, given).to(spec.dtype)
+        if made.sum().isnan():
+            for place, read in zip(output.sources, reads, strict=True):
+                parents.members[place.parent].checked(place.name, read())
+        return made
 
     def write(self, folder: Path, stop: StopFlag) -> None:
         """Write the model directory.
