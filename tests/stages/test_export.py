@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from rlx.data.tokenizers.char import CharConfig
+from rlx.merges.linear import LinearConfig
 from rlx.models.dense import DenseConfig
 from rlx.models.folder import weights_of
 from rlx.runs.model_directory import save_model_directory
+from rlx.stages.merging.parents import open_parents
 from rlx.stages.start import Start, load_start
 from tests.conftest import COUNTDOWN, only
 from tests.models.foreign import saved
@@ -266,3 +268,16 @@ def test_tensors_cannot_be_changed_on_the_way(door) -> None:
     assert done.code == 0, done.err
     config = json.loads((only("runs/*/seed0/checkpoints/*") / "config.json").read_text())
     assert config["fields"]["rope_theta"] == 500.0
+
+
+def test_a_saved_folder_is_merged_as_it_is_read(tmp_path) -> None:
+    """Parts of fused tensors, each read where it will stand, in float32 and in half."""
+    for half in (False, True):
+        folder = tmp_path / f"half-{half}"
+        saved(folder, "qwen3", head_dim=16, num_key_value_heads=2, half=half, shards=True, tie_word_embeddings=True)
+        expected = weights_of(load_start(folder).model)
+        with open_parents([folder], None, LinearConfig()) as parents:
+            assert parents.shapes() == [{name: tuple(tensor.shape) for name, tensor in expected.items()}]
+            assert any(len(place.theirs) > 1 for place in parents.members[0].places.values())
+            for name, tensor in expected.items():
+                assert torch.equal(parents.tensor(0, name), tensor), name

@@ -315,3 +315,13 @@ def test_a_base_may_have_fewer_tokens_whatever_the_policy(tmp_path):
     at, before = more.inner.get_vocab(), some.inner.get_vocab()
     torch.testing.assert_close(found[at["b"]], (own[0][at["b"]] + own[1][at["b"]]) / 2)
     assert torch.equal(found[at["a"]], weights(base)["embed.weight"][before["a"]])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_nan_is_named_where_it_came_from(tmp_path, number):
+    folders = [saved(tmp_path / str(n), n) for n in (0, 1)]
+    tensors = weights(folders[number])
+    tensors["norm.weight"][3] = float("nan")
+    save_file(tensors, folders[number] / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"/{number}: norm\.weight has numbers that are NaN"):
+        merged(folders, tmp_path / "out")
