@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +73,15 @@ def nearest_whole(run: StrPath, step: int, *, trainer: bool) -> int | None:
 
 
 @contextmanager
-def new_checkpoint(run: StrPath, step: int, *, replace: bool = False) -> Iterator[Path]:
+def new_checkpoint(
+    run: StrPath, step: int, *, replace: bool = False, sums: Mapping[str, str] | None = None
+) -> Iterator[Path]:
     """Give an empty folder to fill, which becomes the checkpoint of a step, with the sums of its files.
 
     A whole one that is there stays, unless it is to be replaced; an incomplete one (a partial copy) is removed.
+
+    Args:
+        sums: as `write_checksums` takes them, looked at when the folder is full.
 
     Raises:
         RunError: the disk is full or cannot be written.
@@ -88,7 +93,7 @@ def new_checkpoint(run: StrPath, step: int, *, replace: bool = False) -> Iterato
         remove_directory(target)
     with atomic_directory(target, replace=replace) as folder:
         yield folder
-        write_checksums(folder)
+        write_checksums(folder, sums)
 
 
 def set_aside(run: StrPath, step: int, attempt: int) -> Path:

@@ -6,6 +6,7 @@ A disk that lost or turned a byte is found before anything is computed with it. 
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from rlx.errors import CheckpointError
@@ -14,8 +15,11 @@ from rlx.runs.files import CHECKSUMS, TRAINER_STATE, StrPath, explained
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 
 
-def write_checksums(folder: StrPath) -> None:
+def write_checksums(folder: StrPath, known: Mapping[str, str] | None = None) -> None:
     """Write the sums of all files that a folder has now.
+
+    Args:
+        known: by path in the folder, sums that were taken while files were written; these are not read again.
 
     Raises:
         RunError: the disk is full or cannot be written.
@@ -23,7 +27,8 @@ def write_checksums(folder: StrPath) -> None:
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
     with explained(folder):
-        lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+        sums = {path.relative_to(folder).as_posix(): path for path in files}
+        lines = [f"{(known or {}).get(name) or _sum(path)}  {name}\n" for name, path in sums.items()]
         (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 

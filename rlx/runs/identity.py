@@ -22,6 +22,8 @@ from rlx.runs.references import Kind, parse_reference
 HASH_DIGITS = 10
 READERS = 4
 """Folders whose files are read at the same time."""
+BLOCK = 1 << 20
+"""Bytes that are read at once where files are summed."""
 _NAME = re.compile(r"(?P<task>[a-z0-9_]+)-(?P<model>[a-z0-9_]+)-(?P<stage>[a-z0-9_]+)-(?P<hash>h[0-9a-f]+)")
 _SEED = re.compile(r"seed(\d+)")
 
@@ -115,7 +117,9 @@ def parent_identities(references: Sequence[str], seed: int) -> list[dict[str, An
 
 
 def content_hash(reference: str) -> str:
-    """A digest of a model folder's files.
+    """A digest of a model folder's files: of their names and XXH3 sums of 128 bits.
+
+    It tells models apart, at the speed of memory; whether a file is what somebody published, SHA-256 says.
 
     Raises:
         CheckpointError: the reference is no model folder.
@@ -134,8 +138,13 @@ def content_hash(reference: str) -> str:
 @lru_cache(maxsize=256)
 def _sum(path: Path, *version: int) -> bytes:
     """What a file holds; `version` says whether it is still the same one."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    from xxhash import xxh3_128
+
+    found, block = xxh3_128(), memoryview(bytearray(BLOCK))
+    with open(path, "rb", buffering=0) as file:
+        while read := file.readinto(block):  # type: ignore[attr-defined]
+            found.update(block[:read])
+    return found.digest()
 
 
 def digest(parts: Any) -> str:

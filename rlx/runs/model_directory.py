@@ -7,12 +7,14 @@ In folders that others saved the weights may be in several files with an index, 
 is in files of its own. Only safetensors are read: nothing is ever loaded that could execute code.
 """
 
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -334,12 +336,15 @@ def stream_model_directory(
     tokenizer_json: str | None,
     *,
     shard_bytes: int | None = None,
-) -> None:
+) -> dict[str, str]:
     """As `save_model_directory`, where tensors are made one after the other: no more than one is held.
 
     Args:
         specs: of all tensors, in the order in which `tensors` gives them.
         shard_bytes: a file holds no more than this, or one tensor; an index then names the files. None: one file.
+
+    Returns:
+        SHA-256 of the files of weights, by their names.
 
     Raises:
         ValueError: a tensor is not what its spec says.
@@ -362,8 +367,7 @@ def stream_model_directory(
         }
         with explained(folder):
             (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for name, shard in zip(names, shards, strict=True):
-        stream_file(folder / name, shard, given)
+    return {name: stream_file(folder / name, shard, given) for name, shard in zip(names, shards, strict=True)}
 
 
 def _shards(specs: Sequence[Spec], most: int | None) -> list[list[Spec]]:
@@ -378,8 +382,8 @@ def _shards(specs: Sequence[Spec], most: int | None) -> list[list[Spec]]:
     return shards
 
 
-def stream_file(path: Path, specs: Sequence[Spec], tensors: "Iterator[Tensor]") -> None:
-    """Write one safetensors file, taking as many tensors as there are specs.
+def stream_file(path: Path, specs: Sequence[Spec], tensors: "Iterator[Tensor]") -> str:
+    """Write one safetensors file, taking as many tensors as there are specs; returns its SHA-256.
 
     Raises:
         ValueError: a tensor is not what its spec says.
@@ -399,8 +403,15 @@ def stream_file(path: Path, specs: Sequence[Spec], tensors: "Iterator[Tensor]") 
         end += spec.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the numbers begin at a multiple of 8, as the format has it
-    with explained(path), open(path, "wb", buffering=0) as file:
-        _write_all(file, len(text).to_bytes(8, "little") + text)
+    digest = hashlib.sha256()
+    with explained(path), open(path, "wb", buffering=0) as file, ThreadPoolExecutor(max_workers=1) as beside:
+
+        def write(data: Any) -> None:
+            summed = beside.submit(digest.update, data)
+            _write_all(file, data)
+            summed.result()
+
+        write(len(text).to_bytes(8, "little") + text)
         for spec in specs:
             tensor = next(tensors)
             if (tuple(tensor.shape), tensor.dtype) != (spec.shape, spec.dtype):
@@ -408,8 +419,9 @@ def stream_file(path: Path, specs: Sequence[Spec], tensors: "Iterator[Tensor]") 
                     f"{spec.name} is {tuple(tensor.shape)} {tensor.dtype}, expected {spec.shape} {spec.dtype}"
                 )
             if spec.nbytes:
-                _write_all(file, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
             del tensor
+    return digest.hexdigest()
 
 
 def _write_all(file: Any, data: Any) -> None:

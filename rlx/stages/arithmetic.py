@@ -1,5 +1,6 @@
 """Device, threads and precision of this process, as run.json records them."""
 
+import ctypes
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
     from rlx.config import Config
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's <malloc.h>."""
+
 
 def prepare(config: "Config", run: Run) -> None:
     """Set the threads of CPU arithmetic and note what the run computes with."""
@@ -21,6 +25,7 @@ def prepare(config: "Config", run: Run) -> None:
     assert config.trainer is not None
     threads = config.trainer.threads or available_cores()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if config.trainer.compile:
         torch.compiler.reset()  # of an earlier run in this process
     run.record["kernels"] = notes_of_a_run()
@@ -32,6 +37,17 @@ def prepare(config: "Config", run: Run) -> None:
         "compiled": config.trainer.compile,
         "attention": "matrix products" if half_on_cpu else "torch scaled_dot_product_attention",
     }
+
+
+def keep_freed_memory() -> None:
+    """Have glibc use again what tensors leave, up to 1 GiB of it, where it would give every large block back to the
+    system and have the next one's pages filled with zeros; with another C library nothing is done."""
+    try:
+        adjust = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+        adjust(setting, 1 << 30)
 
 
 def compiles(trainer: TrainerConfig | None) -> bool:

@@ -248,8 +248,10 @@ class MergeStageConfig(RunStageConfig):
                 row["merge/sum_error"] = report["adapter"]["sum_error"]
                 run.say(f"  adapter: {made.told()}")
             path, step = checkpoint_path(run.path, row["step"]), row["step"]
-            with self.gathered(meter, parents, run) as made.statistics, new_checkpoint(run.path, step) as folder:
-                made.write(folder, context.stop)
+            sums: dict[str, str] = {}
+            kept = new_checkpoint(run.path, step, sums=sums)
+            with self.gathered(meter, parents, run) as made.statistics, kept as folder:
+                sums |= made.write(folder, context.stop)
             if meter is not None:
                 found = self.measure(config, meter, parents, folders, path)
                 report["losses"] = {name: each["losses"] for name, each in found.items()}

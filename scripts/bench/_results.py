@@ -47,7 +47,7 @@ def _peers() -> dict[str, str]:
     from importlib import metadata
 
     found = {}
-    for name in ("transformers", "trl", "reasoning-gym"):
+    for name in ("transformers", "trl", "reasoning-gym", "mergekit"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

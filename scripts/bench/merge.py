@@ -5,10 +5,11 @@ python scripts/bench/merge.py [--models 2,8] [--methods linear,slerp,task_arithm
 
 Folders are Llamas as transformers saves them, a base and models that differ from it by normal noise, with a tokenizer.
 Both sides read the same ones, on the same threads, and write one file. `wall_s` is the time of the whole command
-(median of the repeats), start of Python included; `peak_mb` is the largest resident set (VmHWM), `own_mb` the largest
-part of it that is no mapped file (RssAnon), both looked at every 10 ms. mergekit maps its inputs, whose pages the
-system can take back: `own_mb` is the kinder number to it. `differs` is the largest difference between the two results
-over the largest weight, where the rule is the same and draws nothing.
+(median of the repeats), start of Python included, with both sides' bytecode there. rlx names foreign folders by what
+they hold: sums of all files are part of its time. Memory is that of one more command, which nobody times: `peak_mb` is
+the largest resident set (VmHWM), `own_mb` the largest part of it that is no mapped file (RssAnon), both looked at every
+10 ms. mergekit maps its inputs, whose pages the system can take back: `own_mb` is the kinder number to it. `differs` is
+the largest difference between the two results over the largest weight, where the rule is the same and draws nothing.
 """
 
 import argparse
@@ -78,15 +79,37 @@ def make_folders(home: Path, count: int, layers: int, dtype: str) -> list[Path]:
     return folders
 
 
-def measured(command: list[str], cwd: Path, threads: int) -> dict[str, float]:
-    """Time and memory of one command.
+def timed(command: list[str], cwd: Path, threads: int) -> float:
+    """Seconds of one command.
 
     Raises:
         SystemExit: it fails.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "RLX_CACHE": str(cwd / "cache")}
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(cwd, threads), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wall = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout.decode()[-3000:]}")
+    return wall
+
+
+def environment(cwd: Path, threads: int) -> dict[str, str]:
+    """For both sides: bytecode is kept, whatever the caller's environment says."""
+    own = {"OMP_NUM_THREADS": str(threads), "RLX_CACHE": str(cwd / "cache"), "PYTHONPYCACHEPREFIX": str(cwd / "code")}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own
+
+
+def watched(command: list[str], cwd: Path, threads: int) -> dict[str, float]:
+    """Memory of one command; looking at it slows it down.
+
+    Raises:
+        SystemExit: it fails.
+    """
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment(cwd, threads), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     seen = {"VmHWM": 0, "RssAnon": 0}
 
     def watch() -> None:
@@ -106,11 +129,10 @@ def measured(command: list[str], cwd: Path, threads: int) -> dict[str, float]:
     assert process.stdout is not None
     out = process.stdout.read()
     process.wait()
-    wall = time.perf_counter() - began
     watcher.join()
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{out.decode()[-3000:]}")
-    return {"wall_s": wall, "peak_mb": seen["VmHWM"] / 1024, "own_mb": seen["RssAnon"] / 1024}
+    return {"peak_mb": seen["VmHWM"] / 1024, "own_mb": seen["RssAnon"] / 1024}
 
 
 def ours(method: str, folders: list[Path], home: Path) -> tuple[list[str], Any]:
@@ -191,18 +213,23 @@ def main() -> None:
 
 def compared(method: str, folders: list[Path], home: Path, chosen: Any) -> list[dict[str, Any]]:
     """Both sides in turn, medians of the repeats."""
-    found: dict[str, list[dict[str, float]]] = {"rlx": [], "mergekit": []}
+    times: dict[str, list[float]] = {"rlx": [], "mergekit": []}
+    memory: dict[str, dict[str, float]] = {}
     places: dict[str, Path] = {}
-    for _ in range(chosen.repeats):
-        for side in found:
+    for repeat in range(1 + chosen.repeats):
+        for side in times:
             made = ours(method, folders, home) if side == "rlx" else theirs(method, folders, home, chosen.dtype)
             command, result = made
-            found[side].append(measured(command, home, chosen.threads))
+            if repeat == 0:  # it writes the bytecode, too
+                memory[side] = watched(command, home, chosen.threads)
+            else:
+                times[side].append(timed(command, home, chosen.threads))
             places[side] = result()
-    rows = []
-    for side, runs in found.items():
-        middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        rows.append({"models": len(folders) - 1, "method": method, "side": side, **middle})
+    count = len(folders) - 1
+    rows = [
+        {"models": count, "method": method, "side": side, "wall_s": statistics.median(times[side]), **memory[side]}
+        for side in times
+    ]
     for name in ("wall_s", "peak_mb", "own_mb"):
         rows[0][f"{name.split('_')[0]} ratio"] = rows[0][name] / rows[1][name]
     if method != "dare":

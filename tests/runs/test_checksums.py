@@ -54,3 +54,11 @@ def test_a_line_that_is_no_sum_is_damage(folder, name):
     sums.write_text(sums.read_text().replace(f"  {name}", f" {name}"))
     with pytest.raises(CheckpointError, match="SHA256SUMS is damaged"):
         check_whole(folder)
+
+
+def test_sums_that_are_known_are_not_taken_again(folder):
+    write_checksums(folder, {"trainer/state.pt": "0" * 64, "of no file": "1" * 64})
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    assert f"{'0' * 64}  trainer/state.pt" in lines and len(lines) == 3
+    with pytest.raises(CheckpointError, match=r"state.pt is not what was written"):
+        check_whole(folder)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -110,7 +111,7 @@ KINDS = {f"of {kind}": torch.ones(3, dtype=getattr(torch, kind)) for kind in ("f
 def test_a_streamed_directory_holds_what_a_saved_one_does(tmp_path, shard_bytes):
     """Files are read by safetensors' own reader."""
     tensors = {**model_tensors(), **KINDS}
-    stream_model_directory(
+    sums = stream_model_directory(
         tmp_path / "m", specs_of(tensors), iter(tensors.values()), {"a": 1}, "{}", shard_bytes=shard_bytes
     )
     files = sorted(path.name for path in (tmp_path / "m").glob("*.safetensors"))
@@ -119,6 +120,7 @@ def test_a_streamed_directory_holds_what_a_saved_one_does(tmp_path, shard_bytes)
     found = {name: tensor for file in files for name, tensor in load_file(tmp_path / "m" / file).items()}
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor.detach()), name
+    assert sums == {file: hashlib.sha256((tmp_path / "m" / file).read_bytes()).hexdigest() for file in files}
     read, config, text = load_model_directory(tmp_path / "m")
     assert read.keys() == tensors.keys() and (config, text) == ({"a": 1}, "{}")
     if not whole:

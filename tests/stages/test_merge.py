@@ -1,6 +1,7 @@
 """stage=merge: what is merged, and what is measured of parents and result."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from rlx.data.stored import cache_folder
 from rlx.nn.decoder import Decoder
+from rlx.runs.checksums import check_whole
 from rlx.stages.merging import measuring
 from tests.conftest import COUNTDOWN
 from tests.stages.merging.folders import saved
@@ -167,6 +169,17 @@ def test_strangers_are_told_by_name(door):
     assert json.loads((place(related.out) / "merge.json").read_text())["unrelated"] == []
     three = place(door(*merge(one, child), f"merge.models=[{one},{other},{child}]").out)
     assert json.loads((three / "merge.json").read_text())["unrelated"] == [[0, 1], [1, 2]]
+
+
+def test_parents_of_unknown_origin_are_told_in_one_line(door, tmp_path):
+    start, one, _ = pair(door)
+    for name in ("a", "b"):
+        shutil.copytree(next(one.glob("checkpoints/*")), name)
+    done = door(*merge(start, one), f"merge.models=[{start},hf:a,{one},hf:b]", "stage.problems=0")
+    assert done.code == 0, done.err
+    told = [line for line in done.out.splitlines() if "alarm" in line]
+    assert len(told) == 1 and "hf:a and hf:b share no ancestor that is known" in told[0], told
+    check_whole(next(place(done.out).glob("checkpoints/*")))
 
 
 def test_a_ceiling_is_measured_beside_them(door):

@@ -92,8 +92,8 @@ class MergedAdapters:
             found.append(Product(matrix.tensor, matrix.rows, made.a, made.b, made.scale))
         return found
 
-    def write(self, folder: Path, stop: StopFlag) -> None:
-        """Write the model directory: the first parent's base, and the adapter.
+    def write(self, folder: Path, stop: StopFlag) -> dict[str, str]:
+        """Write the model directory: the first parent's base, and the adapter; returns no sums.
 
         Raises:
             Stopped: the process was asked to stop.
@@ -107,6 +107,7 @@ class MergedAdapters:
         described, tensors = products_to_peft(self.products(self.weights), first.config, tokenizer.vocab_size)
         dtype = torch.float32 if self.config.dtype is None else getattr(torch, self.config.dtype.value)
         save_adapter(folder, {name: tensor.to(dtype) for name, tensor in tensors.items()}, described)
+        return {}
 
     def told(self) -> str:
         """Mean weights and ranks, in a line."""

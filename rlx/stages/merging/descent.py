@@ -43,16 +43,14 @@ def strangers(folders: Sequence[Path]) -> list[list[int]]:
 
 
 def unrelated(names: Sequence[str], folders: Sequence[Path], pairs: Sequence[Sequence[int]]) -> list[str]:
-    """A sentence for each pair of parents that share no ancestor."""
+    """A sentence on the parents that came from nowhere known, and one on each other pair without an ancestor."""
+    foreign = {n for pair in pairs for n in pair if run_of(folders[n]) is None}
     told = []
+    if foreign:
+        who = " and ".join(names[n] for n in sorted(foreign))
+        told.append(f"{who} share no ancestor that is known with other parents: nothing says where they came from")
     for one, other in pairs:
-        foreign = [names[number] for number in (one, other) if run_of(folders[number]) is None]
-        if foreign:
-            told.append(
-                f"{names[one]} and {names[other]} share no ancestor that is known: nothing says where "
-                f"{' and '.join(foreign)} came from"
-            )
-        else:
+        if not foreign & {one, other}:
             told.append(
                 f"{names[one]} and {names[other]} share no ancestor: their weights have nothing to do with each other, "
                 "and what lies between them is usually no model"

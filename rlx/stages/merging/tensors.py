@@ -132,8 +132,8 @@ class Merged:
                 parents.members[place.parent].checked(place.name, read())
         return made
 
-    def write(self, folder: Path, stop: StopFlag) -> None:
-        """Write the model directory.
+    def write(self, folder: Path, stop: StopFlag) -> dict[str, str]:
+        """Write the model directory; returns sums of its weights, as `stream_model_directory`.
 
         Raises:
             Stopped: the process was asked to stop.
@@ -150,7 +150,7 @@ class Merged:
             carry(first.folder, folder)
         specs = [self.spec(output) for output in self.outputs]
         tensors = self._made(stop)
-        stream_model_directory(folder, specs, tensors, config, text, shard_bytes=self.config.shard_bytes)
+        return stream_model_directory(folder, specs, tensors, config, text, shard_bytes=self.config.shard_bytes)
 
     def _made(self, stop: StopFlag) -> "Iterator[Tensor]":
         progress = Progress(f"{'merge':<24}", len(self.outputs))
