@@ -40,14 +40,15 @@ def prepare(config: "Config", run: Run) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc use again what tensors leave, up to 1 GiB of it, where it would give every large block back to the
-    system and have the next one's pages filled with zeros; with another C library nothing is done."""
+    """Have glibc use again what tensors of up to 32 MiB leave, 1 GiB of it at most, where it would give all back to the
+    system and have the next ones' pages filled with zeros. Larger tensors, whose holes the small ones would fill, stay
+    with the system; with another C library nothing is done."""
     try:
         adjust = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-        adjust(setting, 1 << 30)
+    adjust(M_MMAP_THRESHOLD, 1 << 25)
+    adjust(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def compiles(trainer: TrainerConfig | None) -> bool:

@@ -8,8 +8,8 @@ import torch
 
 from rlx.stages.arithmetic import keep_freed_memory
 
-LARGE = 1 << 26
-"""Bytes of a block that glibc would ask the system for each time."""
+LARGE = 1 << 24
+"""Bytes of a block that glibc may ask the system for each time."""
 
 
 def faults() -> int:
