@@ -20,8 +20,8 @@ do those that only type checkers read. From the bottom up:
     algorithms, merges          GROUND                                        torch
     adapters                    GROUND, nn                                    torch
     optim, trainers             GROUND                                        torch
-    runs                        GROUND, rows, progress                        torch, numpy, safetensors, yaml, wandb,
-                                                                              wandb_workspaces (both late)
+    runs                        GROUND, rows, progress                        torch, numpy, safetensors, yaml; xxhash,
+                                                                              wandb, wandb_workspaces (late)
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
     data                        GROUND, rows, bounded, tasks/base, progress   torch, numpy, tokenizers; datasets and
@@ -115,7 +115,11 @@ ROOMS = {
     "merges": Room(GROUND, TORCH),
     "optim": Room(GROUND, TORCH),
     "trainers": Room(GROUND, TORCH),
-    "runs": Room((*GROUND, "rows", "progress"), (*TORCH, "numpy", "safetensors", "yaml", *WANDB), late=WANDB),
+    "runs": Room(
+        (*GROUND, "rows", "progress"),
+        (*TORCH, "numpy", "safetensors", "yaml", "xxhash", *WANDB),
+        late=("xxhash", *WANDB),
+    ),
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
     "data": Room(
