@@ -29,7 +29,8 @@ from rlx.runs.files import (
     sync_folder,
     write_json,
 )
-from rlx.runs.model_directory import existing, is_model_directory, read_object, unreadable
+from rlx.runs.model_directory import is_model_directory, read_object
+from rlx.runs.tensor_files import existing, unreadable
 
 _NAME = re.compile(r"step-(\d{6,})")
 _KEEP = "expected last:<n>, log:<n>, all, or two joined as last:1+log:15"

@@ -6,14 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlx.errors import CheckpointError, RunError
-from rlx.runs.model_directory import (
-    Spec,
-    load_model_directory,
-    open_file,
-    open_tensors,
-    save_model_directory,
-    stream_model_directory,
-)
+from rlx.runs.model_directory import load_model_directory, open_tensors, save_model_directory, stream_model_directory
+from rlx.runs.tensor_files import Spec, open_files
 
 
 def model_tensors() -> dict[str, torch.Tensor]:
@@ -162,7 +156,7 @@ def test_stored_tensors_are_in_memory_of_their_own(tmp_path):
         assert torch.equal(stored.tensor("a"), model_tensors()["a"])
         assert stored.spec("c") == Spec("c", (2,), torch.bfloat16) and stored.spec("c").nbytes == 4
         assert stored.shape("none") == (0, 3)
-    with open_file(tmp_path / "model.safetensors") as stored:
+    with open_files(tmp_path / "model.safetensors") as stored:
         assert set(stored.names) == set(model_tensors())
 
 

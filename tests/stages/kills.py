@@ -85,7 +85,7 @@ PLACES = {
     "rows synced": _at("rlx.runs.metrics:MetricsLog.sync", after=True),
     "weights": _at("rlx.runs.model_directory:save_model_directory"),
     "weights written": _at("rlx.runs.model_directory:save_model_directory", after=True),
-    "half the tensors": _at("rlx.runs.model_directory:_write_all"),
+    "half the tensors": _at("rlx.runs.tensor_files:_write_all"),
     "tensors written": _at("rlx.runs.model_directory:stream_file", after=True),
     "state written": _at("rlx.runs.checkpoints:save_trainer_state", after=True),
     "sums written": _at("rlx.runs.checksums:write_checksums", after=True),

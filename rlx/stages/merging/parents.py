@@ -21,7 +21,8 @@ from rlx.merges.base import Architecture, Tied, Tokens, alike
 from rlx.models.base import TIED, ModelConfig
 from rlx.options import option_of, plain_value
 from rlx.runs.files import MODEL_TOKENIZER
-from rlx.runs.model_directory import StoredTensors, adapter_files, open_tensors, read_model_config
+from rlx.runs.model_directory import adapter_files, open_tensors, read_model_config
+from rlx.runs.tensor_files import StoredTensors
 from rlx.stages.start import read_adapter, read_described
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from rlx.nn.decoder import Decoder
 from rlx.nn.experts import Experts
 from rlx.progress import Progress
 from rlx.runs.files import explained, remove_directory
-from rlx.runs.model_directory import Spec, StoredTensors, open_file, stream_file
+from rlx.runs.tensor_files import Spec, StoredTensors, open_files, stream_file
 from rlx.stages.arithmetic import arithmetic, device_of
 from rlx.stages.merging.measuring import Meter, packed
 from rlx.stages.merging.parents import Parents
@@ -85,7 +85,7 @@ def gathered(meter: Meter, parents: Parents, folder: Path, length: int) -> Itera
                 specs = [Spec(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
                 stream_file(path, specs, iter(tensors.values()))
                 found.norms.append(sum(tensor.double().square().sum().item() for tensor in tensors.values()) ** 0.5)
-                found.files.append(stack.enter_context(open_file(path)))
+                found.files.append(stack.enter_context(open_files(path)))
             yield found
     finally:
         remove_directory(folder)

@@ -9,7 +9,8 @@ from rlx.errors import ConfigError, Stopped
 from rlx.merges.base import Given, MergeConfig, MergeMethod, Output
 from rlx.models.folder import TIED
 from rlx.progress import Progress
-from rlx.runs.model_directory import Spec, carry, stream_model_directory
+from rlx.runs.model_directory import carry, stream_model_directory
+from rlx.runs.tensor_files import Spec
 from rlx.signals import StopFlag
 from rlx.stages.merging.parents import Parents, described
 from rlx.stages.start import seed_for
