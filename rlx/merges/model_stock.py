@@ -6,7 +6,8 @@ W0 + t (mean of W_i - W0), t = n cos / (1 + (n-1) cos).
 1. `clamp=true` takes a mean cosine below 0 as 0, so that t is between 0 and 1; the paper meets none, and its formula
    (mergekit 0.1.5, `clamp=false`) goes beyond the base there and without bound where the denominator is 0, at which
    point t is 0.
-2. `per=tensor` has one t a tensor (mergekit), `per=row` one for each vector along the last axis (its filter_wise).
+2. `per=tensor` has one t a tensor (mergekit, which holds apart the queries, keys and values, and gate and up, that are
+   one tensor here), `per=row` one for each vector along the last axis (its filter_wise).
 3. Cosines are exact however short the deltas are; mergekit takes products of norms below 1e-6 as 1e-6, so that t is too
    small for tensors that hardly moved. The cosine with a delta that is 0 is 0.
 4. The parents count alike: weights are refused.

@@ -121,6 +121,8 @@ class Grow(Enum):
     """Fresh layers on top."""
 
 
+MOST_LAYERS = 4096
+"""No model has more; a config that says so is damaged or hostile."""
 WIDTH_A_LAYER = 64
 """d_model over n_layers where `depth` says both, which is the width of a head too (nanochat's aspect ratio)."""
 
@@ -170,6 +172,8 @@ class ModelConfig:
         self.spell_out_depth()
         check_positive("model.d_model", self.d_model)
         check_positive("model.n_layers", self.n_layers)
+        if self.n_layers > MOST_LAYERS:
+            raise ConfigError(f"model.n_layers={self.n_layers} must be at most {MOST_LAYERS}")
         if self.norm_eps < 0 or self.init_std < 0 or self.rope_theta <= 0:
             raise ConfigError(
                 f"model.norm_eps={self.norm_eps} and init_std={self.init_std} must be at least 0, "

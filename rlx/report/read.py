@@ -6,6 +6,7 @@ working directory; a tree that was moved is found from the plan folder, which is
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -152,7 +153,7 @@ def read_runs(given: Iterable[Path | str], name: str = "runs") -> Plan:
 def read_run(shown: str, near: Path, most_rows: int = MOST_ROWS) -> Run:
     """The run at `shown`, as a plan or a run in the folder `near` writes it. Never raises on what is in it."""
     path = _locate(shown, near)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return Run(path, shown)
     status = as_dict(_json(path / STATUS))
     evaluation = _json(path / EVAL)
@@ -220,7 +221,7 @@ def _seed(value: Any, run: Run) -> int:
 def _locate(shown: str, near: Path) -> Path:
     bases: Sequence[Path] = (Path(), *near.resolve().parents[2:3], near)
     found = (base / shown for base in bases)
-    return next((path for path in found if path.exists()), Path(shown))
+    return next((path for path in found if os.path.exists(path)), Path(shown))  # False of names no file can have
 
 
 def _claims(path: Path) -> list[dict[str, Any]]:

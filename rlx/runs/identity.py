@@ -122,16 +122,20 @@ def content_hash(reference: str) -> str:
     It tells models apart, at the speed of memory; whether a file is what somebody published, SHA-256 says.
 
     Raises:
-        CheckpointError: the reference is no model folder.
+        CheckpointError: the reference is no model folder, or a file cannot be read.
     """
     from rlx.runs.model_directory import model_files
     from rlx.runs.references import resolve
+    from rlx.runs.tensor_files import unreadable
 
     digest = hashlib.sha256()
     for path in model_files(resolve(parse_reference(reference))):
-        found = path.stat()
         digest.update(path.name.encode())
-        digest.update(_sum(path, found.st_size, found.st_mtime_ns, found.st_ino))
+        try:
+            found = path.stat()
+            digest.update(_sum(path, found.st_size, found.st_mtime_ns, found.st_ino))
+        except OSError as error:
+            raise unreadable(path, error) from error
     return digest.hexdigest()
 
 

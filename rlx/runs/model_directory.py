@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 def is_model_directory(folder: StrPath) -> bool:
     """True when a folder has a model's config and weights (in one file, or the index of several)."""
     folder = Path(folder)
-    return (folder / MODEL_CONFIG).is_file() and any((folder / n).is_file() for n in (MODEL_WEIGHTS, MODEL_INDEX))
+    there = os.path.isfile  # which takes a folder that cannot be looked into for one without the file
+    return there(folder / MODEL_CONFIG) and any(there(folder / name) for name in (MODEL_WEIGHTS, MODEL_INDEX))
 
 
 def save_model_directory(
@@ -139,13 +140,21 @@ def carry(folder: StrPath, to: StrPath) -> None:
     """Copy what lies beside a foreign folder's weights: its tokenizer, in whatever files, and what its tokens are for.
 
     Raises:
+        CheckpointError: a file cannot be read.
         RunError: the disk is full or cannot be written.
     """
-    with explained(to):
-        Path(to).mkdir(parents=True, exist_ok=True)
-        for name in BESIDE:
-            if (Path(folder) / name).is_file():
-                shutil.copyfile(Path(folder) / name, Path(to) / name)
+    for path in _beside(folder):
+        try:
+            held = path.read_bytes()
+        except OSError as error:
+            raise unreadable(path, error) from error
+        with explained(to):
+            Path(to).mkdir(parents=True, exist_ok=True)
+            (Path(to) / path.name).write_bytes(held)
+
+
+def _beside(folder: StrPath) -> list[Path]:
+    return [path for name in BESIDE if (path := Path(folder) / name).is_file()]
 
 
 def weight_files(folder: StrPath) -> list[Path]:
@@ -166,16 +175,15 @@ def weight_files(folder: StrPath) -> list[Path]:
 
 
 def model_files(folder: StrPath) -> list[Path]:
-    """All files that decide what a model folder is: config, weights, tokenizer, and what its tokens are for.
+    """All files that decide what a model folder is: config, weights, tokenizer (in whatever files), adapter.
 
     Raises:
         CheckpointError: as `weight_files`.
     """
     folder, weights = Path(folder), weight_files(folder)
     several = [folder / MODEL_INDEX] if weights[0].name != MODEL_WEIGHTS else []
-    settings = [folder / name for name in (MODEL_TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION_CONFIG)]
-    found = [path for path in (folder / MODEL_CONFIG, *several, *weights, *settings) if path.is_file()]
-    return [*found, *adapter_files(folder)]
+    found = [path for path in (folder / MODEL_CONFIG, *several, *weights) if path.is_file()]
+    return [*found, *_beside(folder), *adapter_files(folder)]
 
 
 def copy_base(source: StrPath, target: StrPath) -> None:
@@ -286,7 +294,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         read = json.loads(existing(path).read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise unreadable(path, error) from error
     if not isinstance(read, dict):
         raise CheckpointError(f"{path} holds a {type(read).__name__}; expected a JSON object")

@@ -24,6 +24,7 @@ from rlx.errors import ConfigError
 from rlx.merges.base import Align
 from rlx.options import option, option_of, recorded
 from rlx.runs.checkpoints import checkpoint_path, list_checkpoints, new_checkpoint
+from rlx.runs.checksums import check_whole
 from rlx.runs.files import MERGE, STATISTICS, remove_directory, write_json
 from rlx.runs.references import format_reference, parse_reference, resolve
 from rlx.runs.run import Run
@@ -110,6 +111,9 @@ class MergeStageConfig(RunStageConfig):
 
         merge, folders = self.opened(config)
         base = base_of(merge, folders)
+        beside = [] if self.ceiling is None else [resolve(parse_reference(self.ceiling))]
+        for folder in beside if base is None else [base, *beside]:
+            check_whole(folder, trainer=False)  # as the parents were
         tasks_of(config)  # which refuses names that stand for two
         self.check_gathering(config)
         with open_parents(folders, base, merge) as parents:

@@ -9,7 +9,8 @@ Both sides read the same ones, on the same threads, and write one file. `wall_s`
 they hold: sums of all files are part of its time. Memory is that of one more command, which nobody times: `peak_mb` is
 the largest resident set (VmHWM), `own_mb` the largest part of it that is no mapped file (RssAnon), both looked at every
 10 ms. mergekit maps its inputs, whose pages the system can take back: `own_mb` is the kinder number to it. `differs` is
-the largest difference between the two results over the largest weight, where the rule is the same and draws nothing.
+the largest difference between the two results over the largest weight, where nothing is drawn; the rules are the same,
+but for ties and model_stock in projections that rlx holds in one tensor and mergekit in several.
 """
 
 import argparse
@@ -183,17 +184,37 @@ def difference(one: Path, other: Path) -> float:
         return float(max((first[name] - second[name]).abs().max() for name in second) / largest)
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def counted(text: str) -> list[int]:
+    """Numbers of models, at least 2 each, for argparse."""
+    if not all(part.isdecimal() and int(part) > 1 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers of at least 2, as in 2,8")
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="2,8")
+    parser.add_argument("--models", type=counted, default=[2, 8])
     parser.add_argument("--methods", default=",".join(RULES))
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--layers", type=positive, default=12)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--home", help="where the folders are made; a temporary folder unless given")
     chosen = parser.parse_args()
-    counts, methods, rows = [int(n) for n in chosen.models.split(",")], chosen.methods.split(","), []
+    counts, methods, rows = chosen.models, chosen.methods.split(","), []
+    if unknown := [method for method in methods if method not in RULES]:
+        parser.error(f"--methods {','.join(unknown)}: expected some of {','.join(RULES)}")
+    if methods == ["slerp"] and 2 not in counts:
+        parser.error("slerp is compared with two models: --models 2")
+    if chosen.home is not None and not Path(chosen.home).is_dir():
+        parser.error(f"--home {chosen.home} is no folder")
     settings = {name: getattr(chosen, name) for name in ("layers", "dtype", "threads", "repeats")}
     with tempfile.TemporaryDirectory(dir=chosen.home) as folder:
         home = Path(folder)

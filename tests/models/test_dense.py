@@ -161,6 +161,7 @@ def test_left_over_and_missing_llama_tensors_are_named() -> None:
         ({"head_dim": 8, "n_heads": 0}, r"model\.n_heads=0 must be at least 1"),
         ({"d_model": 0}, r"model\.d_model=0 must be at least 1"),
         ({"n_layers": 0}, r"model\.n_layers=0 must be at least 1"),
+        ({"n_layers": 10**8}, r"model\.n_layers=100000000 must be at most 4096"),
         ({"d_ff": -8}, r"model\.d_ff=-8 must be at least 1"),
         ({"d_ff": 0}, r"model\.d_ff=0 must be at least 1"),
     ],

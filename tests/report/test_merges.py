@@ -224,6 +224,14 @@ def test_merges_that_were_not_swept_have_tables_and_no_way(tmp_path):
     assert [pair.label for pair in merges.pairs][-1] == "optim.lr=0.02 → optim.lr=0.03"
 
 
+def test_a_model_whose_name_no_file_can_have_is_only_named(tmp_path):
+    run = merge_run(tmp_path, 1, [(parent, 0) for parent in parents(tmp_path)], options={"merge": "linear"})
+    found = json.loads((run / "merge.json").read_text())
+    found["models"][0] = "a" * 300
+    (run / "merge.json").write_text(json.dumps(found))
+    assert "a" * 300 in shown(tmp_path)
+
+
 def test_weights_alone_are_no_section(tmp_path):
     run = merge_run(tmp_path, 1, [(parent, 0) for parent in parents(tmp_path)], options={"merge": "linear"})
     (run / "metrics.jsonl").write_text('{"step": 0, "tokens": 0, "flops/total": 0.0, "wall": 0.1}\n')

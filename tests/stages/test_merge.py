@@ -10,9 +10,12 @@ from safetensors.torch import load_file
 
 from rlx.data.stored import cache_folder
 from rlx.nn.decoder import Decoder
-from rlx.runs.checksums import check_whole
+from rlx.runs import checksums
+from rlx.runs.checksums import check_whole, sums_of, write_checksums
 from rlx.stages.merging import measuring
-from tests.conftest import COUNTDOWN
+from rlx.stages.merging.adapters import _weight_sums
+from rlx.stages.merging.kept import weights_hash
+from tests.conftest import COUNTDOWN, only
 from tests.stages.merging.folders import saved
 from tests.stages.runs import PRETRAIN, arithmetic_of, merge, place, record, rows, sft
 
@@ -178,8 +181,33 @@ def test_parents_of_unknown_origin_are_told_in_one_line(door, tmp_path):
     done = door(*merge(start, one), f"merge.models=[{start},hf:a,{one},hf:b]", "stage.problems=0")
     assert done.code == 0, done.err
     told = [line for line in done.out.splitlines() if "alarm" in line]
-    assert len(told) == 1 and "hf:a and hf:b share no ancestor that is known" in told[0], told
+    assert len(told) == 1 and "nothing says where hf:a and hf:b came from" in told[0], told
     check_whole(next(place(done.out).glob("checkpoints/*")))
+
+
+def test_a_checkpoint_that_an_attempt_left_is_made_anew(door, monkeypatch):
+    start, one, _ = pair(door)
+    with monkeypatch.context() as patched:
+        patched.setattr("rlx.stages.merge.write_eval", lambda *given: 1 / 0)
+        broken = door(*merge(start, one, "stage.problems=0"))
+    (run,) = Path().glob("*/*-merge-*/seed0")
+    path = only(f"{run}/checkpoints/*") / "model.safetensors"
+    assert broken.code
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+    done = door(*merge(start, one, "stage.problems=0"))
+    assert done.code == 0, done.err
+    check_whole(path.parent)
+    assert path.read_bytes()[-4:] != b"\0\0\0\0", "nothing of the earlier attempt is taken"
+
+
+def test_weights_are_summed_while_they_are_written(door, monkeypatch):
+    start, one, _ = pair(door)
+    read, real = [], checksums._sum
+    monkeypatch.setattr(checksums, "_sum", lambda path: read.append(str(path)) or real(path))
+    run = place(door(*merge(start, one, "stage.problems=0", "stage.compare=false")).out)
+    own = [Path(path).name for path in read if "-merge-" in path]
+    assert "config.json" in own and "model.safetensors" not in own
+    assert "model.safetensors" in sums_of(only(f"{run}/checkpoints/*"))
 
 
 def test_a_ceiling_is_measured_beside_them(door):
@@ -192,6 +220,17 @@ def test_a_ceiling_is_measured_beside_them(door):
 
 
 MIXED = "corpus.sources={easy:{task:countdown,weight:0.5,settings:{max_number:25}},words:{task:copy,weight:0.5}}"
+
+
+@pytest.mark.parametrize("name", ["merge.base", "stage.ceiling"])
+def test_a_damaged_base_or_ceiling_is_refused_as_a_parent_is(door, name):
+    start, one, other = pair(door)
+    shutil.copytree(next(start.glob("checkpoints/step-000012")), "damaged")
+    weights_of = Path("damaged/model.safetensors")
+    weights_of.write_bytes(weights_of.read_bytes()[:-1] + b"\x01")
+    done = door(*merge(one, other, f"{name}=damaged"))
+    assert done.code == 2 and "damaged/model.safetensors is not what was written" in done.err
+    assert done.err.count("\n") == 1 and not list(Path().glob("*/*-merge-*")), "nothing is written"
 
 
 def test_every_task_of_a_mixture_is_measured(door):
@@ -230,7 +269,7 @@ def test_folders_that_rlx_has_no_model_for(door):
     command = ("stage=merge", "merge=linear", "merge.models=[hf:x,y]", "trainer.threads=1")
     done = door(*command)
     assert done.code == 0, done.err
-    assert "share no ancestor" in done.out
+    assert "nothing says where hf:x and y came from" in done.out
     held = load_file(place(done.out) / "checkpoints/step-000000/model.safetensors")["h.0.w"]
     ends = [load_file(f"{name}/model.safetensors")["h.0.w"] for name in ("x", "y")]
     torch.testing.assert_close(held, (ends[0] + ends[1]) / 2)
@@ -348,6 +387,23 @@ def test_activations_are_those_of_tokens_that_count():
             x, _ = block(x, rows=rows)
             assert [len(part) for part in found[layer]] == [64, 64]
             torch.testing.assert_close(torch.cat(found[layer]), x[counts.bool()][:128])
+
+
+def test_what_is_kept_is_known_by_all_files_of_a_model(tmp_path):
+    """Sums of other files than the weights say nothing of them."""
+    for number, folder in enumerate((tmp_path / "a", tmp_path / "b")):
+        saved(folder, number)
+        write_checksums(folder)
+        sums = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+        (folder / "SHA256SUMS").write_text("".join(line for line in sums if "config.json" in line))
+    assert weights_hash(tmp_path / "a") != weights_hash(tmp_path / "b")
+    assert not _weight_sums(tmp_path / "a")
+    write_checksums(tmp_path / "a")
+    before = weights_hash(tmp_path / "a")
+    (tmp_path / "a" / "trainer").mkdir()
+    (tmp_path / "a" / "trainer" / "state.pt").write_bytes(b"state")
+    write_checksums(tmp_path / "a")
+    assert weights_hash(tmp_path / "a") == before and _weight_sums(tmp_path / "a")
 
 
 def test_what_is_kept_is_known_by_the_code(monkeypatch, tmp_path):

@@ -1,10 +1,13 @@
 """stage=study: study=lora_soups at its smallest, whole; and its claims where the numbers are set by hand."""
 
 import json
+import math
 from pathlib import Path
 
+import pytest
+
 from rlx.studies.base import Results
-from rlx.studies.lora_soups import LoraSoupsConfig
+from rlx.studies.lora_soups import LoraSoupsConfig, apart, learnt
 from tests.conftest import only
 
 SOUPS = ("stage=study", "study=lora_soups", "scale=smoke", "trainer.threads=1")
@@ -58,3 +61,41 @@ def test_adapters_are_merged_in_every_way_and_compared(rlx):
     assert verdicts(**{**level, "cat": 1.0, "data_mix": 0.0})[1:7] == ["holds"] * 6
     assert verdicts(**{**level, "cat": 1.0, "dare": 1.0})[3] == "fails", "the best of those that are told"
     assert verdicts(**{**level, "cat": 0.0, "uniform": 1.0, "data_mix": 1.0})[1:5] == ["fails"] * 4
+    (runs["ties"] / "eval.json").unlink()
+    assert verdicts(cat=1.0)[3] == "undecided", "the best of them may be the one that is missing"
+
+
+class Measured(Results):
+    """Results of which only metrics are asked, a list of rows' values for each run."""
+
+    def __init__(self, **values: list[list[float]]) -> None:
+        self.values = values
+
+    def series(self, name: str, metric: str) -> list[list[tuple[int, float]]]:
+        return [list(enumerate(each)) for each in self.values[metric.split("/")[-2]]]
+
+
+@pytest.mark.parametrize(
+    ("lookup", "addition", "verdict"),
+    [
+        ([[0.95], [0.9]], [[0.99], [0.91]], "holds"),
+        ([[0.95], [0.9]], [[0.89], [0.99]], "fails"),
+        ([[0.89], [0.9]], [[0.99], [0.99]], "fails"),
+        ([[0.1, 0.95], [0.9]], [[0.99], [0.91]], "holds"),
+        ([[0.95], [math.nan]], [[0.99], [0.99]], "undecided"),
+        ([[0.95], []], [[0.99], [0.99]], "undecided"),
+        ([], [], "undecided"),
+    ],
+    ids=repr,
+)
+def test_the_worst_seed_of_both_skills_decides_whether_they_are_learnt(lookup, addition, verdict):
+    assert learnt(Measured(lookup=lookup, addition=addition)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict"),
+    [([[0.3], [0.11]], "holds"), ([[0.3], [0.1]], "fails"), ([[0.5], [math.nan]], "undecided"), ([], "undecided")],
+    ids=repr,
+)
+def test_the_nearest_seed_decides_whether_sums_of_factors_are_apart(errors, verdict):
+    assert apart(Measured(merge=errors)).verdict == verdict

@@ -76,6 +76,7 @@ def test_held_out_pairs_of_symbols_are_the_same_in_both_skills() -> None:
         assert of[skill, Split.train].isdisjoint(of[Skill.composed, Split.test])
         assert len({key for pair in of[skill, Split.train] for key in pair}) == 30
     assert sum(len(of[Skill.lookup, split]) for split in Split) > 0.98 * 30 * 30
+    assert 30 < len(of[Skill.lookup, Split.test]) < 85, "one in 16 of 900"
     assert sum(len(of[Skill.addition, split]) for split in Split) > 0.96 * 40 * 40
     assert of[Skill.addition, Split.train].isdisjoint(of[Skill.addition, Split.test])
 
@@ -99,6 +100,7 @@ def test_another_world_has_other_answers_to_the_same_questions() -> None:
     assert task_of().values == task_of(seed=4).values != task_of(world=1).values
     same = [a == b for a, b in zip(task_of().values, task_of(world=1).values, strict=True)]
     assert sum(same) < 10
+    assert task_of(keys=100).values != task_of(keys=200).values[:100], "another table, not a part of one"
     pairs = zip(examples(task_of(Skill.addition)), examples(task_of(Skill.addition, world=5)), strict=True)
     for own, other in pairs:
         assert own.prompt == other.prompt and other.truth == (*own.truth[:2], (own.truth[2] + 5) % 97)
@@ -119,6 +121,7 @@ def test_another_world_has_other_answers_to_the_same_questions() -> None:
         ("43 + 80 = 26", Outcome.malformed, 0.0),
         ("43+80=26=26", Outcome.malformed, 0.0),
         ("+43+80=26", Outcome.malformed, 0.0),
+        (" 43+80=26", Outcome.malformed, 0.0),
         ("", Outcome.malformed, 0.0),
     ],
     ids=repr,

@@ -161,9 +161,9 @@ def check_same_base(first: Parent, other: Parent) -> None:
 
 
 def _weight_sums(folder: Path) -> list[str]:
-    """Sums of a folder's weights, as they were written with it; [] where they were not."""
-    known = sums_of(folder)
-    return [known[path.name] for path in weight_files(folder) if path.name in known]
+    """Sums of a folder's weights, as they were written with it; [] where they were not, or not of all."""
+    known, names = sums_of(folder), [path.name for path in weight_files(folder)]
+    return [known[name] for name in names] if all(name in known for name in names) else []
 
 
 def sum_error(matrices: Sequence[Matrix], weights: Mapping[str, Sequence[float]], products: Sequence[Product]) -> float:

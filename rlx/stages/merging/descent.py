@@ -48,7 +48,7 @@ def unrelated(names: Sequence[str], folders: Sequence[Path], pairs: Sequence[Seq
     told = []
     if foreign:
         who = " and ".join(names[n] for n in sorted(foreign))
-        told.append(f"{who} share no ancestor that is known with other parents: nothing says where they came from")
+        told.append(f"nothing says where {who} came from: no ancestor is known that the parents share")
     for one, other in pairs:
         if not foreign & {one, other}:
             told.append(

@@ -22,8 +22,8 @@ def basins(check: Mapping[str, Any], names: Sequence[str]) -> list[str]:
             told.append(f"on the way from {one} to {other} the held-out loss is not a finite number")
         elif gap > WARN:
             told.append(
-                f"on the way from {one} to {other} the held-out loss rises {gap:.2f} nats above the chord: they lie in "
-                "different basins"
+                f"on the way from {one} to {other} the held-out loss rises {gap:.2f} nats above the straight line "
+                "between two of its points: they lie in different basins"
             )
     return told
 

@@ -13,8 +13,10 @@ from typing import Any
 
 from rlx.data.stored import CACHE, cache_folder
 from rlx.errors import RunError
-from rlx.runs.files import CHECKSUMS, TRAINER_STATE, write_bytes
+from rlx.runs.checksums import sums_of
+from rlx.runs.files import write_bytes
 from rlx.runs.identity import content_hash
+from rlx.runs.model_directory import model_files
 
 
 def kept(parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -42,12 +44,15 @@ def kept(parts: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def weights_hash(folder: Path) -> str:
-    """What a model folder holds: the sums that were written with it, else its content."""
-    sums = folder / CHECKSUMS
-    if not sums.is_file():
+    """What a model folder holds: the sums that were written with it, where they are of all its files, else its content.
+
+    Raises:
+        CheckpointError: it is no model folder, or its sums are damaged.
+    """
+    sums, names = sums_of(folder), [path.name for path in model_files(folder)]
+    if not all(name in sums for name in names):
         return content_hash(str(folder))
-    lines = [line for line in sums.read_text(encoding="utf-8").splitlines() if not line.endswith(TRAINER_STATE)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(json.dumps({name: sums[name] for name in sorted(names)}).encode()).hexdigest()
 
 
 @cache

@@ -1,7 +1,9 @@
 """The result's tensors: planned of names and shapes, made one after the other, and written as they are made."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -145,13 +147,20 @@ class Merged:
             config, text = described(self.architecture, tokenizer), tokenizer.to_json()
         else:
             config, text = dict(self.architecture.fields), None
-            stored = {name for name in ("dtype", "torch_dtype") if name in config}
-            if self.config.dtype is not None:
-                config |= dict.fromkeys(stored, self.config.dtype.value)
+            told = [name for name in ("dtype", "torch_dtype") if name in config]
+            config |= {name: dtype for name in told for dtype in self._prevailing()}
             carry(first.folder, folder)
         specs = [self.spec(output) for output in self.outputs]
         tensors = self._made(stop)
         return stream_model_directory(folder, specs, tensors, config, text, shard_bytes=self.config.shard_bytes)
+
+    def _prevailing(self) -> list[str]:
+        """The dtype that most of the floating point numbers are stored in; [] without any."""
+        counts: Counter[str] = Counter()
+        for spec in map(self.spec, self.outputs):
+            if spec.dtype.is_floating_point:
+                counts[str(spec.dtype).removeprefix("torch.")] += prod(spec.shape)
+        return [name for name, _ in counts.most_common(1)]
 
     def _made(self, stop: StopFlag) -> "Iterator[Tensor]":
         progress = Progress(f"{'merge':<24}", len(self.outputs))

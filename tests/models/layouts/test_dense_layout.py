@@ -1,6 +1,7 @@
 """Folders that transformers saved, read as `model=dense`: the same logits, and one line for what rlx cannot hold."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -247,3 +248,38 @@ def test_what_their_layouts_cannot_hold_is_one_line() -> None:
     exported(config, ROWS, weights_of(config.build(ROWS)))
     with pytest.raises(CheckpointError, match=r"blocks\.0\.mixer\.gate has no place"):
         exported(config, ROWS, {**tensors, "blocks.0.mixer.gate": torch.ones(1)})
+
+
+def test_the_hash_of_a_folder_sees_what_keeps_its_size(tmp_path: Path) -> None:
+    """Another byte in a file of the same length, in the same process, and zeros at an end that no whole block has."""
+    saved(tmp_path)
+    reference, path, seen = f"hf:{tmp_path}", tmp_path / "special_tokens_map.json", set()
+    for text in (b'{"a": 1}', b'{"a": 2}', b'{"a": 2}\0', b'{"a": 2}\0\0'):
+        path.write_bytes(text)
+        os.utime(path, ns=(len(seen), len(seen)))
+        seen.add(content_hash(reference))
+    assert len(seen) == 4
+
+
+def test_what_lies_beside_the_weights_decides_too(tmp_path: Path) -> None:
+    saved(tmp_path)
+    before = content_hash(f"hf:{tmp_path}")
+    (tmp_path / "vocab.txt").write_text("a")
+    assert content_hash(f"hf:{tmp_path}") != before
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+
+    def refused(*given: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("rlx.runs.identity._sum", refused)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        content_hash(f"hf:{tmp_path}")
+
+
+def test_a_config_without_end_is_one_line(tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    assert "config.json cannot be read" in refusal(tmp_path)

@@ -305,6 +305,16 @@ def test_what_lies_beside_raw_weights_is_carried_or_refused(tmp_path):
         merged([one, third], tmp_path / "no")
 
 
+def test_a_raw_result_says_the_dtype_that_it_has(tmp_path):
+    one, other = raw(tmp_path / "a", 0, torch_dtype="bfloat16"), raw(tmp_path / "b", 1)
+    tensors = weights(other)
+    save_file({**tensors, "h.0.w": tensors["h.0.w"].half()}, other / "model.safetensors")
+    out = merged([one, other], tmp_path / "out")
+    assert weights(out)["h.0.w"].dtype is torch.float32
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "float32"
+    assert json.loads((merged([one, one], tmp_path / "same") / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
 def test_a_base_may_have_fewer_tokens_whatever_the_policy(tmp_path):
     """Models that were given more tokens since: what one did not have is the mean of theirs."""
     some, more = words("a"), words("a", "b")
