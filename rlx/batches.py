@@ -105,19 +105,23 @@ class RolloutBatch:
     tokens: Tensor
     """[B, T] int64: prompt, completion, padding."""
     loss_mask: Tensor
-    """[B, T] float32, 1 on sampled tokens, the first end mark included."""
+    """[B, T] float32, 1 on sampled tokens, the marks that end turns included; 0 on what an environment says."""
     logprobs: Tensor
     """[B, T] float32, log-probabilities recorded while sampling (0 where the mask is 0)."""
     rewards: Tensor
-    """[B, T] float32, token-level rewards; an outcome reward stands on the last sampled token."""
+    """[B, T] float32, token-level rewards; what a turn earned stands on its last sampled token."""
     group: Tensor
     """[B] int64, rows of equal number share a prompt."""
     turn: Tensor
-    """[B, T] int64, which turn of the interaction the token belongs to (0 in single-turn rollouts)."""
+    """[B, T] int64, which turn of the model the token belongs to, or, of a reply, comes before (0 in single-turn
+    rollouts and on padding)."""
     finished: Tensor
     """[B] bool, False where the completion was cut at its limit."""
     correct: Tensor
     """[B] bool, what the verifier found, whatever the rewards are."""
+    credit: Tensor | None = None
+    """[B, T] int64: tokens of equal number share what is earned on them, and nothing else of their row's rewards; None:
+    a row's rewards are for all of its tokens."""
     reference_logprobs: Tensor | None = None
     """[B, T] float32 under the reference policy, for algorithms that need "reference"."""
     old_logprobs: Tensor | None = None

@@ -11,6 +11,7 @@ from rlx.algorithms.base import AlgorithmConfig
 from rlx.data.corpora.base import CorpusConfig
 from rlx.data.tokenizers.base import TokenizerConfig
 from rlx.decoding.base import DecodeConfig
+from rlx.environments.base import EnvironmentConfig
 from rlx.errors import ConfigError
 from rlx.merges.base import MergeConfig
 from rlx.models.base import Grow, ModelConfig
@@ -116,6 +117,8 @@ class Config:
     """What is trained beside a frozen model, for pretrain, sft and rl; null: the model itself is trained."""
     algorithm: AlgorithmConfig | None = None
     """Rewards to loss, for rl."""
+    environment: EnvironmentConfig | None = None
+    """What a model is told between its turns, for rl and eval."""
     merge: MergeConfig | None = None
     """How parents become one model, for merge."""
     decode: DecodeConfig | None = None

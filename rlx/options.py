@@ -20,6 +20,7 @@ ROOMS: dict[str, str] = {
     "tokenizer": "rlx.data.tokenizers",
     "adapter": "rlx.adapters",
     "algorithm": "rlx.algorithms",
+    "environment": "rlx.environments",
     "merge": "rlx.merges",
     "decode": "rlx.decoding",
     "optim": "rlx.optim",

@@ -36,6 +36,7 @@ STARTS = {
 }
 """What a stage must be told besides its groups."""
 TOLD = {
+    "dialogues": ["corpus.environment=multi_attempt"],
     "mixture": ["corpus.sources={own:{weight:0.8},filler:{task:filler,weight:0.2}}"],
     "text": [f"corpus.path={CONF}", "corpus.pattern=**/*.yaml"],
     "average": [f"merge.models=[{PARENT.format(0)}]", "merge.last=2"],

@@ -24,13 +24,13 @@ do those that only type checkers read. From the bottom up:
                                                                               wandb, wandb_workspaces (late)
     nn                          GROUND, kernels                               torch
     models                      GROUND, kernels, nn                           torch
-    data                        GROUND, rows, bounded, tasks/base, progress   torch, numpy, tokenizers; datasets and
-                                                                              pyarrow (late)
+    data                        GROUND, rows, bounded, tasks/base, progress,  torch, numpy, tokenizers; datasets and
+                                environments/base                             pyarrow (late)
     data/__main__               everything                                    none
     decoding                    GROUND, nn                                    torch
-    evaluation                  GROUND, decoding, data, runs, tasks/base,     torch, numpy
-                                statistics, bounded, nn/decoder (the type it
-                                is handed)
+    evaluation                  GROUND, decoding, data, environments, runs,   torch, numpy
+                                tasks/base, statistics, bounded, nn/decoder
+                                (the type it is handed)
     report                      errors, statistics, runs/files                numpy, matplotlib
     plans                       GROUND, runs, progress                        torch, pyarrow (both late)
     plans/__main__              everything                                    yaml
@@ -123,14 +123,15 @@ ROOMS = {
     "nn": Room((*GROUND, "kernels"), TORCH),
     "models": Room((*GROUND, "kernels", "nn"), TORCH),
     "data": Room(
-        (*GROUND, "rows", "bounded", "tasks.base", "progress"),
+        (*GROUND, "rows", "bounded", "tasks.base", "environments.base", "progress"),
         (*TORCH, "numpy", "tokenizers", "datasets", "pyarrow"),
         late=("datasets", "pyarrow"),
     ),
     "data.__main__": Room(("",)),
     "decoding": Room((*GROUND, "nn"), TORCH),
     "evaluation": Room(
-        (*GROUND, "decoding", "data", "runs", "tasks.base", "statistics", "bounded", "nn.decoder"), (*TORCH, "numpy")
+        (*GROUND, "decoding", "data", "environments", "runs", "tasks.base", "statistics", "bounded", "nn.decoder"),
+        (*TORCH, "numpy"),
     ),
     "report": Room(("errors", "statistics", "runs.files"), ("numpy", "matplotlib")),
     "plans": Room((*GROUND, "runs", "progress"), (*TORCH, "pyarrow"), late=(*TORCH, "pyarrow")),

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 PRESETS = ("scale", "experiment")
 """Folders of conf/ whose files set values of several groups."""
-OWN_TEST = ("adapter", "task", "model", "stage", "algorithm", "merge", "optim", "schedule", *OUTSIDE)
+OWN_TEST = ("adapter", "task", "model", "stage", "algorithm", "environment", "merge", "optim", "schedule",
+            *OUTSIDE)  # fmt: skip
 MENTIONED = ("corpus", "tokenizer", "decode", "study")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -19,13 +19,24 @@ class Document:
     """Coupled positions of the tokens, where the example has some and a token is a character."""
     source: int = 0
     """Which source of a mixture it comes from, counted from 0."""
+    told: tuple[tuple[int, int], ...] = ()
+    """Begins and ends of runs after the given tokens that are not the model's to produce either: what an environment
+    says, and mistakes that are shown."""
 
     def cut(self, size: int) -> "Document":
         """The first `size` tokens of the document."""
         if len(self.ids) <= size:
             return self
         places = None if self.places is None else self.places[:size]
-        return Document(self.ids[:size], min(self.given, size), places, self.source)
+        told = tuple((start, min(end, size)) for start, end in self.told if start < size)
+        return Document(self.ids[:size], min(self.given, size), places, self.source, told)
+
+    def counted(self) -> list[bool]:
+        """Which tokens are the model's to produce."""
+        found = [place >= self.given for place in range(len(self.ids))]
+        for start, end in self.told:
+            found[start:end] = [False] * (end - start)
+        return found
 
 
 def prompt_ids(example: Example, tokenizer: Tokenizer) -> list[int]:

@@ -103,6 +103,8 @@ class _Sheet:
         self.spans: list[tuple[int, int, int, int, int]] = []
         """Of each document: place of its first token, rows laid end to end; size; given tokens; number in its row;
         source."""
+        self.told: list[tuple[int, int]] = []
+        """Begins and ends of what is told in between, rows laid end to end."""
 
     def place(self, document: Document) -> bool:
         """Put the document into the first row with room; False when there is none."""
@@ -112,6 +114,7 @@ class _Sheet:
                 start = (row + 1) * self.length - self.free[row]
                 self.spans.append((start, size, document.given, self.count[row], document.source))
                 self.ids += document.ids
+                self.told += [(start + begin, start + end) for begin, end in document.told]
                 if self.coupled is not None:
                     assert document.places is not None
                     self.coupled += document.places
@@ -133,11 +136,14 @@ class _Sheet:
             cells.reshape(-1)[places] = values
             return torch.from_numpy(cells)
 
+        counted = filled(0, positions >= np.repeat(given, sizes), np.float32)
+        for begin, end in self.told:
+            counted.view(-1)[begin:end] = 0
         return Batch(
             tokens=filled(pad_id, np.array(self.ids), np.int64),
             positions=filled(0, positions, np.int64),
             documents=filled(-1, np.repeat(numbers, sizes), np.int64),
-            loss_mask=filled(0, positions >= np.repeat(given, sizes), np.float32),
+            loss_mask=counted,
             places=None if self.coupled is None else filled(0, np.array(self.coupled), np.int64),
             sources=filled(0, np.repeat(sources, sizes), np.int64) if mixed else None,
         )

@@ -17,9 +17,9 @@ COUNTS = "^"
 def show(document: Document, tokenizer: Tokenizer) -> list[str]:
     """Lines of text, each followed by its marks where one of its characters counts; special tokens by name, line ends
     as `↵`."""
-    given, counted = document.ids[: document.given], document.ids[document.given :]
-    marked = [(character, " ") for character in _text(given, tokenizer)]
-    marked += [(character, COUNTS) for character in _text(counted, tokenizer)]
+    marked: list[tuple[str, str]] = []
+    for counts, run in groupby(zip(document.counted(), document.ids, strict=True), key=lambda pair: pair[0]):
+        marked += [(character, COUNTS if counts else " ") for character in _text([id for _, id in run], tokenizer)]
     lines = list(_lines(marked))
     found = []
     for line in lines[:LINES]:

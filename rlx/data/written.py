@@ -65,7 +65,7 @@ class Rows:
             }
             if self.ids:
                 row["input_ids"] = document.ids
-                row["loss_mask"] = [int(place >= document.given) for place in range(len(document.ids))]
+                row["loss_mask"] = [int(counts) for counts in document.counted()]
             so_far = self.counted.setdefault(source, Counted())
             so_far.documents += 1
             so_far.tokens += len(document.ids)

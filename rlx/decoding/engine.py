@@ -16,10 +16,16 @@
    the ids that were fed, which are written down.
 7. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
    where those are enough, and quarters of the cache's length, in multiples of what a vector register holds.
+8. A step is the same work whatever rows are alive: idle ones are passed and drawn for too, and written to a row of the
+   output that is thrown away. So nothing is read back between a step's operations.
+9. In an interaction (`Exchange`) a turn ends with the end mark, a token that ends turns, or its budget. What is then
+   answered is fed to the row one token a step, through the same step that samples for its neighbours: at the widths
+   of a rollout that costs what a pass of its own would, and leaves rows independent of each other.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,27 +53,66 @@ SLOT_UNIT = 32
 """Slots that a compiled step attends are a multiple: the numbers of bf16 that a vector register of 512 bits holds."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a sample is answered, and goes on from."""
+
+    tokens: Sequence[int]
+    """At least one: it stands between two turns of the model."""
+    budget: int | None = None
+    """Tokens that the model may draw in its next turn, at least 1; None: what is left of decode.max_tokens."""
+
+
+class Exchange(Protocol):
+    """What answers a sample whose turn is over, so that it goes on (environments: `rlx.evaluation.episodes`)."""
+
+    ends: Tensor | None
+    """[V] bool, tokens besides the end mark that end a turn, as its last one; None: none do."""
+
+    def budget(self, place: int) -> int | None:
+        """Tokens of the first turn of the sample `place` (0 to N - 1), as `Reply.budget`."""
+        ...
+
+    def reply(self, place: int, tokens: list[int], ended: bool) -> Reply | None:
+        """What the sample `place` is answered to its turn's tokens, the mark that `ended` it included;
+        None: nothing, it is over. Called once a turn, in the order in which turns end."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Completions:
     """Completions of P prompts x G samples, prompt by prompt: N = P * G rows, M = decode.max_tokens columns."""
 
     tokens: Tensor
-    """[N, M] int64, the end mark included, padded after it."""
+    """[N, M] int64, the end mark included, padded after it; in an interaction with the replies between turns."""
     logprobs: Tensor
-    """[N, M] float32, of the drawn token at the sampling temperature over the whole vocabulary; 0 on padding."""
+    """[N, M] float32, of the drawn token at the sampling temperature over the whole vocabulary; 0 on padding and
+    replies."""
     lengths: Tensor
-    """[N] int64, tokens drawn, the end mark included."""
+    """[N] int64, tokens that there are, the end mark and replies included."""
     finished: Tensor
-    """[N] bool, True when the end mark was drawn."""
+    """[N] bool, True when the end mark was drawn; in an interaction, when the last turn ended by itself and was not
+    answered more than fits."""
+    sampled: Tensor
+    """[N, M] bool, True on tokens that the model drew."""
+    turns: Tensor
+    """[N, M] int64, which turn of the model a token belongs to (0, 1, ...), or, of a reply, comes before; 0 on
+    padding."""
     prefilled: Extent = field(default_factory=Extent)
     """Of the prompts' tokens, which go through the model once per group."""
     decoded: Extent = field(default_factory=Extent)
-    """Of the tokens drawn that went through it, one a step: all but the last of each completion."""
+    """Of the tokens after the prompt that went through it, one a step: all but the last of each completion."""
     routing: Tensor | None = None
     """[N, S, L, K] int16, where it was asked for: experts that the L routed layers chose for the token at each position
     of prompt and completion; -1 where none was passed, as for the last token drawn."""
     places: Tensor | None = None
     """[N, M] int64, coupled positions of the tokens; 0 on padding. None for models without."""
+
+    def rows(self, count: int) -> "Completions":
+        """The first `count` rows."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        cut = {name: value[:count] for name, value in found.items() if isinstance(value, Tensor)}
+        return replace(self, **cut)
 
 
 def never() -> bool:
@@ -105,11 +150,13 @@ class Engine:
         decode: DecodeConfig,
         places: Sequence[Sequence[int]] | None = None,
         routing: bool = False,
+        exchange: Exchange | None = None,
     ) -> Completions:
         """Draw `samples` completions of every prompt (token ids); `keys` (int64) are the prompts' random keys, and
         `routing` asks for the experts that were chosen.
 
-        `places` are the coupled positions of each prompt and of a continuation, for a model that embeds them.
+        `places` are the coupled positions of each prompt and of a continuation, for a model that embeds them; such a
+        model does not interact. `exchange` answers turns; decode.max_tokens is then the most of a whole dialogue.
 
         Raises:
             Stopped: `stop` became true; nothing was changed.
@@ -118,7 +165,7 @@ class Engine:
         device = self.model.embed.weight.device
         out = _empty(len(prompts) * samples, decode.max_tokens, self.pad_id, device)
         if not prompts:
-            return out
+            return out.rows(0)
         if routing:
             length = max(len(prompt) for prompt in prompts) + decode.max_tokens
             layers = routed_layers(self.model)
@@ -132,9 +179,10 @@ class Engine:
             guide = _Guide(places, samples, self.model.places.most, device)
             out.places = torch.zeros_like(out.tokens)
         try:
-            self._fill_out(out, prompts, keys, samples, decode, guide)
+            self._fill_out(out, prompts, keys, samples, decode, guide, exchange)
         finally:
             self.model.train(was_training)
+        out = out.rows(len(prompts) * samples)
         if not torch.isfinite(out.logprobs).all():
             raise DivergedError(
                 "the model's probabilities are not finite (NaN): its weights have diverged", part="probabilities"
@@ -149,6 +197,7 @@ class Engine:
         samples: int,
         decode: DecodeConfig,
         guide: "_Guide | None",
+        exchange: Exchange | None,
     ) -> None:
         model, device = self._weights(), out.tokens.device
         waiting = _Waiting(
@@ -161,23 +210,20 @@ class Engine:
             guide=guide,
             routing=out.routing is not None,
         )
-        rows = self._enough(decode.rows, len(out.tokens))
+        count = len(prompts) * samples
+        rows = self._enough(decode.rows, count)
         length = max(len(prompt) for prompt in prompts) + decode.max_tokens
         length = rounded(length, SLOT_UNIT) if self._compile else length
-        state = _State(
-            cache=model.new_cache(rows, length, dtype=_dtype(device)),
-            tokens=torch.zeros(rows, dtype=torch.int64, device=device),
-            positions=torch.zeros(rows, dtype=torch.int64, device=device),
-            keys=torch.zeros(rows, dtype=torch.int64, device=device),
-            drawn=torch.zeros(rows, dtype=torch.int64, device=device),
-            place=torch.full((rows,), -1, dtype=torch.int64, device=device),
-            guide=guide,
-            ids=None if guide is None else torch.zeros(rows, dtype=torch.int64, device=device),
-        )
+        cache = model.new_cache(rows, length, dtype=_dtype(device))
+        state = _State.empty(cache, rows, count, device=device)
+        if guide is not None:
+            state.guide, state.ids = guide, torch.zeros(rows, dtype=torch.int64, device=device)
+        if exchange is not None:
+            state.talk = _Talk.empty(exchange, rows, device)
         while True:
             if self.stop():
                 raise Stopped
-            alive, rows = int((state.place >= 0).sum()), len(state.place)
+            alive, rows = int(state.alive.sum()), len(state.place)
             if waiting and rows - alive >= max(1, REFILL_SHARE * rows):
                 self._refill(state, waiting, out, decode)
                 continue
@@ -188,8 +234,10 @@ class Engine:
             self._step(model, state, out, decode)
         given = torch.tensor([len(prompt) for prompt in prompts], device=device)
         out.prefilled = Extent.spans(torch.ones_like(given), given)
+        if exchange is None:
+            out.sampled = torch.arange(decode.max_tokens, device=device) < out.lengths[:, None]
         given = given.repeat_interleave(samples)
-        out.decoded = Extent.spans(given + 1, given + out.lengths - 1)
+        out.decoded = Extent.spans(given + 1, given + out.lengths[:count] - 1)
 
     def _enough(self, rows: int, needed: int) -> int:
         """How many of `rows` rows to decode side by side for `needed` samples."""
@@ -199,7 +247,7 @@ class Engine:
         """Drop idle rows, all or (compiled) as many as leave a size that is compiled."""
         count = self._enough(len(state.place), alive)
         if count < len(state.place):
-            state.keep((state.place < 0).long().argsort(stable=True)[:count])
+            state.keep((~state.alive).long().argsort(stable=True)[:count])
 
     def _weights(self) -> Decoder:
         """The decoder, or its copy brought up to date: without adapters, which are added to the weights, and under
@@ -220,21 +268,21 @@ class Engine:
 
     def _refill(self, state: "_State", waiting: "_Waiting", out: Completions, decode: DecodeConfig) -> None:
         """Give idle rows the next samples, as many as one chunk of prefilled prompts still has."""
-        idle = (state.place < 0).nonzero().squeeze(1)
+        idle = (~state.alive).nonzero().squeeze(1)
         taken = waiting.take(len(idle))
         rows = idle[: len(taken.place)]
         state.cache.put(rows, taken.cache, taken.source)
-        state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths, taken.keys, taken.place
-        state.drawn[rows] = 0
+        state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths - 1, taken.keys, taken.place
+        state.drawn[rows], state.alive[rows] = 0, True
+        if state.talk is not None:
+            state.talk.begin(rows, taken.place, most=decode.max_tokens)
         if out.routing is not None and taken.routing is not None:
             out.routing[taken.place, : taken.routing.shape[1]] = taken.routing
         self._record(state, rows, taken.logits, taken.ids, out, decode)
 
     def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig) -> None:
-        """Pass the last token of every row, and draw the next one of those that are alive."""
-        alive = (state.place >= 0).nonzero().squeeze(1)
-        seen = state.positions[alive] + 1
-        slots = int(seen.max())
+        """Pass the last token of every row, and draw the next one."""
+        slots = int((state.positions * state.alive).max()) + 1
         if self._compile:
             slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
@@ -244,35 +292,57 @@ class Engine:
         else:
             logits, ids, routing = self._logits_and_routing(model, state.tokens[:, None], rows, state.cache)
             assert routing is not None
-            out.routing[state.place[alive], state.positions[alive]] = routing[alive]
-        state.positions[alive] = seen
-        if len(alive) < len(logits):
-            logits, ids = logits[alive], None if ids is None else ids[alive]
-        self._record(state, alive, logits, ids, out, decode)
+            out.routing[state.written(), state.positions] = routing
+        self._record(state, None, logits, ids, out, decode)
 
     def _record(
         self,
         state: "_State",
-        rows: Tensor,
+        rows: Tensor | None,
         logits: Tensor,
         ids: Tensor | None,
         out: Completions,
         decode: DecodeConfig,
     ) -> None:
-        """Draw a token for the rows in `rows` [N] int64 from logits [N, V], write it down, and idle those that end;
-        `ids` [N] int64 are its predicted coupled positions."""
-        place, drawn = state.place[rows], state.drawn[rows]
-        tokens, logprobs = draw(logits, uniforms(state.keys[rows], drawn), decode)
+        """Draw a token for the rows in `rows` [N] int64 (None: all) from logits [N, V], write it down, and idle those
+        that end; `ids` [N] int64 are its predicted coupled positions."""
+        mine = state if rows is None else state.at(rows)
+        place, drawn = mine.written(), mine.drawn.clamp(max=decode.max_tokens - 1)  # beyond it are idle rows alone
+        tokens, logprobs = draw(logits, uniforms(mine.keys, drawn), decode)
+        ended, limit = self.is_over(mine.place, tokens, drawn + 1), decode.max_tokens
+        if mine.talk is not None:
+            given = drawn < mine.talk.fed  # [N] bool, where the token is a reply's, which stands there already
+            tokens, logprobs = torch.where(given, out.tokens[place, drawn], tokens), logprobs.masked_fill(given, 0.0)
+            ended, limit = mine.talk.ends(tokens, ended) & ~given, mine.talk.limit
+            out.sampled[place, drawn] = ~given
         out.tokens[place, drawn], out.logprobs[place, drawn] = tokens, logprobs
-        if state.guide is not None and state.ids is not None and out.places is not None:
-            ids = state.guide.at(place, state.positions[rows]) if ids is None else ids
-            out.places[place, drawn] = state.ids[rows] = ids
-        drawn = drawn + 1
-        ended = self.is_over(place, tokens, drawn)
-        out.lengths[place], out.finished[place] = drawn, ended
-        over = ended | (drawn == decode.max_tokens)
-        state.tokens[rows], state.drawn[rows] = tokens, drawn
-        state.place[rows] = place.masked_fill(over, -1)
+        out.lengths[place], out.finished[place] = drawn + 1, ended
+        if mine.guide is not None and out.places is not None:
+            ids = mine.guide.at(mine.place, mine.positions + 1) if ids is None else ids
+            out.places[place, drawn] = ids
+        over = mine.alive & (ended | (drawn + 1 == limit))
+        state.advance(rows, tokens, over, ids)
+        if state.talk is not None and bool(over.any()):
+            self._answer(state, over.nonzero().squeeze(1) if rows is None else rows[over], out, decode)
+
+    def _answer(self, state: "_State", rows: Tensor, out: Completions, decode: DecodeConfig) -> None:
+        """Ask what the samples in `rows`, whose turn is over, are answered; those that are go on."""
+        talk = state.talk
+        assert talk is not None
+        for row in rows.tolist():
+            place, end, start = int(state.place[row]), int(state.drawn[row]), int(talk.fed[row])
+            ended = bool(out.finished[place])
+            reply = talk.exchange.reply(place, out.tokens[place, start:end].tolist(), ended)
+            if reply is None:
+                continue
+            fed = end + len(reply.tokens)
+            if fed >= decode.max_tokens:  # no room for a token of its own
+                out.finished[place] = False
+                continue
+            out.tokens[place, end:fed] = torch.tensor(reply.tokens, device=out.tokens.device)
+            out.turns[place, end:] = int(out.turns[place, end - 1]) + 1
+            talk.go_on(row, fed, reply.budget, most=decode.max_tokens)
+            state.alive[row] = True
 
     def is_over(self, place: Tensor, tokens: Tensor, drawn: Tensor) -> Tensor:
         """[N] bool: samples that end with tokens [N] int64, their `drawn`-th [N]; `place` [N] is their output's."""
@@ -319,6 +389,36 @@ class _Guide:
 
 
 @dataclass(slots=True)
+class _Talk:
+    """What an interaction adds to rows."""
+
+    exchange: Exchange
+    fed: Tensor  # [N] int64, the column up to which the row's tokens are given
+    limit: Tensor  # [N] int64, the column at which its turn is cut
+
+    @classmethod
+    def empty(cls, exchange: Exchange, rows: int, device: torch.device) -> "_Talk":
+        zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+        return cls(exchange, fed=zeros, limit=zeros.clone())
+
+    def begin(self, rows: Tensor, place: Tensor, *, most: int) -> None:
+        """The samples `place` [N] begin in `rows` [N]."""
+        budgets = [self.exchange.budget(each) or most for each in place.tolist()]
+        self.fed[rows], self.limit[rows] = 0, torch.tensor(budgets, device=rows.device).clamp(max=most)
+
+    def go_on(self, row: int, fed: int, budget: int | None, *, most: int) -> None:
+        """A row's next turn begins at column `fed`."""
+        self.fed[row], self.limit[row] = fed, most if budget is None else min(fed + budget, most)
+
+    def ends(self, tokens: Tensor, ended: Tensor) -> Tensor:
+        """[N] bool: turns that end with tokens [N], by the end mark (`ended`) or otherwise."""
+        return ended if self.exchange.ends is None else ended | self.exchange.ends[tokens]
+
+    def at(self, index: Tensor) -> "_Talk":
+        return _Talk(self.exchange, self.fed[index], self.limit[index])
+
+
+@dataclass(slots=True, kw_only=True)
 class _State:
     """Rows being decoded side by side."""
 
@@ -326,17 +426,71 @@ class _State:
     tokens: Tensor  # [N] int64, the last one drawn, not yet passed
     positions: Tensor  # [N] int64, where it goes
     keys: Tensor  # [N] int64
-    drawn: Tensor  # [N] int64, tokens drawn so far
-    place: Tensor  # [N] int64, the row's place in the output; -1 for an idle row
-    guide: _Guide | None
-    ids: Tensor | None  # [N] int64, coupled positions of `tokens`
+    drawn: Tensor  # [N] int64, tokens so far, and the column of the output that the next one goes to
+    place: Tensor  # [N] int64, the row of the output that is the sample's
+    alive: Tensor  # [N] bool, False for an idle row
+    unread: int  # the output's row that idle rows write to
+    guide: "_Guide | None" = None
+    ids: Tensor | None = None  # [N] int64, coupled positions of `tokens`
+    talk: _Talk | None = None
+
+    @classmethod
+    def empty(cls, cache: Cache, rows: int, count: int, *, device: torch.device) -> "_State":
+        """Idle rows, for `count` samples."""
+        zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+        return cls(
+            cache=cache,
+            tokens=zeros,
+            positions=zeros.clone(),
+            keys=zeros.clone(),
+            drawn=zeros.clone(),
+            place=zeros.clone(),
+            alive=zeros > 0,
+            unread=count,
+        )
+
+    def written(self) -> Tensor:
+        """[N] int64: rows of the output to write to."""
+        return torch.where(self.alive, self.place, self.unread)
+
+    def at(self, index: Tensor) -> "_State":
+        """The rows in `index`, apart: what is changed there changes nothing here. Their cache is left out."""
+        return _State(
+            cache=Cache([], 0),
+            tokens=self.tokens[index],
+            positions=self.positions[index],
+            keys=self.keys[index],
+            drawn=self.drawn[index],
+            place=self.place[index],
+            alive=self.alive[index],
+            unread=self.unread,
+            guide=self.guide,
+            ids=None if self.ids is None else self.ids[index],
+            talk=None if self.talk is None else self.talk.at(index),
+        )
+
+    def advance(self, rows: Tensor | None, tokens: Tensor, over: Tensor, ids: Tensor | None) -> None:
+        """Tokens [N] were drawn for `rows` (None: all): those alive go on, those in `over` [N] bool are idle."""
+        if rows is None:
+            self.positions += self.alive
+            self.drawn += self.alive
+            self.alive &= ~over
+            self.tokens = tokens
+            self.ids = ids
+            return
+        self.positions[rows] += 1
+        self.drawn[rows] += 1
+        self.alive[rows] = ~over
+        self.tokens[rows] = tokens
+        if self.ids is not None and ids is not None:
+            self.ids[rows] = ids
 
     def keep(self, index: Tensor) -> None:
         """Go on with the rows in `index` only."""
-        self.cache = self.cache.rows(index)
-        self.tokens, self.positions, self.keys = self.tokens[index], self.positions[index], self.keys[index]
-        self.drawn, self.place = self.drawn[index], self.place[index]
-        self.ids = None if self.ids is None else self.ids[index]
+        kept = self.at(index)
+        kept.cache = self.cache.rows(index)
+        for name in self.__slots__:
+            setattr(self, name, getattr(kept, name))
 
 
 @dataclass(slots=True)
@@ -454,9 +608,13 @@ def restrict(logs: Tensor, decode: DecodeConfig) -> Tensor:
 
 
 def _empty(rows: int, columns: int, pad_id: int, device: torch.device) -> Completions:
+    """Nothing drawn for `rows` samples, and one row more, which is written to in vain."""
+    rows += 1
     return Completions(
         tokens=torch.full((rows, columns), pad_id, dtype=torch.int64, device=device),
         logprobs=torch.zeros(rows, columns, device=device),
         lengths=torch.zeros(rows, dtype=torch.int64, device=device),
         finished=torch.zeros(rows, dtype=torch.bool, device=device),
+        sampled=torch.zeros(rows, columns, dtype=torch.bool, device=device),
+        turns=torch.zeros(rows, columns, dtype=torch.int64, device=device),
     )

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from rlx.batches import Extent
-from rlx.data.documents import guides, prompt_ids
+from rlx.data.documents import guides
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.engine import Engine
 from rlx.decoding.greedy import GreedyConfig
+from rlx.environments.base import Environment
+from rlx.environments.single import Single
+from rlx.evaluation.episodes import Player
 from rlx.evaluation.judge import Judge
-from rlx.evaluation.verdicts import failure_counts, first_failure, mean_by_name, mean_measures, verified
+from rlx.evaluation.verdicts import failure_counts, first_failure, mean_by_name, mean_measures
 from rlx.nn.decoder import Decoder
 from rlx.statistics import bootstrap, bootstrap_pass_at_k
 from rlx.tasks.base import Task, stable_hash
@@ -87,13 +90,16 @@ class Evaluator:
         stop: Callable[[], bool],
         compile: bool,
         judge: Judge | None = None,
+        environment: Environment | None = None,
     ) -> None:
         """
         Args:
             judge: asks the task's verifier, where that is more than to call it.
+            environment: in which problems are worked on; None: each is answered once.
         """
         self.tokenizer, self.task, self.decode = tokenizer, task, decode
         self.judge = judge or Judge(task)
+        self.player = Player(environment or Single(), tokenizer, self.judge)
         self.greedy = GreedyConfig(max_tokens=decode.max_tokens, rows=decode.rows)
         self.engine = Engine(model, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, stop=stop, compile=compile)
 
@@ -125,15 +131,15 @@ class Evaluator:
         return found
 
     def _complete(self, examples: Sequence[Example], samples: int, seed: int) -> dict[str, Any]:
-        prompts = [prompt_ids(example, self.tokenizer) for example in examples]
         keys = [stable_hash("eval", seed, example.id) % 2**63 for example in examples]
         coupled = self.engine.model.places
         places = None if coupled is None else guides(examples, self.tokenizer, coupled.most, key=None)
-        best = self.engine.complete(prompts, keys=keys, samples=1, decode=self.greedy, places=places)
-        drawn = self.engine.complete(prompts, keys=keys, samples=samples, decode=self.decode, places=places)
-        best_texts, best_verdicts = verified(self.judge, self.tokenizer, examples, best)
-        texts, verdicts = verified(self.judge, self.tokenizer, examples, drawn)
-        lengths = drawn.lengths.tolist()
+        asked: Any = dict(keys=keys, places=places, training=False)
+        greedy = self.player.play(self.engine, examples, samples=1, decode=self.greedy, **asked)
+        played = self.player.play(self.engine, examples, samples=samples, decode=self.decode, **asked)
+        best, best_texts, best_verdicts = greedy.completions, greedy.texts, greedy.verdicts
+        drawn, texts, verdicts = played.completions, played.texts, played.verdicts
+        lengths = played.lengths.tolist()
         problems, read = [], []
         for number, example in enumerate(examples):
             own = slice(number * samples, (number + 1) * samples)

@@ -1,34 +1,9 @@
-"""Texts, verdicts and measures of completions: one rule for training and evaluation."""
+"""What is told of many verdicts: one rule for training and evaluation."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rlx.data.tokenizers.base import Tokenizer
-from rlx.decoding.engine import Completions
-from rlx.evaluation.judge import Judge
-from rlx.types import Example, Failure, Outcome, Verdict
-
-
-def verified(
-    judge: Judge, tokenizer: Tokenizer, examples: Sequence[Example], completions: Completions
-) -> tuple[list[str], list[Verdict]]:
-    """Text and verdict of every row, the same number of rows an example, example by example.
-
-    A completion without its end mark is truncated, whatever it says; one with another special token, which its text
-    would not show, is malformed. So is one that the verifier fails on, which the verdict's `failure` says.
-    """
-    texts, verdicts = [], []
-    samples = len(completions.tokens) // max(len(examples), 1)
-    lengths, finished = completions.lengths.tolist(), completions.finished.tolist()
-    for row, ids in enumerate(completions.tokens.tolist()):
-        texts.append(tokenizer.decode(ids[: lengths[row]]))
-        if not finished[row]:
-            verdicts.append(Verdict(Outcome.truncated, "no end mark"))
-        elif not tokenizer.special_ids.isdisjoint(ids[: lengths[row] - 1]):
-            verdicts.append(Verdict(Outcome.malformed, "a special token before the end mark"))
-        else:
-            verdicts.append(judge.verify(examples[row // samples], texts[row]))
-    return texts, verdicts
+from rlx.types import Example, Failure, Verdict
 
 
 def failure_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:

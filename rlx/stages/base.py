@@ -207,7 +207,8 @@ def place_of(config: "Config", context: Context) -> Path:
     for group in sorted(stage.uses):
         part = getattr(config, group)
         if part is not None and not (parents and group in ("model", "tokenizer")):
-            parts[group] = described(part, named=group not in UNNAMED)
+            unnamed = group in UNNAMED or getattr(part, "unnamed", False)
+            parts[group] = described(part, named=not unnamed)
     parts = {group: part for group, part in parts.items() if part}
     parts["stage"] = described(stage)
     parts.get("merge", {}).pop("models", None)
@@ -253,6 +254,8 @@ def best_identity(config: "Config") -> dict[str, Any]:
     found = {"metric": metric, "eval": plain_value(config.eval)}
     if config.decode is not None and "decode" in stage.measures:
         found["decode"] = described(config.decode)
+    if config.environment is not None and not getattr(config.environment, "unnamed", False):
+        found["environment"] = described(config.environment)
     return found
 
 

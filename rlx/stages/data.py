@@ -92,7 +92,7 @@ class DataConfig(StageConfig):
         train, names = corpora[Split.train], config.corpus.names()
         for position in range(self.show if train.size is None else min(self.show, train.size)):
             document = train.document(position)
-            counted = len(document.ids) - document.given
+            counted = sum(document.counted())
             told = f"{names[document.source]}, " if names else ""
             print(f"document {position}: {told}{len(document.ids)} tokens, {counted} count in the loss")
             print("\n".join(["", *show(document, tokenizer), ""]), flush=True)

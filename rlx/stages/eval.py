@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 class EvalConfig(RunStageConfig):
     """A greedy completion and several samples of every problem."""
 
-    uses: ClassVar[frozenset[str]] = frozenset({"task", "model", "tokenizer", "decode", "trainer", "logger"})
+    uses: ClassVar[frozenset[str]] = frozenset(
+        {"task", "model", "tokenizer", "environment", "decode", "trainer", "logger"}
+    )
     requires: ClassVar[frozenset[str]] = frozenset({"task"})
 
     split: Split = Split.test
@@ -74,6 +76,7 @@ class EvalConfig(RunStageConfig):
             stop=context.stop,
             compile=compiles(config.trainer),
             judge=Judge(task, config.task, stop=context.stop),
+            environment=config.environment and config.environment.build(),
         )
         with MetricsLog(run.path / EVAL_PARTIAL) as log:
             partial = PartialEvaluation(run, log, examples)
@@ -113,7 +116,7 @@ class EvalConfig(RunStageConfig):
 def summary(metrics: Mapping[str, float], task: str, baseline: str) -> str:
     """The line that ends an evaluation: accuracies, and beside them chance and the task's short cut."""
     own = {key.removeprefix(f"eval/{task}/"): value for key, value in metrics.items()}
-    shown = {name: value for name, value in own.items() if name == "greedy" or "@" in name}
+    shown = {name: value for name, value in own.items() if name == "greedy" or ("@" in name and "/" not in name)}
     measured = {name.removeprefix("measures/"): own[name] for name in own if name.startswith("measures/")}
     parts = [
         *(f"{name} {value:.1%}" for name, value in shown.items()),

@@ -34,7 +34,8 @@ class RlConfig(RunStageConfig):
 
     uses: ClassVar[frozenset[str]] = frozenset(
         {
-            "task", "model", "tokenizer", "adapter", "algorithm", "decode", "optim", "schedule", "trainer", "logger"
+            "task", "model", "tokenizer", "adapter", "algorithm", "environment", "decode", "optim", "schedule",
+            "trainer", "logger",
         }
     )  # fmt: skip
     requires: ClassVar[frozenset[str]] = frozenset({"task", "algorithm"})

@@ -37,7 +37,7 @@ class TrainingConfig(RunStageConfig):
         {"task", "model", "corpus", "tokenizer", "adapter", "optim", "schedule", "trainer", "logger"}
     )
     requires: ClassVar[frozenset[str]] = frozenset({"corpus"})
-    measures: ClassVar[frozenset[str]] = frozenset({"decode"})
+    measures: ClassVar[frozenset[str]] = frozenset({"decode", "environment"})
     trains: ClassVar[bool] = True
     measure: ClassVar[str] = "val/loss"
     whole: ClassVar[bool] = True

@@ -1,11 +1,13 @@
 """What a corpus is: position in the stream to document, pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, get_type_hints
 
 from rlx.data.documents import Document
 from rlx.data.tokenizers.base import Tokenizer
+from rlx.errors import ConfigError, nearest
+from rlx.options import field_value
 from rlx.tasks.base import Task, TaskConfig
 from rlx.types import Example, Split
 
@@ -92,3 +94,20 @@ class CorpusConfig:
     def texts(self, task: Task | None) -> Iterator[str]:
         """Texts of `train`, perhaps without end and always in the same order, for a vocabulary that is learnt."""
         raise NotImplementedError
+
+
+def made(kind: type, settings: dict[str, Any], what: str) -> Any:
+    """A config of these fields.
+
+    Raises:
+        ConfigError: it has no such field, or a value is none for it.
+    """
+    kinds = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"{what} has no {name}{nearest(str(name), known)}")
+    try:
+        return kind(**{name: field_value(name, value, kinds[name]) for name, value in settings.items()})
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None

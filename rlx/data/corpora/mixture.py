@@ -14,19 +14,19 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from itertools import chain
 from math import inf
 from statistics import fmean
-from typing import Any, get_type_hints
+from typing import Any
 
-from rlx.data.corpora.base import Corpus, CorpusConfig, Part
+from rlx.data.corpora.base import Corpus, CorpusConfig, Part, made
 from rlx.data.documents import Document
 from rlx.data.mixing import Mixing
 from rlx.data.tokenizers.base import Tokenizer, text_of
 from rlx.errors import ConfigError, nearest
-from rlx.options import content, discover, field_value, option
+from rlx.options import content, discover, option
 from rlx.tasks.base import Task, TaskConfig
 from rlx.types import Example, Split
 
@@ -64,14 +64,14 @@ class SourceConfig:
         known = discover("task")
         if self.task not in known:
             raise ConfigError(f"task: {self.task} is no task{nearest(str(self.task), known)}")
-        return _made(known[self.task].config, self.settings, f"task={self.task}")
+        return made(known[self.task].config, self.settings, f"task={self.task}")
 
     def corpus_config(self) -> CorpusConfig:
         """The config of the corpus that this source would be alone."""
         given = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
         if self.path is None:
             return discover("corpus")["task"].config(**given)
-        return _made(discover("corpus")["text"].config, {"path": self.path, **given, **self.settings}, "corpus=text")
+        return made(discover("corpus")["text"].config, {"path": self.path, **given, **self.settings}, "corpus=text")
 
     def stands_for(self) -> dict[str, Any]:
         found: dict[str, Any] = {"weight": self.weight, "repeats": self.repeats, "corpus": self.corpus_config()}
@@ -101,26 +101,9 @@ def _source_of(values: Any) -> SourceConfig:
         return values
     if not isinstance(values, dict):
         raise ConfigError(f"expected a source, as in {{task: filler, weight: 0.2}}, got {values!r}")
-    found = _made(SourceConfig, values, "a source")
+    found = made(SourceConfig, values, "a source")
     found.check()
     return found
-
-
-def _made(kind: type, settings: dict[str, Any], what: str) -> Any:
-    """A config of these fields.
-
-    Raises:
-        ConfigError: it has no such field, or a value is none for it.
-    """
-    kinds = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
-    for name in settings:
-        if name not in known:
-            raise ConfigError(f"{what} has no {name}{nearest(str(name), known)}")
-    try:
-        return kind(**{name: field_value(name, value, kinds[name]) for name, value in settings.items()})
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from None
 
 
 @option("corpus", "mixture")

@@ -21,8 +21,8 @@ from typing import Any, Self
 from rlx.data.tokenizers.words import LONGEST, finder, pattern_of
 from rlx.errors import CheckpointError, UnknownTextError
 
-PAD, BEGIN, END = "<|pad|>", "<|begin|>", "<|end|>"
-SPECIALS = (PAD, BEGIN, END, "<|turn|>", *(f"<|spare-{n}|>" for n in range(12)))
+PAD, BEGIN, END, TURN = "<|pad|>", "<|begin|>", "<|end|>", "<|turn|>"
+SPECIALS = (PAD, BEGIN, END, TURN, *(f"<|spare-{n}|>" for n in range(12)))
 TOKENS = {"pad": PAD, "begin": BEGIN, "end": END}
 """Which tokens pad, begin and end a document; two of them may be one token."""
 
@@ -190,6 +190,11 @@ class Tokenizer:
         return frozenset(range(self.vocab_size)) - set(self._named.values())
 
     @cached_property
+    def turn_id(self) -> int | None:
+        """The mark around what a model is told between its turns; None where there is none."""
+        return self.inner.token_to_id(TURN)
+
+    @cached_property
     def _unknown_id(self) -> int | None:
         """The id that stands for text which the vocabulary lacks."""
         name = getattr(self.inner.model, "unk_token", None)
@@ -232,6 +237,15 @@ class Tokenizer:
             texts = self._texts
             return "".join([texts[number] for number in ids])
         return self.inner.decode([number for number in ids if number not in self.special_ids])
+
+    def reply_ids(self, text: str) -> list[int]:
+        """Token ids of what a model is told between its turns, in turn marks where there are any.
+
+        Raises:
+            UnknownTextError: as `encode`.
+        """
+        mark = [] if self.turn_id is None else [self.turn_id]
+        return [*mark, *self.encode(text), *mark]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode`, of many texts at once: on all cores, where a token is more than what a table says."""

@@ -30,6 +30,7 @@ class EvalInside:
             stop=stop,
             compile=compiles(config.trainer),
             judge=Judge(task, config.task, stop=stop),
+            environment=config.environment and config.environment.build(),
         )
 
     def __call__(self) -> dict[str, float]:

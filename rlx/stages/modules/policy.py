@@ -475,7 +475,7 @@ class PolicyModule(StepModule):
     def _validation(self, problems: int) -> Rollout:
         """The first held-out problems completed, with the same random numbers at every step."""
         examples = self.sampler.held_out_examples(problems)
-        rollout = self.sampler.sample(examples, "val", version=self.position, purpose="eval")
+        rollout = self.sampler.sample(examples, "val", version=self.position, purpose="eval", training=False)
         self.samples.follow(rollout, self.position)
         return rollout
 
@@ -493,6 +493,7 @@ class PolicyModule(StepModule):
             "alarms": self.watch.state(),
             "preflight": self.preflight,
             "algorithm": self.algorithm.state(),
+            "environment": self.sampler.environment.state(),
             "companions": {name: companion.state() for name, companion in self._companions.items()},
             "reference": self._reference[0].state_dict() if self._renews_reference else None,
             "first_weights": self._first_weights,
@@ -505,6 +506,7 @@ class PolicyModule(StepModule):
         self.watch.restore(state["alarms"])
         self.preflight = state["preflight"]
         self.algorithm.restore(state.get("algorithm", {}))
+        self.sampler.environment.restore(state.get("environment", {}))
         for name, companion in self._companions.items():
             if name in state.get("companions", {}):
                 companion.restore(state["companions"][name])

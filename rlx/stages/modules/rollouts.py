@@ -13,12 +13,14 @@ from torch import Tensor
 from rlx.algorithms.base import Algorithm
 from rlx.batches import RolloutBatch
 from rlx.config import Config
-from rlx.data.documents import Document, coupled_stream, document_of, guides, prompt_ids
+from rlx.data.documents import Document, coupled_stream, document_of, guides
 from rlx.data.order import Order
-from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.engine import Engine
+from rlx.environments.base import Episode
 from rlx.errors import Stopped
+from rlx.evaluation.episodes import Played, Player
 from rlx.evaluation.judge import Judge
-from rlx.evaluation.verdicts import failure_counts, mean_measures, verified
+from rlx.evaluation.verdicts import failure_counts, mean_by_name, mean_measures
 from rlx.models.size import Operations
 from rlx.nn.decoder import Decoder
 from rlx.runs.run import Run
@@ -36,6 +38,8 @@ class Rollout:
     examples: list[Example]
     """One a prompt."""
     texts: list[str]
+    """One a row: what the model wrote, and what it was answered."""
+    episodes: list[Episode]
     """One a row."""
     verdicts: list[Verdict]
     """One a row."""
@@ -81,8 +85,11 @@ class Sampler:
     def __init__(self, start: Start, config: Config, run: Run, stop: Callable[[], bool]) -> None:
         assert config.task is not None and config.algorithm is not None and config.decode is not None
         self.start, self.config, self.run = start, config, run
+        assert config.environment is not None
         self.task, self.algorithm, self.decode = config.task.build(), config.algorithm, config.decode
         self.judge = Judge(self.task, config.task, stop=stop)
+        self.environment = config.environment.build()
+        self.player = Player(self.environment, start.tokenizer, self.judge)
         self.operations = Operations(start.model)
         self.replays = getattr(config.stage, "replay_routing", False)
         self.stop = stop
@@ -150,93 +157,109 @@ class Sampler:
         size = self.task.size(Split.val)
         return [self.task.example(Split.val, n) for n in range(count if size is None else min(count, size))]
 
-    def sample(self, examples: Sequence[Example], *key: object, version: int, purpose: str = "rollout") -> Rollout:
+    def sample(
+        self,
+        examples: Sequence[Example],
+        *key: object,
+        version: int,
+        purpose: str = "rollout",
+        training: bool = True,
+    ) -> Rollout:
         """Draw a group of completions for every problem; `key` names the draw, `purpose` its entry in the ledger.
 
-        Coupled positions are moved at random in rollouts, as in other training, a group's alike.
+        Coupled positions are moved at random in rollouts, as in other training, a group's alike. `training` says
+        whether an environment goes by what it does in training, or by what it does with a model that is measured.
 
         Raises:
             Stopped: the process was asked to stop; the run's state is untouched.
         """
         began = time.perf_counter()
-        prompts = [prompt_ids(example, self.start.tokenizer) for example in examples]
         base = seed_for(self.config.seed, "rollout", *key)
-        keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(prompts))]
+        keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(examples))]
         coupled, places = self.start.model.places, None
         if coupled is not None:
             moved = (base,) if purpose == "rollout" else None
             places = guides(examples, self.start.tokenizer, coupled.most, key=moved)
         with arithmetic(self.config.trainer):
             engine = self.generator if purpose == "rollout" else self.engine
-            completions = engine.complete(
-                prompts,
+            played = self.player.play(
+                engine,
+                examples,
                 keys=keys,
                 samples=self.algorithm.group_size,
                 decode=self.decode,
+                training=training,
                 places=places,
                 routing=self.replays and purpose == "rollout",
             )
-        generated = time.perf_counter()
-        texts, verdicts = verified(self.judge, self.start.tokenizer, examples, completions)
-        flops = self.operations.forward(completions.prefilled)
-        flops += self.operations.forward(completions.decoded, cached=True)
+        self.environment.rewards(played.episodes, self.algorithm.reward)
+        flops = self.operations.forward(played.completions.prefilled)
+        flops += self.operations.forward(played.completions.decoded, cached=True)
         setattr(self.run.ledger, purpose, getattr(self.run.ledger, purpose) + flops)
-        seconds = {"generate": generated - began, "verify": time.perf_counter() - generated}
-        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts]).repeat_interleave(self.algorithm.group_size)
+        seconds = {"generate": time.perf_counter() - began - played.seconds, "verify": played.seconds}
+        lengths = torch.tensor([len(prompt) for prompt in played.prompts])
         return Rollout(
-            batch=self._batch(prompts, completions, verdicts, places),
+            batch=self._batch(played, places),
             examples=list(examples),
-            texts=texts,
-            verdicts=verdicts,
-            prompt_lengths=prompt_lengths,
-            lengths=completions.lengths,
+            texts=played.texts,
+            episodes=played.episodes,
+            verdicts=played.verdicts,
+            prompt_lengths=lengths.repeat_interleave(self.algorithm.group_size),
+            lengths=played.lengths,
             version=version,
             seconds=seconds,
             flops=flops,
         )
 
-    def _batch(
-        self,
-        prompts: Sequence[Sequence[int]],
-        completions: Completions,
-        verdicts: Sequence[Verdict],
-        guided: Sequence[Sequence[int]] | None,
-    ) -> RolloutBatch:
-        """Prompts and completions in rows of equal length; the outcome reward stands on the last sampled token."""
+    def _batch(self, played: Played, guided: Sequence[Sequence[int]] | None) -> RolloutBatch:
+        """Prompts and completions in rows of equal length; what a turn earned stands on its last sampled token."""
+        completions, prompts = played.completions, played.prompts
         samples, device = self.algorithm.group_size, completions.tokens.device
         given = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(samples)  # [B]
         ends = given + completions.lengths
         width = int(ends.max())
         place = torch.arange(width, device=device).expand(len(given), width)  # [B, T]
-        sampled = (place >= given[:, None]) & (place < ends[:, None])
+        made = (place >= given[:, None]) & (place < ends[:, None])
         source = (place - given[:, None]).clamp(0, completions.tokens.shape[1] - 1)
 
-        def whole(of_prompts: Sequence[Sequence[int]], sampled_ones: Tensor, empty: int) -> Tensor:
+        def spread(values: Tensor) -> Tensor:
+            """[B, T] from what the engine found [B, M]; 0 on prompts and padding."""
+            return torch.where(made, values.gather(1, source), torch.zeros_like(values[:1, :1]))
+
+        def whole(of_prompts: Sequence[Sequence[int]], found: Tensor, empty: int) -> Tensor:
             padded = [[*row, *[empty] * (width - len(row))] for row in of_prompts]
             before = torch.tensor(padded, device=device).repeat_interleave(samples, dim=0)
-            return torch.where(sampled, sampled_ones.gather(1, source), before)
+            return torch.where(made, found.gather(1, source), before)
 
-        tokens = whole(prompts, completions.tokens, self.engine.pad_id)
         places = None
         if guided is not None and completions.places is not None:
             asked = [row[: len(prompt)] for row, prompt in zip(guided, prompts, strict=True)]
             places = whole(asked, completions.places, 0)
-        logprobs = torch.where(sampled, completions.logprobs.gather(1, source), 0.0)
-        worth = torch.tensor([self.algorithm.reward(verdict) for verdict in verdicts], device=device)
-        rewards = torch.zeros(tokens.shape, device=device)
-        rewards[torch.arange(len(given), device=device), ends - 1] = worth
+        sampled, turn = spread(completions.sampled), spread(completions.turns)
         return RolloutBatch(
-            tokens=tokens,
+            tokens=whole(prompts, completions.tokens, self.engine.pad_id),
             loss_mask=sampled.float(),
-            logprobs=logprobs,
-            rewards=rewards,
+            logprobs=spread(completions.logprobs),
+            rewards=earned(played.episodes, sampled, turn),
             group=torch.arange(len(prompts), device=device).repeat_interleave(samples),
-            turn=torch.zeros_like(tokens),
+            turn=turn,
             finished=completions.finished,
-            correct=torch.tensor([verdict.correct for verdict in verdicts], device=device),
+            correct=torch.tensor([verdict.correct for verdict in played.verdicts], device=device),
+            credit=turn if self.environment.apart else None,
             places=places,
             routing=None if completions.routing is None else completions.routing[:, :width],
         )
+
+
+def earned(episodes: Sequence[Episode], sampled: Tensor, turn: Tensor) -> Tensor:
+    """[B, T] float32: the reward of every turn on its last sampled token; `sampled` and `turn` are [B, T]."""
+    rewards = torch.zeros(sampled.shape, device=sampled.device)
+    place, most = torch.arange(sampled.shape[1], device=sampled.device), max(len(each.turns) for each in episodes)
+    for number in range(most):
+        worth = [each.turns[number].reward if number < len(each.turns) else 0.0 for each in episodes]
+        last = (sampled & (turn == number)).mul(place).amax(-1)  # 0, the begin mark, where there is no such turn
+        rewards[torch.arange(len(episodes), device=sampled.device), last] += torch.tensor(worth, device=sampled.device)
+    return rewards
 
 
 class RolloutSource:
@@ -312,6 +335,7 @@ def joined(rollouts: Sequence[Rollout], pad_id: int) -> Rollout:
         batch=RolloutBatch.joined([rollout.batch for rollout in rollouts], pad_id),
         examples=[example for rollout in rollouts for example in rollout.examples],
         texts=[text for rollout in rollouts for text in rollout.texts],
+        episodes=[episode for rollout in rollouts for episode in rollout.episodes],
         verdicts=[verdict for rollout in rollouts for verdict in rollout.verdicts],
         prompt_lengths=torch.cat([rollout.prompt_lengths for rollout in rollouts]),
         lengths=torch.cat([rollout.lengths for rollout in rollouts]),
@@ -354,5 +378,37 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         row["sampling/draws"] = float(rollout.draws)
         row["sampling/kept_ratio"] = len(rollout.rows) / len(rewards)
     row.update(failure_counts(rollout.verdicts))
+    row.update(turn_metrics(rollout))
     row.update({f"measures/{name}": value for name, value in mean_measures(rollout.verdicts).items()})
     return row
+
+
+def turn_metrics(rollout: Rollout) -> dict[str, float]:
+    """Of an interaction: turns an episode, the share of tokens that are replies, and of each kind of turn how often it
+    comes, its length (tokens that the model drew), what it earned and how often it was correct, where that was asked.
+    """
+    episodes, batch = rollout.episodes, rollout.batch
+    if max((len(episode.turns) for episode in episodes), default=1) == 1:
+        return {}
+    counts = [float(len(episode.turns)) for episode in episodes]
+    ends = (batch.tokens.shape[1] - batch.loss_mask.flip(-1).argmax(-1)).float()  # behind the last sampled token
+    made = ends - rollout.prompt_lengths.to(ends.device)
+    rows = []
+    for row, episode in enumerate(episodes):
+        found: dict[str, float] = {}
+        for number, turn in enumerate(episode.turns):
+            found[f"turns/{turn.name}/length"] = float((batch.loss_mask[row] * (batch.turn[row] == number)).sum())
+            found[f"turns/{turn.name}/reward"] = turn.reward
+            if turn.verdict is not None:
+                found[f"turns/{turn.name}/correct"] = float(turn.verdict.correct)
+        rows.append(found)
+    names = Counter(turn.name for episode in episodes for turn in episode.turns)
+    return {
+        "turns/mean": sum(counts) / len(counts),
+        "turns/max": max(counts),
+        "turns/cut_ratio": sum(episode.cut for episode in episodes) / len(episodes),
+        "turns/void_ratio": sum(episode.void for episode in episodes) / len(episodes),
+        "turns/reply_ratio": float(1 - rollout.lengths.sum() / made.sum().clamp(min=1)),
+        **{f"turns/{name}/share": count / len(episodes) for name, count in names.items()},
+        **mean_by_name(rows),
+    }

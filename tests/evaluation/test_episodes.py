@@ -1,14 +1,39 @@
 """Verdicts are on what was sampled, not only on the text that it decodes to."""
 
+from typing import Any
+
 import torch
 
+from rlx.data.tokenizers.base import Tokenizer
 from rlx.data.tokenizers.char import CharConfig
-from rlx.decoding.engine import Completions
+from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.sample import SampleConfig
+from rlx.environments.single import Single
+from rlx.evaluation.episodes import Player
 from rlx.evaluation.judge import Judge
-from rlx.evaluation.verdicts import mean_measures, verified
+from rlx.evaluation.verdicts import mean_measures
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
 from rlx.types import Outcome, Split, Verdict
+
+
+class Spoken(Engine):
+    """An engine that says what it is told."""
+
+    def __init__(self, rows: list[list[int]], tokenizer: Tokenizer) -> None:
+        self.rows, self.tokenizer = rows, tokenizer
+
+    def complete(self, *_: Any, **__: Any) -> Completions:
+        width = max(map(len, self.rows)) + 1
+        lengths = torch.tensor([len(row) for row in self.rows])
+        return Completions(
+            tokens=torch.tensor([row + [self.tokenizer.pad_id] * (width - len(row)) for row in self.rows]),
+            logprobs=torch.zeros(len(self.rows), width),
+            lengths=lengths,
+            finished=torch.tensor([row[-1] == self.tokenizer.end_id for row in self.rows]),
+            sampled=torch.arange(width) < lengths[:, None],
+            turns=torch.zeros(len(self.rows), width, dtype=torch.int64),
+        )
 
 
 def test_special_tokens_before_the_end_mark_are_malformed():
@@ -22,15 +47,12 @@ def test_special_tokens_before_the_end_mark_are_malformed():
         [tokenizer.begin_id, *right, tokenizer.end_id],
         right,
     ]
-    width = max(map(len, rows)) + 1
-    completions = Completions(
-        tokens=torch.tensor([row + [tokenizer.pad_id] * (width - len(row)) for row in rows]),
-        logprobs=torch.zeros(len(rows), width),
-        lengths=torch.tensor([len(row) for row in rows]),
-        finished=torch.tensor([row[-1] == tokenizer.end_id for row in rows]),
+    player = Player(Single(), tokenizer, Judge(task))
+    played = player.play(
+        Spoken(rows, tokenizer), [example] * 4, keys=range(4), samples=1, decode=SampleConfig(), training=False
     )
-    texts, verdicts = verified(Judge(task), tokenizer, [example], completions)
-    assert texts == [example.solution] * 4
+    assert played.texts == [example.solution] * 4
+    verdicts = played.verdicts
     found = [verdict.outcome for verdict in verdicts]
     assert found == [Outcome.correct, Outcome.malformed, Outcome.malformed, Outcome.truncated]
 

@@ -1,0 +1,1 @@
+"""Environments: what a model is told between its turns, and what the turns are worth. No torch."""

@@ -1,0 +1,102 @@
+"""`environment=multi_attempt`: the same problem again after a wrong answer, up to N times.
+
+    3 tries | 3 4 5 make 12: 3+4 <end> | <turn>wrong, 2 left<turn> | 3+4+5 <end>
+
+Source: Chung, Du and Fu, Learning from Failures in Multi-Attempt Reinforcement Learning (arXiv 2503.04808). In training
+N is drawn evenly from `least` to `attempts`, the same for all samples of a problem; a model that is measured has
+`attempts`. What the episode earns is what its best attempt is worth, on the last one: with algorithm.rewards of 1 for
+correct, -0.5 for wrong and illegal, -1 for malformed and truncated the paper's +1, -0.5 (once an answer had the right
+form, whatever comes after) and -1.
+
+Choices where sources differ:
+1. An attempt ends where the model ends it, not where the text first has the form of an answer.
+2. Attempts are not discounted: the authors' option for it has no effect in their code.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from rlx.environments.base import Answer, Assess, Environment, EnvironmentConfig, Episode, Turn, Worth, mistake
+from rlx.errors import ConfigError
+from rlx.options import option
+from rlx.tasks.base import Task, stable_hash
+from rlx.types import Example
+
+
+@option("environment", "multi_attempt")
+@dataclass(kw_only=True, slots=True)
+class MultiAttemptConfig(EnvironmentConfig):
+    """Up to N answers to a problem, each but a correct one answered that it is wrong."""
+
+    attempts: int = 5
+    """Most attempts."""
+    least: int = 1
+    """Fewest attempts that a problem has in training."""
+    turn_tokens: int | None = None
+    """Most tokens of an attempt, the end mark included; null: what is left of decode.max_tokens."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.attempts:
+            raise ConfigError(
+                f"environment.least={self.least} and attempts={self.attempts}: expected 1 <= least <= attempts"
+            )
+        if self.turn_tokens is not None and self.turn_tokens < 1:
+            raise ConfigError(f"environment.turn_tokens={self.turn_tokens} must be at least 1; null is no limit")
+
+    def build(self) -> "MultiAttempt":
+        return MultiAttempt(self)
+
+
+class MultiAttempt(Environment):
+    """The environment at one setting."""
+
+    def __init__(self, config: MultiAttemptConfig) -> None:
+        self.config, self.turns = config, config.attempts
+
+    def open(self, example: Example, assess: Assess, *, key: int, training: bool) -> "Attempts":
+        config = self.config
+        more = stable_hash("attempts", key) % (config.attempts - config.least + 1)
+        return Attempts(example, assess, config.least + more if training else config.attempts, config.turn_tokens)
+
+    def rewards(self, episodes: list[Episode], worth: Worth) -> None:
+        for episode in episodes:
+            found = [turn.verdict for turn in episode.turns if turn.verdict is not None]
+            episode.turns[-1].reward = max(map(worth, found))
+
+    def demonstrate(self, episode: Episode, task: Task, random: Random) -> Turn:
+        """A mistake in as many attempts as a draw says, of all but the last one; then the solution."""
+        assert isinstance(episode, Attempts)
+        if not episode.turns:
+            episode.mistakes = int(random.random() * episode.allowed)
+        if len(episode.turns) < episode.mistakes:
+            return Turn(text=mistake(task, episode.example, random), lesson=False)
+        return Turn(text=episode.example.solution)
+
+    def words(self) -> list[str]:
+        return [*"0123456789", " ", "\n", ",", "tries", "wrong", "left"]
+
+
+class Attempts(Episode):
+    """Over when an attempt is correct, or none is left."""
+
+    def __init__(self, example: Example, assess: Assess, allowed: int, budget: int | None) -> None:
+        super().__init__(example, assess)
+        self.allowed, self.budget, self.mistakes = allowed, budget, 0
+        self.prompt = f"{allowed} tries\n{example.prompt}"
+
+    def answer(self, turn: Turn) -> Answer | None:
+        number = len(self.turns)
+        turn.name, turn.verdict = f"attempt_{number}", self.assess(self.example, turn)
+        if turn.verdict.correct or number == self.allowed:
+            return None
+        return Answer(f"wrong, {self.allowed - number} left", self.budget)
+
+    def measures(self) -> dict[str, float]:
+        """`correct@k`: one of the first k attempts was correct; `attempts` made; `repeated`: share of the attempts
+        after the first that are the one before again."""
+        right = [float(turn.verdict is not None and turn.verdict.correct) for turn in self.turns]
+        found = {f"correct@{k}": max(right[:k]) for k in range(1, self.allowed + 1)}
+        pairs = list(zip(self.turns, self.turns[1:], strict=False))
+        if pairs:
+            found["repeated"] = sum(one.text == other.text for one, other in pairs) / len(pairs)
+        return {**found, "attempts": float(len(self.turns))}

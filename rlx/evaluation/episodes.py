@@ -1,0 +1,157 @@
+"""Episodes played by the engine: an environment's text as tokens, and the model's tokens as turns.
+
+    begin, prompt | turn, end mark, turn mark, reply, turn mark, turn, end mark, ...
+
+1. A turn ends with the end mark, or with a token that has one of the environment's stop characters.
+2. A reply stands between turn marks, of tokenizers that have one. A model that draws one itself has written a special
+   token: the turn is not clean.
+3. A turn without its mark is truncated, whatever it says; one with another special token, which its text would not
+   show, is malformed. So is one that the verifier fails on, which the verdict's `failure` says.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlx.data.tokenizers.base import Tokenizer
+from rlx.decoding.base import DecodeConfig
+from rlx.decoding.engine import Completions, Engine, Reply
+from rlx.environments.base import Answer, Environment, Episode, Turn
+from rlx.evaluation.judge import Judge
+from rlx.types import Example, Outcome, Verdict
+
+
+@dataclass(slots=True, kw_only=True)
+class Played:
+    """Episodes of P problems x G samples, problem by problem."""
+
+    completions: Completions
+    episodes: list[Episode]
+    """One a row, over."""
+    verdicts: list[Verdict]
+    """One a row."""
+    texts: list[str]
+    """One a row: what the model wrote, and in an interaction what it was answered, behind `> `."""
+    prompts: list[list[int]]
+    """One a problem: token ids."""
+    seconds: float
+    """Spent on asking the environment and the verifier, within the call."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """[N] int64, tokens that the model drew."""
+        return self.completions.sampled.sum(-1)
+
+
+class Player:
+    """Plays an environment's episodes with one model."""
+
+    def __init__(self, environment: Environment, tokenizer: Tokenizer, judge: Judge) -> None:
+        self.environment, self.tokenizer, self.judge = environment, tokenizer, judge
+        self.ends = _ends(environment, tokenizer)
+
+    def play(
+        self,
+        engine: Engine,
+        examples: Sequence[Example],
+        *,
+        keys: Sequence[int],
+        samples: int,
+        decode: DecodeConfig,
+        training: bool,
+        places: Sequence[Sequence[int]] | None = None,
+        routing: bool = False,
+    ) -> Played:
+        """`samples` episodes of every problem; the other arguments as `Engine.complete`.
+
+        Raises:
+            Stopped: the process was asked to stop.
+            DivergedError: the model gives NaN.
+            UnknownTextError: the tokenizer lacks a token for what the environment says.
+        """
+        table = _Table(self)
+        for example, key in zip(examples, keys, strict=True):
+            for _ in range(samples):
+                table.episodes.append(self.environment.open(example, self.assess, key=key, training=training))
+        opened = table.episodes[::samples]
+        prompts = [[self.tokenizer.begin_id, *self.tokenizer.encode(episode.prompt)] for episode in opened]
+        talks = self.environment.turns > 1
+        found = engine.complete(
+            prompts,
+            keys=keys,
+            samples=samples,
+            decode=decode,
+            places=places,
+            routing=routing,
+            exchange=table if talks else None,
+        )
+        began = time.perf_counter()
+        if not talks:
+            lengths, finished = found.lengths.tolist(), found.finished.tolist()
+            for row, ids in enumerate(found.tokens.tolist()):
+                table.take(row, ids[: lengths[row]], finished[row])
+        for episode in table.episodes:
+            episode.cut = bool(episode.turns[-1].reply)  # an answer to the last turn that there is did not fit
+        verdicts = [episode.verdict for episode in table.episodes]
+        return Played(
+            completions=found,
+            episodes=table.episodes,
+            verdicts=verdicts,
+            texts=[dialogue(episode) for episode in table.episodes],
+            prompts=prompts,
+            seconds=table.seconds + time.perf_counter() - began,
+        )
+
+    def assess(self, example: Example, turn: Turn) -> Verdict:
+        """What a turn is as an answer to the example."""
+        if not turn.ended:
+            return Verdict(Outcome.truncated, "no end mark")
+        if not turn.clean:
+            return Verdict(Outcome.malformed, "a special token before the end mark")
+        return self.judge.verify(example, turn.text)
+
+
+class _Table:
+    """The episodes of one call, as the engine's exchange."""
+
+    def __init__(self, player: Player) -> None:
+        self.player = player
+        self.episodes: list[Episode] = []
+        self.ends = player.ends
+        self.seconds = 0.0
+
+    def budget(self, place: int) -> int | None:
+        return self.episodes[place].budget
+
+    def reply(self, place: int, tokens: list[int], ended: bool) -> Reply | None:
+        began = time.perf_counter()
+        answer = self.take(place, tokens, ended)
+        self.seconds += time.perf_counter() - began
+        return (
+            None if answer is None else Reply(tokens=self.player.tokenizer.reply_ids(answer.text), budget=answer.budget)
+        )
+
+    def take(self, place: int, tokens: list[int], ended: bool) -> Answer | None:
+        tokenizer = self.player.tokenizer
+        said = tokens[:-1] if ended and tokens[-1] == tokenizer.end_id else tokens
+        clean = tokenizer.special_ids.isdisjoint(said)
+        return self.episodes[place].take(Turn(text=tokenizer.decode(said), ended=ended, clean=clean))
+
+
+def dialogue(episode: Episode) -> str:
+    """What was said, to be read."""
+    if len(episode.turns) == 1:
+        return episode.turns[0].text
+    return "\n".join(part for turn in episode.turns for part in (turn.text, turn.reply and f"> {turn.reply}") if part)
+
+
+def _ends(environment: Environment, tokenizer: Tokenizer) -> Tensor | None:
+    """[V] bool, tokens that end a turn besides the end mark."""
+    if not environment.stops:
+        return None
+    found = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
+    found[[n for n in range(tokenizer.vocab_size) if set(environment.stops) & set(tokenizer.decode([n]))]] = True
+    return found
