@@ -9,7 +9,8 @@ from rlx.errors import ConfigError
 from rlx.options import option, recorded
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
+from rlx.stages.base import Context, check_numbers, check_training
+from rlx.stages.budget import BudgetConfig
 from rlx.stages.estimate import SIGNAL, Cost, Outset
 from rlx.stages.start import start_of
 from rlx.types import Split
@@ -29,7 +30,7 @@ class Preflight(str, Enum):
 
 @option("stage", "rl")
 @dataclass(kw_only=True, slots=True)
-class RlConfig(RunStageConfig):
+class RlConfig(BudgetConfig):
     """One step is one iteration: sample, verify, then epochs x minibatches of updates."""
 
     uses: ClassVar[frozenset[str]] = frozenset(
@@ -44,8 +45,6 @@ class RlConfig(RunStageConfig):
 
     steps: int = 200
     """Iterations, a continued parent's included (init.state=all)."""
-    max_flops: float | None = None
-    """Stop at the first iteration after which training and rollouts have spent so many operations; null: no limit."""
     prompts: int = 32
     """Prompts an iteration; each gets algorithm.group_size samples."""
     micro_rows: int = 256
@@ -72,8 +71,7 @@ class RlConfig(RunStageConfig):
         for name in ("steps", "prompts", "micro_rows"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"stage.{name}={getattr(self, name)} must be at least 1")
-        if self.max_flops is not None and not self.max_flops > 0:
-            raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
+        self.check_budget()
         check_numbers(self, "val_every", "val_problems", "followed_problems", "preflight_problems")
         if self.preflight is Preflight.stop and not self.preflight_problems:
             raise ConfigError(
@@ -103,10 +101,11 @@ class RlConfig(RunStageConfig):
                 f"algorithm.critic_warmup={getattr(settings, 'critic_warmup', 0)}: in stage.steps={self.steps} the "
                 "policy would never be trained; give more steps, or a shorter warm-up"
             )
-        if self.max_flops is not None and built.gathering is not None and built.gathering.iterations is None:
+        limit = "max_flops" if self.match_flops is None else "match_flops"
+        if getattr(self, limit) is not None and built.gathering is not None and built.gathering.iterations is None:
             raise ConfigError(
-                "algorithm.round_iterations=null trains after the last of stage.steps, which stage.max_flops may never "
-                "reach; give algorithm.round_iterations, or leave stage.max_flops out"
+                f"algorithm.round_iterations=null trains after the last of stage.steps, which stage.{limit} may never "
+                f"reach; give algorithm.round_iterations, or leave stage.{limit} out"
             )
         if config.init.grow is not None:
             raise ConfigError(
@@ -119,6 +118,7 @@ class RlConfig(RunStageConfig):
             )
         if config.decode.temperature == 0:
             raise ConfigError("decode.temperature=0 draws the same completion for a whole group; use decode=sample")
+        BudgetConfig.check(self, config)
         check_training(config)
 
     def check_start(self, config: "Config") -> None:
@@ -144,7 +144,7 @@ class RlConfig(RunStageConfig):
         if built.demonstrations is not None:
             share = built.demonstrations.rows / (self.prompts * group)
             train += updates * share * outset.training(drawn.rows)
-        steps = outset.steps(self.steps, self.max_flops, rollout + train)
+        steps = outset.steps(self.steps, self.planned_budget(outset), rollout + train)
         validations = outset.validations(steps, self.val_every)
         val = outset.completions(config, Split.val, problems=self.val_problems, samples=group)
         first = outset.completions(config, Split.train, problems=self.preflight_problems, samples=group)
@@ -180,6 +180,6 @@ class RlConfig(RunStageConfig):
         module = PolicyModule(start, config, run, sampler, total=self.steps, clip_norm=self.clip_norm)
         source = RolloutSource(sampler, module, prompts=self.prompts, total=self.steps)
         metric = config.checkpoint.best or self.measure
-        loop = LoopConfig(val_every=self.val_every, max_flops=self.max_flops, metric=metric)
+        loop = LoopConfig(val_every=self.val_every, max_flops=self.budget(), metric=metric)
         fit(module, source, loop, context)
         module.conclude()

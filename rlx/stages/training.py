@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError, RlxError, UnknownTextError
-from rlx.options import recorded
-from rlx.runs.identity import RunName
-from rlx.runs.references import parse_reference
-from rlx.runs.run import Run, read_record
-from rlx.runs.status import State, state_of
+from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
-from rlx.stages.base import Context, RunStageConfig, check_numbers, check_training
+from rlx.stages.base import Context, check_numbers, check_training
+from rlx.stages.budget import BudgetConfig
 from rlx.stages.estimate import Cost, Outset
 from rlx.stages.start import Start, start_of
 from rlx.types import Split
@@ -30,7 +27,7 @@ AMPLE = 2
 
 
 @dataclass(kw_only=True, slots=True)
-class TrainingConfig(RunStageConfig):
+class TrainingConfig(BudgetConfig):
     """Fields of the stages that train on documents."""
 
     uses: ClassVar[frozenset[str]] = frozenset(
@@ -45,10 +42,6 @@ class TrainingConfig(RunStageConfig):
 
     steps: int | None = None
     """Optimizer steps, a continued parent's included (init.state=all); null: as many as max_flops pays for."""
-    max_flops: float | None = None
-    """Operations of this run's training; the first step that reaches them is the last, unless steps end it before."""
-    match_flops: str | None = recorded(None)
-    """A finished run: train for as many operations as its training and rollouts took, in place of max_flops."""
     batch_tokens: int = 5120
     """Tokens a step, padding included; a multiple of row_tokens."""
     row_tokens: int = 640
@@ -66,12 +59,9 @@ class TrainingConfig(RunStageConfig):
     def __post_init__(self) -> None:
         if self.steps is None and self.max_flops is None and self.match_flops is None:
             raise ConfigError("stage.steps, max_flops and match_flops are all null; give one, such as stage.steps=1000")
-        if self.max_flops is not None and self.match_flops is not None:
-            raise ConfigError("stage.max_flops and stage.match_flops are both given; leave one out")
+        self.check_budget()
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"stage.steps={self.steps} must be at least 1")
-        if self.max_flops is not None and not self.max_flops > 0:
-            raise ConfigError(f"stage.max_flops={self.max_flops} must be above 0")
         check_numbers(self, "val_every", "val_tokens")
         for name, least in (("row_tokens", 2), ("micro_batches", 1)):
             if getattr(self, name) < least:
@@ -193,29 +183,13 @@ class TrainingConfig(RunStageConfig):
         )
 
     def check(self, config: "Config") -> None:
-        if self.match_flops is not None and RunName.of(parse_reference(self.match_flops).run) is None:
-            self.budget()  # refuses it: only a run by its own name can be one that is still to be made
+        BudgetConfig.check(self, config)
         check_training(config)
-
-    def check_runs(self, config: "Config") -> None:
-        self.budget()
-
-    def also_from(self, config: "Config") -> dict[str, str]:
-        return {"match_flops": self.match_flops} if self.match_flops else {}
-
-    def budget(self) -> float | None:
-        """Operations that the run may spend on training; None when its steps are given alone."""
-        if self.match_flops is None:
-            return self.max_flops
-        record = read_record(parse_reference(self.match_flops).run)
-        if record is None or state_of(self.match_flops) is not State.finished:
-            raise ConfigError(f"stage.match_flops={self.match_flops} must be a finished run")
-        return record["flops"]["train"] + record["flops"]["rollout"]
 
     def cost(self, config: "Config", outset: Outset) -> Cost:
         batch = outset.batch(config, Split.train, tokens=self.batch_tokens, length=self.row_tokens)
         each = outset.training(batch)
-        steps = outset.steps(self.steps, self._planned_budget(outset), each)
+        steps = outset.steps(self.steps, self.planned_budget(outset), each)
         validated = 0.0
         if times := outset.validations(steps, self.val_every):
             held_out = outset.batch(config, Split.val, tokens=self.val_tokens, length=self.row_tokens)
@@ -228,14 +202,6 @@ class TrainingConfig(RunStageConfig):
             tokens=steps * batch.tokens,
             steps=steps,
         )
-
-    def _planned_budget(self, outset: Outset) -> float | None:
-        """As `budget`, where the run to match may be one that is planned."""
-        if self.match_flops is not None and state_of(parse_reference(self.match_flops).run) is not State.finished:
-            planned = outset.charged(self.match_flops)
-            if planned is not None:
-                return planned
-        return self.budget()
 
     def total_steps(self, config: "Config", start: Start) -> int:
         """Steps of the run: `steps`, or about what the budget pays for, by the cost of typical batches."""

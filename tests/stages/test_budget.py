@@ -1,4 +1,5 @@
-"""stage.max_flops: a run ends with the first step at or past its budget, by the ledger, wherever it was stopped."""
+"""stage.max_flops, match_flops: a run ends with the first step at or past its budget, by the ledger, wherever it was
+stopped."""
 
 import signal
 
@@ -93,3 +94,27 @@ def test_steps_end_a_run_before_its_budget(door, start):
     cost = spent(rows(place(door(*command("sft", start, 1.0)).out))[0])
     found = rows(place(door(*sft(start, *COSINE, f"stage.max_flops={30 * cost}", "stage.steps=7")).out))
     assert len(found) == 7 and found[-1]["train/lr"] < 0.2 * found[1]["train/lr"]
+
+
+@pytest.mark.parametrize("kind", ["sft", "rl"])
+def test_an_rl_run_ends_with_what_another_run_took(door, start, kind):
+    """Its own rollouts count, and those of the run that is matched."""
+    other = place(door(*command(kind, start, 1e12), "stage.steps=5", "runs_dir=other").out)
+    budget, limit = spent(rows(other)[-1]), "algorithm.group_size=2"
+    matched = place(door(*rl(start, *COSINE, "stage.steps=200", f"stage.match_flops={other}", limit)).out)
+    found = rows(matched)
+    assert spent(found[-2]) < budget <= spent(found[-1]) and len(found) < 200
+    assert found[-1]["train/lr"] < 0.15 * found[1]["train/lr"]
+    assert len(rows(place(door(*rl(start, *COSINE, f"stage.match_flops={other}", limit)).out))) == 6  # stage.steps
+    second = place(door(*rl(start, *COSINE, "stage.steps=200", f"stage.max_flops={budget}", limit)).out)
+    assert matched != second and rows(second) == found  # the run that is matched is in the name of the place
+
+
+def test_a_run_to_match_must_be_there_and_alone(door, start):
+    done = door(*rl(start, "stage.match_flops=runs/none"))
+    assert done.code == 2 and "stage.match_flops=runs/none must be a finished run" in done.err
+    done = door(*rl(start, f"stage.match_flops={start}", "stage.max_flops=1e9"))
+    assert done.code == 2 and "are both given" in done.err
+    (start / "status").write_text('{"state": "stopped"}')
+    done = door(*rl(f"{start}@4", f"stage.match_flops={start}"))
+    assert done.code == 2 and "must be a finished run" in done.err

@@ -108,6 +108,9 @@ def test_a_budget_that_a_planned_run_sets(asked, door):
     found = estimator.estimate(more, config).cost
     assert planned and found and found.steps > 1
     assert planned.charged <= found.flops < planned.charged * (1 + 1 / (found.steps - 1))
+    again, config_again = asked(*rl(start, f"stage.match_flops={policy}", "stage.steps=100", "stage.val_every=0"))
+    as_many = estimator.estimate(again, config_again).cost
+    assert as_many and as_many.steps == 6 and near(as_many.charged, planned.charged, 0.01)
     nothing = Estimator("runs").estimate(more, config)
     assert nothing.cost is None and nothing.seconds is None and start in nothing.why
 
