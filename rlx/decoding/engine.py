@@ -17,7 +17,8 @@
 7. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
    where those are enough, and quarters of the cache's length, in multiples of what a vector register holds.
 8. A step is the same work whatever rows are alive: idle ones are passed and drawn for too, and written to a row of the
-   output that is thrown away. So nothing is read back between a step's operations.
+   output that is thrown away. So nothing is read back between a step's operations: on a GPU it is recorded
+   (`rlx.decoding.graphs`), in tensors that are kept from call to call, and rows are looked at every `POLL` steps.
 9. In an interaction (`Exchange`) a turn ends with the end mark, a token that ends turns, or its budget. What is then
    answered is fed to the row one token a step, through the same step that samples for its neighbours: at the widths
    of a rollout that costs what a pass of its own would, and leaves rows independent of each other.
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from rlx.batches import Extent
 from rlx.decoding.base import DecodeConfig
+from rlx.decoding.graphs import Graphs, cuda_graphs
 from rlx.decoding.logprobs import log_softmax
 from rlx.decoding.uniforms import sample_keys, uniforms
 from rlx.errors import DivergedError, Stopped
@@ -47,10 +49,13 @@ ALIVE_SHARE = 0.75
 """Rows are compacted when no sample waits and fewer than this share of them is alive."""
 REFILL_SHARE = 0.125
 """Rows take new samples when this share of them is idle: filling one at a time would copy states all the time."""
+POLL = 8
+"""Steps between looks at which rows ended, on a GPU, where a look waits for it."""
 SMALLEST_ROWS = 32
-"""Rows that a compiled step has at least."""
+"""Rows that a compiled or recorded step has at least."""
 SLOT_UNIT = 32
-"""Slots that a compiled step attends are a multiple: the numbers of bf16 that a vector register of 512 bits holds."""
+"""Slots that a compiled or recorded step attends are a multiple: as many numbers of bf16 as a vector register of 512
+bits holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +114,22 @@ class Completions:
     """[N, M] int64, coupled positions of the tokens; 0 on padding. None for models without."""
 
     def rows(self, count: int) -> "Completions":
-        """The first `count` rows."""
+        """A copy of the first `count` rows."""
+        return replace(self, **{name: value[:count].clone() for name, value in self._tensors().items()})
+
+    def holds(self, count: int, columns: int, *, routing: bool) -> bool:
+        """True where so many samples have room, and what is to be written of them."""
+        enough = len(self.tokens) > count and self.tokens.shape[1] == columns
+        return enough and (self.routing is not None or not routing)
+
+    def clear(self, pad_id: int) -> None:
+        """Nothing is drawn yet."""
+        for name, value in self._tensors().items():
+            value.fill_({"tokens": pad_id, "routing": -1}.get(name, 0))
+
+    def _tensors(self) -> dict[str, Tensor]:
         found = {each.name: getattr(self, each.name) for each in fields(self)}
-        cut = {name: value[:count] for name, value in found.items() if isinstance(value, Tensor)}
-        return replace(self, **cut)
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def never() -> bool:
@@ -129,15 +146,27 @@ class Engine:
         pad_id: the id that fills unused places.
         stop: polled between decode steps; True abandons the call with `Stopped`.
         compile: compile the decode step; seconds at the first call of a size, and shorter steps.
+        graphs: records steps; None: CUDA graphs where the model is on a GPU, else none.
     """
 
     def __init__(
-        self, model: Decoder, *, end_id: int, pad_id: int, stop: Callable[[], bool] = never, compile: bool = False
+        self,
+        model: Decoder,
+        *,
+        end_id: int,
+        pad_id: int,
+        stop: Callable[[], bool] = never,
+        compile: bool = False,
+        graphs: Graphs | None = None,
     ) -> None:
         self.model, self.end_id, self.pad_id, self.stop = model, end_id, pad_id, stop
         self._logits = compiled(_next_logits) if compile else _next_logits
         self._logits_and_routing = compiled(_next_logits_and_routing) if compile else _next_logits_and_routing
-        self._compile = compile
+        self._compile, self._graphs = compile, graphs
+        self.polled = POLL if model.embed.weight.device.type == "cuda" else 1
+        """Steps between looks at which rows ended."""
+        self._held: tuple[_State, Completions] | None = None
+        """What recorded steps read and write."""
         self._copies: dict[torch.dtype | None, Decoder] = {}
 
     @torch.no_grad()
@@ -163,43 +192,84 @@ class Engine:
             DivergedError: the model gives NaN.
         """
         device = self.model.embed.weight.device
-        out = _empty(len(prompts) * samples, decode.max_tokens, self.pad_id, device)
+        count = len(prompts) * samples
         if not prompts:
-            return out.rows(0)
-        if routing:
-            length = max(len(prompt) for prompt in prompts) + decode.max_tokens
-            layers = routed_layers(self.model)
-            shape = (len(out.tokens), length, len(layers), layers[0].top_k)
-            out.routing = torch.full(shape, -1, dtype=torch.int16, device=device)
+            return _empty(0, decode.max_tokens, self.pad_id, device).rows(0)
+        if device.type == "cuda" and self._graphs is None:
+            self._graphs = cuda_graphs()
         was_training = self.model.training
         self.model.eval()
-        guide = None
-        if self.model.places is not None:
-            assert places is not None, "a model with coupled positions needs those of the prompts"
-            guide = _Guide(places, samples, self.model.places.most, device)
-            out.places = torch.zeros_like(out.tokens)
         try:
-            self._fill_out(out, prompts, keys, samples, decode, guide, exchange)
+            model = self._weights()
+            state, out = self._room(model, prompts, samples, decode, routing=routing)
+            if self.model.places is not None:
+                assert places is not None, "a model with coupled positions needs those of the prompts"
+                state.guide = _Guide(places, samples, self.model.places.most, device)
+            if exchange is not None:
+                state.listen(exchange)
+            self._fill_out(model, state, out, prompts, keys, samples, decode)
         finally:
             self.model.train(was_training)
-        out = out.rows(len(prompts) * samples)
+        out = out.rows(count)
         if not torch.isfinite(out.logprobs).all():
             raise DivergedError(
                 "the model's probabilities are not finite (NaN): its weights have diverged", part="probabilities"
             )
         return out
 
+    def _room(
+        self,
+        model: Decoder,
+        prompts: Sequence[Sequence[int]],
+        samples: int,
+        decode: DecodeConfig,
+        *,
+        routing: bool,
+    ) -> "tuple[_State, Completions]":
+        """Idle rows, and an empty output; where steps are recorded those of the call before, if they are enough."""
+        device, count = model.embed.weight.device, len(prompts) * samples
+        length = max(len(prompt) for prompt in prompts) + decode.max_tokens
+        length = rounded(length, SLOT_UNIT) if self._in_sizes else length
+        dtype, rows = _dtype(device), self._enough(decode.rows, count)
+        if self._held is not None:
+            state, out = self._held
+            if state.holds(decode.rows, length, dtype) and out.holds(count, decode.max_tokens, routing=routing):
+                state.alive.zero_()
+                out.clear(self.pad_id)
+                return state.first(rows), out if routing else replace(out, routing=None)
+        recorded = self._graphs is not None and self.model.places is None
+        out = _empty(count, decode.max_tokens, self.pad_id, device)
+        if routing:
+            layers = routed_layers(self.model)
+            shape = (count + 1, length, len(layers), layers[0].top_k)
+            out.routing = torch.full(shape, -1, dtype=torch.int16, device=device)
+        if self.model.places is not None:
+            out.places = torch.zeros_like(out.tokens)
+        most = decode.rows if recorded else rows
+        cache = model.new_cache(most, length, dtype=dtype)
+        state = _State.empty(cache, most, unread=count, vocab=model.vocab_size, device=device, dtype=dtype)
+        if recorded:
+            assert self._graphs is not None
+            self._graphs.clear()
+            self._held = state, out
+        return state.first(rows), out
+
+    @property
+    def _in_sizes(self) -> bool:
+        """Steps are made for few numbers of rows and slots."""
+        return self._compile or self._graphs is not None
+
     def _fill_out(
         self,
+        model: Decoder,
+        state: "_State",
         out: Completions,
         prompts: Sequence[Sequence[int]],
         keys: Sequence[int],
         samples: int,
         decode: DecodeConfig,
-        guide: "_Guide | None",
-        exchange: Exchange | None,
     ) -> None:
-        model, device = self._weights(), out.tokens.device
+        device, count = out.tokens.device, len(prompts) * samples
         waiting = _Waiting(
             model,
             prompts,
@@ -207,23 +277,14 @@ class Engine:
             samples,
             self.pad_id,
             chunk=max(1, decode.rows // samples),
-            guide=guide,
+            guide=state.guide,
             routing=out.routing is not None,
         )
-        count = len(prompts) * samples
-        rows = self._enough(decode.rows, count)
-        length = max(len(prompt) for prompt in prompts) + decode.max_tokens
-        length = rounded(length, SLOT_UNIT) if self._compile else length
-        cache = model.new_cache(rows, length, dtype=_dtype(device))
-        state = _State.empty(cache, rows, count, device=device)
-        if guide is not None:
-            state.guide, state.ids = guide, torch.zeros(rows, dtype=torch.int64, device=device)
-        if exchange is not None:
-            state.talk = _Talk.empty(exchange, rows, device)
         while True:
             if self.stop():
                 raise Stopped
-            alive, rows = int(state.alive.sum()), len(state.place)
+            alive, reach = state.look()
+            rows = len(state.place)
             if waiting and rows - alive >= max(1, REFILL_SHARE * rows):
                 self._refill(state, waiting, out, decode)
                 continue
@@ -231,23 +292,24 @@ class Engine:
                 break
             if not waiting and alive < ALIVE_SHARE * rows:
                 self._compact(state, alive)
-            self._step(model, state, out, decode)
+            for more in range(1 if state.exchange is not None else self.polled):
+                self._step(model, state, out, decode, reach + more)
         given = torch.tensor([len(prompt) for prompt in prompts], device=device)
         out.prefilled = Extent.spans(torch.ones_like(given), given)
-        if exchange is None:
-            out.sampled = torch.arange(decode.max_tokens, device=device) < out.lengths[:, None]
+        if state.exchange is None:
+            out.sampled.copy_(torch.arange(decode.max_tokens, device=device) < out.lengths[:, None])
         given = given.repeat_interleave(samples)
         out.decoded = Extent.spans(given + 1, given + out.lengths[:count] - 1)
 
     def _enough(self, rows: int, needed: int) -> int:
         """How many of `rows` rows to decode side by side for `needed` samples."""
-        return halved(rows, needed, SMALLEST_ROWS) if self._compile else min(rows, needed)
+        return halved(rows, needed, SMALLEST_ROWS) if self._in_sizes else min(rows, needed)
 
     def _compact(self, state: "_State", alive: int) -> None:
-        """Drop idle rows, all or (compiled) as many as leave a size that is compiled."""
+        """Drop idle rows, all or (where steps are made for few sizes) as many as leave such a size."""
         count = self._enough(len(state.place), alive)
         if count < len(state.place):
-            state.keep((~state.alive).long().argsort(stable=True)[:count])
+            state.narrow(count)
 
     def _weights(self) -> Decoder:
         """The decoder, or its copy brought up to date: without adapters, which are added to the weights, and under
@@ -274,65 +336,76 @@ class Engine:
         state.cache.put(rows, taken.cache, taken.source)
         state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths - 1, taken.keys, taken.place
         state.drawn[rows], state.alive[rows] = 0, True
-        if state.talk is not None:
-            state.talk.begin(rows, taken.place, most=decode.max_tokens)
+        if state.exchange is not None:
+            state.begin(rows, decode.max_tokens)
         if out.routing is not None and taken.routing is not None:
             out.routing[taken.place, : taken.routing.shape[1]] = taken.routing
-        self._record(state, rows, taken.logits, taken.ids, out, decode)
+        state.advance(rows, *self._record(state.at(rows), taken.logits, taken.ids, out, decode))
+        if state.exchange is not None:
+            self._answer(state, rows[state.over[rows]], out, decode)
 
-    def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig) -> None:
-        """Pass the last token of every row, and draw the next one."""
-        slots = int((state.positions * state.alive).max()) + 1
-        if self._compile:
+    def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig, reach: int) -> None:
+        """Pass the last token of every row, none at a position beyond `reach`, and draw the next one."""
+        slots = reach + 1
+        if self._in_sizes:
             slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
+
+        def step() -> None:
+            self._pass(model, state, out, decode, slots)
+
+        if self._held is not None and self._graphs is not None:
+            drawing = (decode.temperature, decode.top_k, decode.top_p)
+            talks = state.exchange is not None
+            self._graphs.run((len(state.place), slots, drawing, out.routing is not None, talks), step)
+        else:
+            step()
+        if state.exchange is not None and bool(state.over.any()):
+            self._answer(state, state.over.nonzero().squeeze(1), out, decode)
+
+    def _pass(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig, slots: int) -> None:
+        """A step without a look at what came of it; attends `slots` positions."""
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
-        rows.places = None if state.ids is None else state.ids[:, None]
+        rows.places = state.ids[:, None] if state.guide is not None else None
         if out.routing is None:
             logits, ids = self._logits(model, state.tokens[:, None], rows, state.cache)
         else:
             logits, ids, routing = self._logits_and_routing(model, state.tokens[:, None], rows, state.cache)
             assert routing is not None
             out.routing[state.written(), state.positions] = routing
-        self._record(state, None, logits, ids, out, decode)
+        state.advance(None, *self._record(state, logits, ids, out, decode))
 
     def _record(
         self,
         state: "_State",
-        rows: Tensor | None,
         logits: Tensor,
         ids: Tensor | None,
         out: Completions,
         decode: DecodeConfig,
-    ) -> None:
-        """Draw a token for the rows in `rows` [N] int64 (None: all) from logits [N, V], write it down, and idle those
-        that end; `ids` [N] int64 are its predicted coupled positions."""
-        mine = state if rows is None else state.at(rows)
-        place, drawn = mine.written(), mine.drawn.clamp(max=decode.max_tokens - 1)  # beyond it are idle rows alone
-        tokens, logprobs = draw(logits, uniforms(mine.keys, drawn), decode)
-        ended, limit = self.is_over(mine.place, tokens, drawn + 1), decode.max_tokens
-        if mine.talk is not None:
-            given = drawn < mine.talk.fed  # [N] bool, where the token is a reply's, which stands there already
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draw a token for each row from logits [N, V], and write it down; `ids` [N] int64 are its predicted coupled
+        positions. Returns the tokens [N], whether the turn is over [N] bool, and the coupled positions [N]."""
+        place, drawn = state.written(), state.drawn.clamp(max=decode.max_tokens - 1)  # beyond it are idle rows alone
+        tokens, logprobs = draw(logits, uniforms(state.keys, drawn), decode)
+        ended, limit = self.is_over(state.place, tokens, drawn + 1), decode.max_tokens
+        if state.exchange is not None:
+            given = drawn < state.fed  # [N] bool, where the token is a reply's, which stands there already
             tokens, logprobs = torch.where(given, out.tokens[place, drawn], tokens), logprobs.masked_fill(given, 0.0)
-            ended, limit = mine.talk.ends(tokens, ended) & ~given, mine.talk.limit
+            ended, limit = (ended | state.ends[tokens]) & ~given, state.limit
             out.sampled[place, drawn] = ~given
         out.tokens[place, drawn], out.logprobs[place, drawn] = tokens, logprobs
         out.lengths[place], out.finished[place] = drawn + 1, ended
-        if mine.guide is not None and out.places is not None:
-            ids = mine.guide.at(mine.place, mine.positions + 1) if ids is None else ids
+        if state.guide is not None and out.places is not None:
+            ids = state.guide.at(state.place, state.positions + 1) if ids is None else ids
             out.places[place, drawn] = ids
-        over = mine.alive & (ended | (drawn + 1 == limit))
-        state.advance(rows, tokens, over, ids)
-        if state.talk is not None and bool(over.any()):
-            self._answer(state, over.nonzero().squeeze(1) if rows is None else rows[over], out, decode)
+        return tokens, state.alive & (ended | (drawn + 1 == limit)), ids
 
     def _answer(self, state: "_State", rows: Tensor, out: Completions, decode: DecodeConfig) -> None:
         """Ask what the samples in `rows`, whose turn is over, are answered; those that are go on."""
-        talk = state.talk
-        assert talk is not None
+        assert state.exchange is not None
         for row in rows.tolist():
-            place, end, start = int(state.place[row]), int(state.drawn[row]), int(talk.fed[row])
+            place, end, start = int(state.place[row]), int(state.drawn[row]), int(state.fed[row])
             ended = bool(out.finished[place])
-            reply = talk.exchange.reply(place, out.tokens[place, start:end].tolist(), ended)
+            reply = state.exchange.reply(place, out.tokens[place, start:end].tolist(), ended)
             if reply is None:
                 continue
             fed = end + len(reply.tokens)
@@ -341,7 +414,7 @@ class Engine:
                 continue
             out.tokens[place, end:fed] = torch.tensor(reply.tokens, device=out.tokens.device)
             out.turns[place, end:] = int(out.turns[place, end - 1]) + 1
-            talk.go_on(row, fed, reply.budget, most=decode.max_tokens)
+            state.fed[row], state.limit[row] = fed, min(fed + (reply.budget or decode.max_tokens), decode.max_tokens)
             state.alive[row] = True
 
     def is_over(self, place: Tensor, tokens: Tensor, drawn: Tensor) -> Tensor:
@@ -388,39 +461,9 @@ class _Guide:
         return self.ids[place // self.samples, positions.clamp(max=self.ids.shape[1] - 1)]
 
 
-@dataclass(slots=True)
-class _Talk:
-    """What an interaction adds to rows."""
-
-    exchange: Exchange
-    fed: Tensor  # [N] int64, the column up to which the row's tokens are given
-    limit: Tensor  # [N] int64, the column at which its turn is cut
-
-    @classmethod
-    def empty(cls, exchange: Exchange, rows: int, device: torch.device) -> "_Talk":
-        zeros = torch.zeros(rows, dtype=torch.int64, device=device)
-        return cls(exchange, fed=zeros, limit=zeros.clone())
-
-    def begin(self, rows: Tensor, place: Tensor, *, most: int) -> None:
-        """The samples `place` [N] begin in `rows` [N]."""
-        budgets = [self.exchange.budget(each) or most for each in place.tolist()]
-        self.fed[rows], self.limit[rows] = 0, torch.tensor(budgets, device=rows.device).clamp(max=most)
-
-    def go_on(self, row: int, fed: int, budget: int | None, *, most: int) -> None:
-        """A row's next turn begins at column `fed`."""
-        self.fed[row], self.limit[row] = fed, most if budget is None else min(fed + budget, most)
-
-    def ends(self, tokens: Tensor, ended: Tensor) -> Tensor:
-        """[N] bool: turns that end with tokens [N], by the end mark (`ended`) or otherwise."""
-        return ended if self.exchange.ends is None else ended | self.exchange.ends[tokens]
-
-    def at(self, index: Tensor) -> "_Talk":
-        return _Talk(self.exchange, self.fed[index], self.limit[index])
-
-
 @dataclass(slots=True, kw_only=True)
 class _State:
-    """Rows being decoded side by side."""
+    """Rows being decoded side by side. Their tensors are changed in place, so that recorded steps find them."""
 
     cache: Cache
     tokens: Tensor  # [N] int64, the last one drawn, not yet passed
@@ -429,45 +472,76 @@ class _State:
     drawn: Tensor  # [N] int64, tokens so far, and the column of the output that the next one goes to
     place: Tensor  # [N] int64, the row of the output that is the sample's
     alive: Tensor  # [N] bool, False for an idle row
+    over: Tensor  # [N] bool, True where the last step ended a turn
+    ids: Tensor  # [N] int64, coupled positions of `tokens`, of models that have them
+    fed: Tensor  # [N] int64, in an interaction the column up to which the row's tokens are given
+    limit: Tensor  # [N] int64, in an interaction the column at which its turn is cut
+    ends: Tensor  # [V] bool, in an interaction tokens that end turns, besides the end mark
     unread: int  # the output's row that idle rows write to
+    dtype: torch.dtype | None  # of the cache; None: that of the weights
     guide: "_Guide | None" = None
-    ids: Tensor | None = None  # [N] int64, coupled positions of `tokens`
-    talk: _Talk | None = None
+    exchange: Exchange | None = None
 
     @classmethod
-    def empty(cls, cache: Cache, rows: int, count: int, *, device: torch.device) -> "_State":
-        """Idle rows, for `count` samples."""
-        zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+    def empty(
+        cls, cache: Cache, rows: int, *, unread: int, vocab: int, device: torch.device, dtype: torch.dtype | None
+    ) -> "_State":
+        """Idle rows."""
+
+        def zeros(kind: torch.dtype = torch.int64, count: int = rows) -> Tensor:
+            return torch.zeros(count, dtype=kind, device=device)
+
         return cls(
             cache=cache,
-            tokens=zeros,
-            positions=zeros.clone(),
-            keys=zeros.clone(),
-            drawn=zeros.clone(),
-            place=zeros.clone(),
-            alive=zeros > 0,
-            unread=count,
+            tokens=zeros(),
+            positions=zeros(),
+            keys=zeros(),
+            drawn=zeros(),
+            place=zeros(),
+            alive=zeros(torch.bool),
+            over=zeros(torch.bool),
+            ids=zeros(),
+            fed=zeros(),
+            limit=zeros(),
+            ends=zeros(torch.bool, vocab),
+            unread=unread,
+            dtype=dtype,
         )
+
+    def holds(self, rows: int, length: int, dtype: torch.dtype | None) -> bool:
+        """True where so many rows of so many slots have room."""
+        return len(self.place) >= rows and self.cache.length >= length and self.dtype is dtype
 
     def written(self) -> Tensor:
         """[N] int64: rows of the output to write to."""
         return torch.where(self.alive, self.place, self.unread)
 
+    def look(self) -> tuple[int, int]:
+        """How many rows are alive, and the largest position that one of them goes to."""
+        alive, reach = torch.stack((self.alive.sum(), (self.positions * self.alive).amax())).tolist()
+        return alive, reach
+
+    def listen(self, exchange: Exchange) -> None:
+        """Interact."""
+        self.exchange = exchange
+        self.ends.zero_() if exchange.ends is None else self.ends.copy_(exchange.ends)
+
+    def begin(self, rows: Tensor, most: int) -> None:
+        """The samples in `rows` [N] begin their first turn."""
+        assert self.exchange is not None
+        budgets = [self.exchange.budget(place) or most for place in self.place[rows].tolist()]
+        self.fed[rows], self.limit[rows] = 0, torch.tensor(budgets, device=rows.device).clamp(max=most)
+
     def at(self, index: Tensor) -> "_State":
         """The rows in `index`, apart: what is changed there changes nothing here. Their cache is left out."""
-        return _State(
-            cache=Cache([], 0),
-            tokens=self.tokens[index],
-            positions=self.positions[index],
-            keys=self.keys[index],
-            drawn=self.drawn[index],
-            place=self.place[index],
-            alive=self.alive[index],
-            unread=self.unread,
-            guide=self.guide,
-            ids=None if self.ids is None else self.ids[index],
-            talk=None if self.talk is None else self.talk.at(index),
-        )
+        return self._with(Cache([], 0), lambda tensor: tensor[index])
+
+    def first(self, count: int) -> "_State":
+        """The first rows: what is changed there is changed here."""
+        return self._with(self.cache.first(count), lambda tensor: tensor[:count])
+
+    def _with(self, cache: Cache, part: Callable[[Tensor], Tensor]) -> "_State":
+        return replace(self, cache=cache, **{name: part(getattr(self, name)) for name in _OF_ROWS})
 
     def advance(self, rows: Tensor | None, tokens: Tensor, over: Tensor, ids: Tensor | None) -> None:
         """Tokens [N] were drawn for `rows` (None: all): those alive go on, those in `over` [N] bool are idle."""
@@ -475,22 +549,34 @@ class _State:
             self.positions += self.alive
             self.drawn += self.alive
             self.alive &= ~over
-            self.tokens = tokens
-            self.ids = ids
+            self.tokens.copy_(tokens)
+            self.over.copy_(over)
+            if ids is not None:
+                self.ids.copy_(ids)
             return
         self.positions[rows] += 1
         self.drawn[rows] += 1
         self.alive[rows] = ~over
         self.tokens[rows] = tokens
-        if self.ids is not None and ids is not None:
+        self.over[rows] = over
+        if ids is not None:
             self.ids[rows] = ids
 
-    def keep(self, index: Tensor) -> None:
-        """Go on with the rows in `index` only."""
-        kept = self.at(index)
-        kept.cache = self.cache.rows(index)
-        for name in self.__slots__:
+    def narrow(self, count: int) -> None:
+        """Go on with the first `count` rows only; those that are alive and lie behind move to idle places there."""
+        behind = count + self.alive[count:].nonzero().squeeze(1)
+        free = (~self.alive[:count]).nonzero().squeeze(1)[: len(behind)]
+        self.cache.put(free, self.cache, behind)
+        for name in _OF_ROWS:
+            getattr(self, name)[free] = getattr(self, name)[behind]
+        kept = self.first(count)
+        self.cache = kept.cache
+        for name in _OF_ROWS:
             setattr(self, name, getattr(kept, name))
+
+
+_OF_ROWS = ("tokens", "positions", "keys", "drawn", "place", "alive", "over", "ids", "fed", "limit")
+"""Tensors of `_State` that have an entry a row."""
 
 
 @dataclass(slots=True)

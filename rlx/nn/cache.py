@@ -17,8 +17,13 @@ class LayerCache(Protocol):
         """The state of the rows in `index` ([N] int64; a row may come several times)."""
         ...
 
+    def first(self, count: int) -> Self:
+        """The state of the first `count` rows: what is written there is written here."""
+        ...
+
     def put(self, index: Tensor, other: Self, source: Tensor) -> None:
-        """Replace the state of the rows in `index` [N] int64 by that of the rows `source` [N] of a shorter cache."""
+        """Replace the state of the rows in `index` [N] int64 by that of the rows `source` [N] of a cache that is no
+        longer, or is this one."""
         ...
 
 
@@ -53,6 +58,9 @@ class KeyValueCache:
     def rows(self, index: Tensor) -> Self:
         return type(self)(self.keys[index], self.values[index])
 
+    def first(self, count: int) -> Self:
+        return type(self)(self.keys[:count], self.values[:count])
+
     def put(self, index: Tensor, other: Self, source: Tensor) -> None:
         slots = other.values.shape[2]
         self.keys[index, :, :, :slots] = other.keys[source]
@@ -71,6 +79,9 @@ class StateCache:
     def rows(self, index: Tensor) -> Self:
         return type(self)(**{name: tensor[index] for name, tensor in vars(self).items()})
 
+    def first(self, count: int) -> Self:
+        return type(self)(**{name: tensor[:count] for name, tensor in vars(self).items()})
+
     def put(self, index: Tensor, other: Self, source: Tensor) -> None:
         for name, tensor in vars(self).items():
             tensor[index] = getattr(other, name)[source]
@@ -88,7 +99,12 @@ class Cache:
         """The state of the rows in `index` [N] int64."""
         return type(self)([layer.rows(index) for layer in self.layers], self.length)
 
+    def first(self, count: int) -> Self:
+        """The state of the first `count` rows: what is written there is written here."""
+        return type(self)([layer.first(count) for layer in self.layers], self.length)
+
     def put(self, index: Tensor, other: Self, source: Tensor) -> None:
-        """Replace the rows in `index` [N] int64 by the rows `source` [N] of a cache with fewer slots."""
+        """Replace the rows in `index` [N] int64 by the rows `source` [N] of a cache that is no longer, or is
+        this one."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             mine.put(index, theirs, source)
