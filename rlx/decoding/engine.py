@@ -15,7 +15,8 @@
    token is fed with the likeliest. Ids are no draw of their own: a completion's probability is that of its tokens given
    the ids that were fed, which are written down.
 7. `compile=True` compiles a step for few numbers of rows and slots: `decode.rows`, or a half, a quarter, ... of them
-   where those are enough, and quarters of the cache's length, in multiples of what a vector register holds.
+   where those are enough, and quarters of the cache's length, in multiples of what a vector register holds. Recorded
+   steps, and those in bf16 on a CPU, go by eighths.
 8. A step is the same work whatever rows are alive: idle ones are passed and drawn for too, and written to a row of the
    output that is thrown away. So nothing is read back between a step's operations: on a GPU it is recorded
    (`rlx.decoding.graphs`), in tensors that are kept from call to call, and rows are looked at every `POLL` steps.
@@ -35,6 +36,7 @@ from rlx.batches import Extent
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.graphs import Graphs, cuda_graphs
 from rlx.decoding.logprobs import log_softmax
+from rlx.decoding.memory import Decoding, check_room, chunk_of
 from rlx.decoding.uniforms import sample_keys, uniforms
 from rlx.errors import DivergedError, Stopped
 from rlx.nn.aux import Aux
@@ -163,6 +165,8 @@ class Engine:
         self._logits = compiled(_next_logits) if compile else _next_logits
         self._logits_and_routing = compiled(_next_logits_and_routing) if compile else _next_logits_and_routing
         self._compile, self._graphs = compile, graphs
+        self.needed = 0
+        """Bytes that the largest call was told to take."""
         self.polled = POLL if model.embed.weight.device.type == "cuda" else 1
         """Steps between looks at which rows ended."""
         self._held: tuple[_State, Completions] | None = None
@@ -190,6 +194,7 @@ class Engine:
         Raises:
             Stopped: `stop` became true; nothing was changed.
             DivergedError: the model gives NaN.
+            ConfigError: there is not enough memory; says what would fit.
         """
         device = self.model.embed.weight.device
         count = len(prompts) * samples
@@ -197,6 +202,8 @@ class Engine:
             return _empty(0, decode.max_tokens, self.pad_id, device).rows(0)
         if device.type == "cuda" and self._graphs is None:
             self._graphs = cuda_graphs()
+        longest = max(len(prompt) for prompt in prompts)
+        self.check_room(len(prompts), samples, longest, decode, routing=routing)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -216,6 +223,20 @@ class Engine:
                 "the model's probabilities are not finite (NaN): its weights have diverged", part="probabilities"
             )
         return out
+
+    def check_room(
+        self, prompts: int, samples: int, longest: int, decode: DecodeConfig, *, routing: bool = False
+    ) -> None:
+        """Look whether a call has room in memory, once for each that is larger than those before.
+
+        Raises:
+            ConfigError: it has not; says what would fit.
+        """
+        dtype = _dtype(self.model.embed.weight.device)
+        call = Decoding(prompts=prompts, samples=samples, longest=longest, decode=decode, dtype=dtype, routing=routing)
+        if (needed := call.bytes(self.model)) > self.needed:
+            check_room(self.model, call)
+            self.needed = needed
 
     def _room(
         self,
@@ -256,8 +277,9 @@ class Engine:
 
     @property
     def _in_sizes(self) -> bool:
-        """Steps are made for few numbers of rows and slots."""
-        return self._compile or self._graphs is not None
+        """Steps are made for few numbers of rows and slots: those that are compiled or recorded, and products in bf16
+        on a CPU, whose library keeps some MB of work space for each size that it met (400 MB after 64 steps)."""
+        return self._compile or self._graphs is not None or _dtype(self.model.embed.weight.device) is not None
 
     def _fill_out(
         self,
@@ -276,7 +298,7 @@ class Engine:
             keys,
             samples,
             self.pad_id,
-            chunk=max(1, decode.rows // samples),
+            chunk=chunk_of(decode.rows, samples, max(len(prompt) for prompt in prompts)),
             guide=state.guide,
             routing=out.routing is not None,
         )
@@ -348,7 +370,8 @@ class Engine:
         """Pass the last token of every row, none at a position beyond `reach`, and draw the next one."""
         slots = reach + 1
         if self._in_sizes:
-            slots = min(rounded(slots, rounded(state.cache.length // 4, SLOT_UNIT)), state.cache.length)
+            parts, unit = (4, SLOT_UNIT) if self._compile else (8, SLOT_UNIT // 2)
+            slots = min(rounded(slots, rounded(state.cache.length // parts, unit)), state.cache.length)
 
         def step() -> None:
             self._pass(model, state, out, decode, slots)

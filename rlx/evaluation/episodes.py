@@ -76,8 +76,7 @@ class Player:
         for example, key in zip(examples, keys, strict=True):
             for _ in range(samples):
                 table.episodes.append(self.environment.open(example, self.assess, key=key, training=training))
-        opened = table.episodes[::samples]
-        prompts = [[self.tokenizer.begin_id, *self.tokenizer.encode(episode.prompt)] for episode in opened]
+        prompts = [self._prompt_ids(episode) for episode in table.episodes[::samples]]
         talks = self.environment.turns > 1
         found = engine.complete(
             prompts,
@@ -104,6 +103,14 @@ class Player:
             prompts=prompts,
             seconds=table.seconds + time.perf_counter() - began,
         )
+
+    def longest(self, examples: Sequence[Example]) -> int:
+        """Tokens of the longest prompt."""
+        opened = [self.environment.open(example, self.assess, key=0, training=False) for example in examples]
+        return max(len(self._prompt_ids(episode)) for episode in opened)
+
+    def _prompt_ids(self, episode: Episode) -> list[int]:
+        return [self.tokenizer.begin_id, *self.tokenizer.encode(episode.prompt)]
 
     def assess(self, example: Example, turn: Turn) -> Verdict:
         """What a turn is as an answer to the example."""

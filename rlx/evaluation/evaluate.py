@@ -120,8 +120,11 @@ class Evaluator:
 
         Raises:
             Stopped: the engine was asked to stop; the chunk at hand is lost.
+            ConfigError: there is not enough memory; says what would fit.
         """
         found = Evaluation()
+        if len(done) < len(chunks(examples)):
+            self.engine.check_room(min(len(examples), CHUNK), samples, self.player.longest(examples), self.decode)
         for number, chunk in enumerate(chunks(examples)):
             if number >= len(done):
                 keep(findings := self._complete(chunk, samples, seed))

@@ -177,6 +177,7 @@ class RlConfig(BudgetConfig):
             planned_steps=self.steps,
         )
         sampler = Sampler(start, config, run, context.stop)
+        sampler.check_room(self.prompts, self.val_problems if self.val_every else 0)
         module = PolicyModule(start, config, run, sampler, total=self.steps, clip_norm=self.clip_norm)
         source = RolloutSource(sampler, module, prompts=self.prompts, total=self.steps)
         metric = config.checkpoint.best or self.measure

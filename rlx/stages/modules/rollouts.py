@@ -114,6 +114,21 @@ class Sampler:
         """Draw training completions with another model's weights; what is measured stays the policy's."""
         self.generator = self._engine(model)
 
+    def check_room(self, prompts: int, held_out: int) -> None:
+        """Look whether rollouts of `prompts` problems, and of so many held-out ones, have room in memory, by the
+        prompts of the first ones.
+
+        Raises:
+            ConfigError: they have not; says what would fit.
+        """
+        train, samples = self.training_examples(0, prompts), self.algorithm.group_size
+        with arithmetic(self.config.trainer):
+            for examples in (train, self.held_out_examples(held_out) if held_out else []):
+                if examples:
+                    longest = self.player.longest(examples)
+                    self.engine.check_room(len(examples), samples, longest, self.decode, routing=self.replays)
+        self.run.save_record(rollout_gib=round(self.engine.needed / 2**30, 3))
+
     def training_examples(self, first: int, count: int) -> list[Example]:
         """`count` problems from the `first` (0, 1, 2, ...) on."""
         return [self.task.example(Split.train, self.order[first + n]) for n in range(count)]
