@@ -7,6 +7,7 @@
    token: the turn is not clean.
 3. A turn without its mark is truncated, whatever it says; one with another special token, which its text would not
    show, is malformed. So is one that the verifier fails on, which the verdict's `failure` says.
+4. Processes that train together share the problems out, and all get all episodes (`rlx.evaluation.ranks`).
 """
 
 import time
@@ -19,8 +20,9 @@ from torch import Tensor
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.engine import Completions, Engine, Reply
-from rlx.environments.base import Answer, Environment, Episode, Turn
+from rlx.environments.base import Answer, Assess, Environment, Episode, Turn
 from rlx.evaluation.judge import Judge
+from rlx.evaluation.ranks import Heard, all_rows, own_share
 from rlx.types import Example, Outcome, Verdict
 
 
@@ -72,33 +74,38 @@ class Player:
             DivergedError: the model gives NaN.
             UnknownTextError: the tokenizer lacks a token for what the environment says.
         """
+        own = own_share(len(examples))
         table = _Table(self)
-        for example, key in zip(examples, keys, strict=True):
-            for _ in range(samples):
-                table.episodes.append(self.environment.open(example, self.assess, key=key, training=training))
+        for number in own:
+            table.open(examples[number], keys[number], samples, training=training)
         prompts = [self._prompt_ids(episode) for episode in table.episodes[::samples]]
         talks = self.environment.turns > 1
         found = engine.complete(
             prompts,
-            keys=keys,
+            keys=[keys[number] for number in own],
             samples=samples,
             decode=decode,
-            places=places,
+            places=None if places is None else [places[number] for number in own],
             routing=routing,
             exchange=table if talks else None,
         )
         began = time.perf_counter()
         if not talks:
-            lengths, finished = found.lengths.tolist(), found.finished.tolist()
-            for row, ids in enumerate(found.tokens.tolist()):
-                table.take(row, ids[: lengths[row]], finished[row])
+            table.hear(found)
+        if len(own) < len(examples):
+            found, heard = all_rows(found, table.heard, samples, self.tokenizer.pad_id)
+            seconds, table = table.seconds, _Table(self, heard)
+            for example, key in zip(examples, keys, strict=True):
+                table.open(example, key, samples, training=training)
+            table.hear(found)
+            table.seconds = seconds
+            prompts = [self._prompt_ids(episode) for episode in table.episodes[::samples]]
         for episode in table.episodes:
             episode.cut = bool(episode.turns[-1].reply)  # an answer to the last turn that there is did not fit
-        verdicts = [episode.verdict for episode in table.episodes]
         return Played(
             completions=found,
             episodes=table.episodes,
-            verdicts=verdicts,
+            verdicts=[episode.verdict for episode in table.episodes],
             texts=[dialogue(episode) for episode in table.episodes],
             prompts=prompts,
             seconds=table.seconds + time.perf_counter() - began,
@@ -122,13 +129,47 @@ class Player:
 
 
 class _Table:
-    """The episodes of one call, as the engine's exchange."""
+    """The episodes of one call, as the engine's exchange.
 
-    def __init__(self, player: Player) -> None:
-        self.player = player
+    Args:
+        known: verdicts of every row, in the order in which they are asked for; None: the verifier is asked.
+    """
+
+    def __init__(self, player: Player, known: Heard | None = None) -> None:
+        self.player, self.known = player, known
         self.episodes: list[Episode] = []
+        self.heard: Heard = []
+        """By row: what was found of its turns."""
         self.ends = player.ends
         self.seconds = 0.0
+
+    def open(self, example: Example, key: int, samples: int, *, training: bool) -> None:
+        """Episodes of one more problem."""
+        for _ in range(samples):
+            assess = self._assessor(len(self.episodes))
+            self.episodes.append(self.player.environment.open(example, assess, key=key, training=training))
+
+    def _assessor(self, place: int) -> Assess:
+        """What the episode at a place asks."""
+        self.heard.append([])
+        left = None if self.known is None else iter(self.known[place])
+
+        def assess(example: Example, turn: Turn) -> Verdict:
+            verdict = self.player.assess(example, turn) if left is None else next(left)
+            self.heard[place].append(verdict)
+            return verdict
+
+        return assess
+
+    def hear(self, found: Completions) -> None:
+        """Take all turns of rows that are complete."""
+        lengths, ends = found.lengths.tolist(), set() if self.ends is None else set(self.ends.nonzero()[:, 0].tolist())
+        ends.add(self.player.tokenizer.end_id)
+        drawn = found.turns.masked_fill(~found.sampled, -1).tolist()
+        for row, (ids, turns) in enumerate(zip(found.tokens.tolist(), drawn, strict=True)):
+            for turn in range(max(turns) + 1):
+                said = [token for token, of in zip(ids[: lengths[row]], turns, strict=False) if of == turn]
+                self.take(row, said, said[-1] in ends)
 
     def budget(self, place: int) -> int | None:
         return self.episodes[place].budget
@@ -137,9 +178,9 @@ class _Table:
         began = time.perf_counter()
         answer = self.take(place, tokens, ended)
         self.seconds += time.perf_counter() - began
-        return (
-            None if answer is None else Reply(tokens=self.player.tokenizer.reply_ids(answer.text), budget=answer.budget)
-        )
+        if answer is None:
+            return None
+        return Reply(tokens=self.player.tokenizer.reply_ids(answer.text), budget=answer.budget)
 
     def take(self, place: int, tokens: list[int], ended: bool) -> Answer | None:
         tokenizer = self.player.tokenizer
