@@ -158,8 +158,8 @@ class Outset:
             again: problems are drawn round and round; else there are no more than the split has.
             greedy: the most likely token is taken.
         """
-        assert config.task is not None and config.decode is not None
-        task, prompt, solution = self.lengths.problems(config.task, self.tokenizer, split)
+        assert config.task is not None and config.decode is not None and config.environment is not None
+        task, prompt, solution = self.lengths.problems(config.task, self.tokenizer, split, config.environment)
         size, limit = task.size(split), config.decode.max_tokens
         if size is not None and not again:
             problems = min(problems, size)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rlx.config import Config
     from rlx.data.documents import Document
     from rlx.data.tokenizers.base import Tokenizer
+    from rlx.environments.base import EnvironmentConfig
     from rlx.tasks.base import Task, TaskConfig
 
 EXAMPLES = {Split.train: 64, Split.test: 16}
@@ -30,20 +31,22 @@ class Lengths:
         self._packed: dict[tuple[Any, ...], Extent] = {}
 
     def problems(
-        self, config: "TaskConfig", tokenizer: "Tokenizer", split: Split
+        self, config: "TaskConfig", tokenizer: "Tokenizer", split: Split, environment: "EnvironmentConfig"
     ) -> "tuple[Task, np.ndarray, np.ndarray]":
-        """The task; and of examples the tokens of prompt and solution, begin and end mark included, each [N] float."""
+        """The task; and of examples the tokens of prompt and solution, begin and end mark included, each [N] float. In
+        an interaction they are those of the episodes that the environment demonstrates, replies included."""
         import numpy as np
 
-        from rlx.data.documents import prompt_ids
+        from rlx.data.corpora.dialogues import demonstrated, dialogue_of
 
         name, task = self._task(config)
-        key = (name, tokenizer, split := _sampled(split))
+        key = (name, repr(environment), tokenizer, split := _sampled(split))
         if key not in self._problems:
-            size, count = task.size(split), EXAMPLES[split]
-            examples = [task.example(split, n) for n in range(count if size is None else min(size, count))]
-            prompts = [float(len(prompt_ids(example, tokenizer))) for example in examples]
-            solutions = [len(tokenizer.encode(example.solution)) + 1.0 for example in examples]
+            size, count, shown = task.size(split), EXAMPLES[split], environment.build()
+            episodes = [demonstrated(shown, task, split, n) for n in range(count if size is None else min(size, count))]
+            found = [dialogue_of(episode, shown, tokenizer, whole=False) for episode in episodes]
+            prompts = [float(document.given) for document in found]
+            solutions = [float(len(document.ids) - document.given) for document in found]
             self._problems[key] = np.array(prompts), np.array(solutions)
         return task, *self._problems[key]
 
