@@ -17,11 +17,18 @@ def check_coupling(config: "Config") -> None:
     """Compare `config.model` with examples of `config.task`; a model or task that is not there is not looked at.
 
     Raises:
-        ConfigError: the task gives no coupled positions, or larger ones than the model embeds.
+        ConfigError: the task gives no coupled positions, or larger ones than the model embeds, or an environment says
+            something in between, which has none.
     """
     most = None if config.model is None else config.model.largest_place()
     if most is None or config.task is None:
         return
+    talks = config.environment is not None and config.environment.build().turns > 1
+    if talks and config.stage is not None and "environment" in config.stage.uses:
+        raise ConfigError(
+            f"environment={option_of(config.environment).name}: what a model is told has no coupled positions, which "
+            "model.position=coupled|predicted needs; take environment=single, or a model of another position"
+        )
     task, name, largest = config.task.build(), option_of(config.task).name, 0
     for split in Split:
         size = task.size(split)

@@ -110,3 +110,9 @@ def test_a_run_plays_and_an_evaluation_tells_each_attempt(door) -> None:
     assert all(one <= other for one, other in pairwise(at)) and at[-1] == pytest.approx(
         metrics["eval/arithmetic/pass@1"]
     )
+
+
+def test_a_model_with_coupled_positions_does_not_interact(door) -> None:
+    coupled = ("task=arithmetic", "task.trace=reversed", "model.position=coupled", "init_from=random", "scale=smoke")
+    done = door("stage=eval", *coupled, "environment=multi_attempt")
+    assert done.code == 2 and "has no coupled positions" in done.err and "environment=single" in done.err

@@ -92,6 +92,18 @@ def test_estimates_against_the_ledger(told):
     assert near(expected.cost.tokens, measured["tokens"], 0.05)
 
 
+def test_dialogues_are_expected_as_the_environment_shows_them(told):
+    """A start that has learnt their form errs more often than the demonstrations do: within a factor of three."""
+    task = ("task=arithmetic", "task.max_digits=2", "scale=smoke", "trainer.threads=1")
+    talk = ("environment=multi_attempt", "environment.attempts=3", "environment.turn_tokens=6", "decode.max_tokens=80")
+    corpus = ("corpus=dialogues", "corpus.environment={name:multi_attempt,attempts:3}")
+    _, start = told(*task, "stage=sft", *corpus, "stage.steps=60", "stage.val_every=0")
+    alone, _ = told(*task, "stage=eval", f"init_from={run_of(start)}", "stage.problems=20", "decode.max_tokens=80")
+    expected, made = told(*task, "stage=eval", f"init_from={run_of(start)}", "stage.problems=20", *talk)
+    assert expected.cost and alone.cost and expected.cost.eval > 1.5 * alone.cost.eval
+    assert made["flops"]["eval"] / 3 < expected.cost.eval < 3 * made["flops"]["eval"]
+
+
 def test_fresh_weights_end_anywhere(told):
     expected, made = told(*FRESH)
     assert expected.cost and near(expected.cost.tokens, made["tokens"], 0.1)
