@@ -9,12 +9,14 @@ do those that only type checkers read. From the bottom up:
     types, options, errors      nothing                                       none
     signals, progress           nothing                                       none
     batches                     nothing                                       torch
+    expressions                 nothing                                       none
     bounded                     errors                                        none
     rows                        errors                                        datasets, pyarrow (both late)
     statistics                  nothing                                       numpy
-    tasks                       types, errors, options, rows, bounded         numpy, math_verify and what it parses with
-                                                                              (late, in a process of their own)
-    environments                types, errors, options, tasks/base            numpy
+    tasks                       types, errors, options, rows, bounded,        numpy, math_verify and what it parses with
+                                expressions                                   (late, in a process of their own)
+    environments                types, errors, options, expressions,          numpy
+                                tasks/base
     kernels                     GROUND                                        torch, fla (late); triton in
                                                                               <name>/triton.py
     algorithms, merges          GROUND                                        torch
@@ -106,9 +108,10 @@ ROOMS = {
     "batches": Room(libraries=TORCH),
     "statistics": Room(libraries=("numpy",)),
     "bounded": Room(("errors",)),
+    "expressions": Room(),
     "rows": Room(("errors",), ("datasets", "pyarrow"), late=("datasets", "pyarrow")),
-    "tasks": Room(("types", "errors", "options", "rows", "bounded"), ("numpy", *MATH), late=MATH),
-    "environments": Room(("types", "errors", "options", "tasks.base"), ("numpy",)),
+    "tasks": Room(("types", "errors", "options", "rows", "bounded", "expressions"), ("numpy", *MATH), late=MATH),
+    "environments": Room(("types", "errors", "options", "expressions", "tasks.base"), ("numpy",)),
     "kernels": Room(GROUND, (*TORCH, "triton", "fla"), late=("fla",)),
     "adapters": Room((*GROUND, "nn"), TORCH),
     "algorithms": Room(GROUND, TORCH),

@@ -72,7 +72,8 @@ class Episode:
         self.budget: int | None = None
         """Tokens of the first turn; None: decode.max_tokens."""
         self.void = False
-        """It is not trained on, and counts in its group."""
+        """A turn of it is nothing that the environment can go on from: with `Environment.filters_void` it is not
+        trained on, and counts in its group."""
         self.cut = False
         """It could not go on: what was to be said did not fit into decode.max_tokens."""
 
@@ -111,6 +112,8 @@ class Environment:
     """Most turns of the model."""
     stops: str = ""
     """Characters that end a turn where the model writes one, as its last."""
+    filters_void: bool = True
+    """Void episodes are not trained on."""
     apart: bool = False
     """What a turn earns is for its own tokens alone; else for all of the episode's."""
 

@@ -258,6 +258,14 @@ class Arithmetic(Sized):
             values = [apply(problem.signs, x, y) for x, y in zip(first, second, strict=True)]
         return self.format.answer("".join(str(value % 10) for value in values))
 
+    def calls(self, example: Example) -> list[str]:
+        """The expression whose value is the answer; of a chain, the one whose remainder is."""
+        (first, *others), signs = example.truth
+        text = str(first)
+        for sign, number in zip(signs, others, strict=True):
+            text = f"{text}{sign}{number}" if text.isdecimal() else f"({text}){sign}{number}"
+        return [text]
+
     def words(self) -> list[str]:
         """Digits and marks that prompts and solutions are made of."""
         return list(self.format.words)

@@ -49,6 +49,7 @@ drawn evenly (`chance`) on 5, 0.8 and below 0.1 %.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,7 @@ from rlx.tasks.countdown_stacked import HALVES, Stacked, prompt, solution, stack
 from rlx.tasks.countdown_traces import DirectTrace, OperationsTrace, Step, Trace, TraceFormat
 from rlx.types import Example, Outcome, Split, Verdict
 
+_OPERATION = re.compile("[0-9]+[-+*/][0-9]+(?==)")
 SEARCHES = (Trace.dfs, Trace.bfs, Trace.mix, Trace.think)
 
 
@@ -192,6 +194,10 @@ class Countdown(Sized):
         """The steps of a breadth-first search with the `multiply` heuristic and a beam of 1, in the trace's format."""
         target, inputs = example.truth
         return self.trace.attempt(target, inputs, greedy(target, inputs))
+
+    def calls(self, example: Example) -> list[str]:
+        """The operations of the solution, one by one; in a search, all that it tries."""
+        return _OPERATION.findall(example.solution)
 
     def words(self) -> list[str]:
         """Words, digits and marks that prompts and solutions are made of."""

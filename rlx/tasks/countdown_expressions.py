@@ -14,6 +14,7 @@
 import re
 from collections.abc import Sequence
 
+from rlx.expressions import evaluate
 from rlx.tasks.countdown_traces import CORRECT, Step
 from rlx.types import Outcome, Verdict
 
@@ -28,7 +29,6 @@ ASK = (
 LONGEST = 16_384
 """Characters up to which a completion is read: TinyZero's 1,024 tokens are some 4,000."""
 OPEN, CLOSE = "<answer>", "</answer>"
-PRECEDENCE = {"(": 0, "+": 1, "-": 1, "*": 2, "/": 2, "negative": 3}
 
 
 class TinyZeroTrace:
@@ -65,69 +65,16 @@ def verdict_on(target: int, inputs: Sequence[int], answer: str) -> Verdict:
     # As text, so that no long number is made an int: 08 and 8.0 are no inputs.
     if len(numbers) != len(inputs) or sorted(numbers) != sorted(map(str, inputs)):
         return Verdict(Outcome.illegal, f"expected each of {list(inputs)} once")
-    value = evaluate(_TOKEN.findall(answer))
+    try:
+        value = evaluate(_TOKEN.findall(answer))
+    except ZeroDivisionError:
+        value = None
     if value is None:
         return Verdict(Outcome.illegal, "no expression of numbers, + - * / and parentheses, or a division by zero")
     numerator, denominator = value
     if numerator == target * denominator:
         return CORRECT
     return Verdict(Outcome.wrong, f"is {numerator}/{denominator}, not {target}")
-
-
-def evaluate(tokens: Sequence[str]) -> tuple[int, int] | None:
-    """The exact value of an expression as (numerator, denominator), not reduced; None where it has none.
-
-    Operators wait on a stack until one that binds no tighter comes (Dijkstra's shunting yard), so deep nesting costs
-    memory in proportion. Numbers must be short.
-    """
-    values: list[tuple[int, int]] = []
-    waiting: list[str] = []
-    operand = True  # what comes next
-    for token in tokens:
-        if operand:
-            if "0" <= token[0] <= "9":
-                values.append((int(token), 1))
-                operand = False
-            elif token == "(":
-                waiting.append(token)
-            elif token == "-":
-                waiting.append("negative")
-            elif token != "+":
-                return None
-        elif token == ")":
-            if not _apply(values, waiting, 1) or not waiting:
-                return None
-            waiting.pop()
-        elif token in "+-*/":
-            if not _apply(values, waiting, PRECEDENCE[token]):
-                return None
-            waiting.append(token)
-            operand = True
-        else:
-            return None
-    if operand or not _apply(values, waiting, 1) or waiting:
-        return None
-    return values[0]
-
-
-def _apply(values: list[tuple[int, int]], waiting: list[str], least: int) -> bool:
-    """Carry out the waiting operators from the last one on that bind at least so tightly; False divides by zero."""
-    while waiting and PRECEDENCE[waiting[-1]] >= least:
-        sign = waiting.pop()
-        c, d = values.pop()
-        if sign == "negative":
-            values.append((-c, d))
-            continue
-        a, b = values.pop()
-        if sign == "*":
-            values.append((a * c, b * d))
-        elif sign == "/":
-            if not c:
-                return False
-            values.append((a * d, b * c))
-        else:
-            values.append((a * d + (c * b if sign == "+" else -c * b), b * d))
-    return True
 
 
 def expression(inputs: Sequence[int], steps: Sequence[Step]) -> str:

@@ -98,6 +98,8 @@ PROCEDURAL = (
 """Fields of problems that are made here."""
 _NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*")
 _MARK = re.compile(r"<<[^<>\n]*>>")
+_MARKED = re.compile(r"<<([^<>=\n]*)=")
+_EQUATION = re.compile(r"(?<![0-9.,])([0-9(][0-9+*/() -]*[+*/-][0-9+*/() -]*)=")
 _WORD = re.compile(r"[A-Za-z]+|[^A-Za-z]")
 
 
@@ -221,6 +223,11 @@ class Math(Sized):
                 said = "no answer" if after is None else after[:60]
                 return Verdict(Outcome.wrong, f"the program gives {answer[:60]}, the text after it {said}", measures)
         return Verdict(Outcome.correct, "", measures)
+
+    def calls(self, example: Example) -> list[str]:
+        """The left sides of the equations in a text solution: of GSM8K's marks, where they are written (`calculator`),
+        else of what stands in the sentences."""
+        return _MARKED.findall(example.solution) or [text.strip() for text in _EQUATION.findall(example.solution)]
 
     def guess(self, example: Example) -> str:
         """The sum of the numbers in the question, written in digits; those of more than 12 digits are passed over."""

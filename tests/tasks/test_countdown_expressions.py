@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from rlx.expressions import evaluate
 from rlx.tasks.countdown import Countdown, CountdownConfig
-from rlx.tasks.countdown_expressions import LONGEST, evaluate, verdict_on
+from rlx.tasks.countdown_expressions import LONGEST, verdict_on
 from rlx.tasks.countdown_traces import Trace
 from rlx.types import Example, Outcome, Split
 

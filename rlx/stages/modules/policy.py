@@ -212,7 +212,7 @@ class PolicyModule(StepModule):
         assert rollout.version == self.position, "a rollout must come from the policy that it trains"
         began = time.perf_counter()
         rollout.shape(self.algorithm, self.decode.max_tokens)
-        batch = rollout.batch if rollout.rows is None else rollout.batch.rows(rollout.rows)
+        batch = rollout.trained()
         figures = self._improve(self.algorithm.select(batch)) if self._gathered is None else self._gather(batch)
         self.tokens = int(rollout.lengths.sum())
         self.watch.failed = first_failure(rollout.verdicts, rollout.examples) or self.watch.failed

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,10 @@ class Rollout:
     """[N] int64, the rows to be trained on; None: all."""
     draws: int = 1
     """Times that prompts were drawn."""
+    talks: bool = False
+    """It is of an interaction."""
+    filters_void: bool = False
+    """Void episodes are not trained on."""
 
     @property
     def group_size(self) -> int:
@@ -72,6 +76,15 @@ class Rollout:
         last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
         for part in self.parts.values():
             self.batch.rewards[torch.arange(len(last)), last] += part
+
+    def trained(self) -> RolloutBatch:
+        """What is trained on, once the rewards are whole: a void row that is filtered keeps them, so that it counts in
+        its group, and has no mask, so that it is in no loss of policy or critic, and in no denominator of one."""
+        batch = self.batch
+        if self.filters_void:
+            heard = torch.tensor([not episode.void for episode in self.episodes], device=batch.loss_mask.device)
+            batch = replace(batch, loss_mask=batch.loss_mask * heard[:, None])
+        return batch if self.rows is None else batch.rows(self.rows)
 
     def mixed(self) -> Tensor:
         """[P] bool: prompts with right and wrong samples."""
@@ -224,6 +237,8 @@ class Sampler:
             version=version,
             seconds=seconds,
             flops=flops,
+            talks=self.environment.turns > 1,
+            filters_void=self.environment.filters_void,
         )
 
     def _batch(self, played: Played, guided: Sequence[Sequence[int]] | None) -> RolloutBatch:
@@ -358,6 +373,8 @@ def joined(rollouts: Sequence[Rollout], pad_id: int) -> Rollout:
         seconds={name: sum(rollout.seconds[name] for rollout in rollouts) for name in names},
         flops=sum(rollout.flops for rollout in rollouts),
         draws=len(rollouts),
+        talks=rollouts[0].talks,
+        filters_void=rollouts[0].filters_void,
     )
 
 
@@ -403,7 +420,7 @@ def turn_metrics(rollout: Rollout) -> dict[str, float]:
     comes, its length (tokens that the model drew), what it earned and how often it was correct, where that was asked.
     """
     episodes, batch = rollout.episodes, rollout.batch
-    if max((len(episode.turns) for episode in episodes), default=1) == 1:
+    if not rollout.talks:
         return {}
     counts = [float(len(episode.turns)) for episode in episodes]
     ends = (batch.tokens.shape[1] - batch.loss_mask.flip(-1).argmax(-1)).float()  # behind the last sampled token
