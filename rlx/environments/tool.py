@@ -154,10 +154,10 @@ class Calling(Episode):
         self.flaw: Flaw | None = None
 
     def answer(self, turn: Turn) -> Answer | None:
-        call = _CALL.search(turn.text) if turn.ended and turn.clean else None
+        call = _CALL.search(turn.text) if turn.clean else None
         if call is None:
-            unopened = Verdict(Outcome.malformed, f"{CLOSE} without {OPEN}")
-            turn.verdict = unopened if CLOSE in turn.text else self.assess(self.example, turn)
+            no_call = Verdict(Outcome.malformed, f"{CLOSE}, and no call before it")
+            turn.verdict = no_call if CLOSE in turn.text else self.assess(self.example, turn)
             self.void = turn.verdict.outcome in (Outcome.malformed, Outcome.truncated)
             turn.name = "void" if self.void else "answer"
             return None
