@@ -64,7 +64,7 @@ from rlx.tasks.countdown_stacked import HALVES, Stacked, prompt, solution, stack
 from rlx.tasks.countdown_traces import DirectTrace, OperationsTrace, Step, Trace, TraceFormat
 from rlx.types import Example, Outcome, Split, Verdict
 
-_OPERATION = re.compile("[0-9]+[-+*/][0-9]+(?==)")
+_OPERATION = re.compile("[0-9]+[-+*/][0-9]+")
 SEARCHES = (Trace.dfs, Trace.bfs, Trace.mix, Trace.think)
 
 

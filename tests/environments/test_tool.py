@@ -105,7 +105,7 @@ def test_noise_is_in_training_alone_equal_for_a_problem_and_as_frequent_as_told(
     assert found == [replies(key, noise=0.2) for key in range(1000)]
     assert all(reply == ["408"] * 3 for key in range(20) for reply in [replies(key, noise=1.0, training=False)])
     assert any(len(set(reply)) == 3 for reply in found)
-    assert any("408" in reply and len(set(reply)) > 1 for reply in found)
+    assert sum("408" in reply and len(set(reply)) > 1 for reply in found) > 300
 
 
 def shown(config: ToolConfig, task: Any, count: int = 400) -> list[Any]:
