@@ -51,7 +51,7 @@ class ToolConfig(EnvironmentConfig):
     turn_tokens: int | None = None
     """Most tokens of a turn, its end included; null: what is left of decode.max_tokens."""
     reply_chars: int = 24
-    """Characters at which a reply is cut."""
+    """Characters at which a reply is cut that is no error."""
     noise: float = 0.0
     """Share of the replies in training that are random digits."""
     flaws: float = 0.05
@@ -166,15 +166,15 @@ class Calling(Episode):
         self.calls, self.errors = self.calls + 1, self.errors + value.startswith(ERROR)
         if len(self.turns) == self.config.most_turns:
             return None
-        return Answer(self._reply(value)[: self.config.reply_chars], self.config.turn_tokens)
+        return Answer(self._reply(value), self.config.turn_tokens)
 
     def _reply(self, value: str) -> str:
         """The value, or random digits in its place."""
         number = len(self.turns)
         drawn = stable_hash("noise", self.key, number)
         if drawn < self.noise * 2**64 or (number == 1 and self.flaw is Flaw.reply):
-            return "".join(str(stable_hash("digit", self.key, number, place) % 10) for place in range(len(value)))
-        return value
+            value = "".join(str(stable_hash("digit", self.key, number, place) % 10) for place in range(len(value)))
+        return value if value.startswith(ERROR) else value[: self.config.reply_chars]
 
     def measures(self) -> dict[str, float]:
         """`calls` made; `call_errors`, the share of them with an error, where there are any; `void`, 1 or 0."""

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from rlx.data.corpora.dialogues import demonstrated
+from rlx.data.corpora.dialogues import DialoguesConfig, demonstrated
+from rlx.data.tokenizers.word import WordConfig
 from rlx.environments.base import Answer, Turn
 from rlx.environments.tool import ToolConfig
 from rlx.errors import ConfigError
+from rlx.stages.material import Material
 from rlx.stages.modules.policy import PolicyModule
 from rlx.stages.modules.rollouts import Rollout
 from rlx.tasks.arithmetic import ArithmeticConfig
@@ -90,6 +92,19 @@ def test_wrong_answers_and_calls_with_errors_are_not_void() -> None:
 def test_replies_are_cut_and_turns_have_their_budget() -> None:
     episode = opened(reply_chars=2, turn_tokens=7)
     assert episode.budget == 7 and episode.take(Turn(text="[12*34]")) == Answer("40", 7)
+    assert episode.take(Turn(text="[1+]")) == Answer("error: form", 7), "a word that a vocabulary has"
+
+
+def test_words_have_what_is_said() -> None:
+    task = PRODUCTS.build()
+    config = DialoguesConfig(environment={"name": "tool", "flaws": 0.5})
+    tokenizer = WordConfig().build(Material(words=lambda: config.words(task)))
+    for index in range(50):
+        episode = demonstrated(ToolConfig(flaws=0.5).build(), task, Split.train, index)
+        for text in [episode.prompt, *(part for turn in episode.turns for part in (turn.text, turn.reply))]:
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+    for text in ("[(1+2)*3/4-5]", "error: form", "error: zero", "error: size", "-7/2"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_noise_is_in_training_alone_equal_for_a_problem_and_as_frequent_as_told() -> None:
