@@ -77,6 +77,7 @@ RISING = [float(n) for n in range(101)]
     ("a", "b", "verdict", "value"),
     [
         ([RISING], [[2 * n for n in RISING]], "holds", 0.5),
+        ([[*RISING[:-1], 1000.0]], [[2 * n for n in RISING]], "holds", 0.5),
         ([RISING], [[1.9 * n for n in RISING]], "fails", 95 / (1.9 * 95)),
         ([RISING, RISING], [[4 * n for n in RISING], RISING], "fails", 1.0),
         ([RISING], [[0.0, 0.0]], "fails", math.inf),
@@ -84,7 +85,7 @@ RISING = [float(n) for n in range(101)]
         ([[1.0]], [[1.0]], "undecided", None),
         ([], [], "undecided", None),
     ],
-    ids=["half", "more", "one seed of two", "nothing", "a run is missing", "one value", "no runs"],
+    ids=["half", "one peak", "more", "one seed of two", "nothing", "a run is missing", "one value", "no runs"],
 )
 def test_the_worst_seed_decides_on_the_norm(a: Any, b: Any, verdict: str, value: float | None) -> None:
     found = norms(Measured(a=a, b=b), "", "a", "b")
@@ -99,7 +100,7 @@ def test_the_worst_seed_decides_on_the_norm(a: Any, b: Any, verdict: str, value:
         ([[1.5] * 10 + [2.0] * 80 + [1.0] * 10], "fails", -0.5),
         ([[1.0] * 10 + [2.0] * 90, [2.0] * 50 + [1.9] * 50], "fails", -0.1),
         ([[1.0, 2.0, 3.0]], "holds", 1.0),
-        ([[1.0] * 109 + [12.0] * 10], "holds", 0.0),
+        ([[1.5] * 109 + [0.0] * 10], "fails", -0.75),
         ([[1.0]], "undecided", None),
         ([], "undecided", None),
     ],
