@@ -18,8 +18,8 @@ Choices where sources differ:
 4. There is no reward for calls, and no helper that answers out of the tool (the authors': `final_answer`).
 5. `noise` is ours, for what the paper calls feedback that is off the model's distribution: so many digits as the reply
    has characters, the same for all samples of a problem in their n-th turn, and in training alone.
-6. Demonstrations call what the task says (`Task.calls`), as many as `most_turns` leaves room for and the calculator has
-   values for. A share `flaws` of them are flawed, so that a model has void turns to begin with: one half end within
+6. Demonstrations call what the task says, where it has a method `calls` (arithmetic, countdown, math), as much of it as
+   `most_turns` leaves room for and the calculator has values for; the problems of others are answered at once. A share `flaws` of them are flawed, so that a model has void turns to begin with: one half end within
    their first call, the other are answered digits as `noise` has them, and go on all the same. Both count in the loss
    of sft: that is what they are for.
 """
@@ -104,11 +104,7 @@ class Tool(Environment):
         return Calling(example, assess, self.config, key=key, noise=self.config.noise if training else 0.0)
 
     def demonstrate(self, episode: Episode, task: Task, random: Random) -> Turn:
-        """The next call, or the solution where there is none left.
-
-        Raises:
-            ConfigError: the task has no `calls`.
-        """
+        """The next call, or the solution where there is none left."""
         assert isinstance(episode, Calling)
         if not episode.turns:
             episode.planned = _calls(task, episode.example)[: self.turns - 1]
@@ -127,14 +123,11 @@ class Tool(Environment):
 
 
 def _calls(task: Task, example: Example) -> list[str]:
-    """Expressions that the task's problem is solved with and the calculator has values for."""
+    """Expressions that the task's problem is solved with and the calculator has values for; none where the task does
+    not say them."""
     named: Callable[[Example], list[str]] | None = getattr(task, "calls", None)
-    if named is None:
-        raise ConfigError(
-            f"environment=tool: {type(task).__name__} does not say what to calculate (a method `calls`), so there are "
-            "no demonstrations; task=arithmetic, countdown and math do"
-        )
-    return [text for text in named(example) if not calculated(text).startswith(ERROR)]
+    texts = [] if named is None else named(example)
+    return [text for text in texts if not calculated(text).startswith(ERROR)]
 
 
 class Calling(Episode):

@@ -158,9 +158,12 @@ def test_a_share_of_them_is_flawed_in_two_ways() -> None:
     assert not any(episode.void for episode in shown(ToolConfig(flaws=0), task, 100))
 
 
-def test_tasks_that_do_not_fit_are_told_in_a_line() -> None:
-    with pytest.raises(ConfigError, match="does not say what to calculate"):
-        demonstrated(ToolConfig().build(), CopyConfig().build(), Split.train, 0)
+def test_a_task_that_says_no_calls_is_answered_at_once() -> None:
+    for episode in shown(ToolConfig(flaws=1), CopyConfig().build(), 5):
+        assert [turn.text for turn in episode.turns] == [episode.example.solution]
+
+
+def test_a_task_that_does_not_fit_is_told_in_a_line() -> None:
     with pytest.raises(ConfigError, match="solutions of the task have ], which ends a call"):
         demonstrated(ToolConfig().build(), CountdownConfig().build(), Split.train, 0)
 
