@@ -19,9 +19,10 @@ Choices where sources differ:
 5. `noise` is ours, for what the paper calls feedback that is off the model's distribution: so many digits as the reply
    has characters, the same for all samples of a problem in their n-th turn, and in training alone.
 6. Demonstrations call what the task says, where it has a method `calls` (arithmetic, countdown, math), as much of it as
-   `most_turns` leaves room for and the calculator has values for; the problems of others are answered at once. A share `flaws` of them are flawed, so that a model has void turns to begin with: one half end within
-   their first call, the other are answered digits as `noise` has them, and go on all the same. Both count in the loss
-   of sft: that is what they are for.
+   `most_turns` leaves room for and the calculator has values for; the problems of others are answered at once. A share
+   `flaws` of those with calls are flawed, so that a model has void turns to begin with: one half end within their first
+   call, the other are answered digits as `noise` has them, and go on all the same. Both count in the loss of sft: that
+   is what they are for.
 """
 
 import re
