@@ -104,7 +104,7 @@ def test_the_numbers_of_a_rollout_by_hand():
                             finished=torch.tensor([True] * 6 + [False] * 2))  # fmt: skip
     outcomes = [Outcome.correct, Outcome.wrong, Outcome.malformed, Outcome.malformed, *[Outcome.correct] * 4]
     verdicts = [Verdict(outcome, measures={"code": place % 2}) for place, outcome in enumerate(outcomes)]
-    rollout: Any = SimpleNamespace(batch=batch, verdicts=verdicts, episodes=[], parts={}, rows=None,
+    rollout: Any = SimpleNamespace(batch=batch, verdicts=verdicts, episodes=[], parts={}, rows=None, talks=False,
                                    lengths=torch.tensor([2, 4, 4, 4, 4, 6, 8, 8]))  # fmt: skip
     found = policy.rollout_metrics(rollout)
     assert found.pop("reward_std") == pytest.approx(0.25)  # of the sample, as in TRL: 0.5 and 0
@@ -123,7 +123,7 @@ def test_equal_rewards_have_no_spread_whatever_rounds(worth):
     rewards = torch.full((8,), worth)  # the spread of which is 8e-9 to 7e-5 in float32
     batch = SimpleNamespace(returns=lambda: rewards, group=torch.zeros(8), finished=torch.ones(8) > 0)
     rollout: Any = SimpleNamespace(batch=batch, verdicts=[Verdict(Outcome.wrong)] * 8, lengths=torch.ones(8), parts={},
-                                   episodes=[], rows=None)  # fmt: skip
+                                   episodes=[], rows=None, talks=False)  # fmt: skip
     assert rewards.std() > 0 and policy.rollout_metrics(rollout)["frac_reward_zero_std"] == 1
 
 
