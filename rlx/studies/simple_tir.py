@@ -9,7 +9,7 @@ digit (`environment=tool`).
 2. `noise` arms are told random digits in a fifth of the replies of training; all are measured without.
 3. `single` begins as the others, with the algorithm of the others, and answers at once, for as many operations as
    `tool` took in training and rollouts. It has three times as many prompts an iteration, whose samples are so much
-   shorter, and makes some 70 iterations in the time of 100.
+   shorter, and makes some 70 iterations for the operations of 100.
 4. The algorithm is the paper's: GRPO without a divergence, clipped at 0.2 and 0.28, four minibatches an iteration.
 5. Thresholds were set before any run. Problems, sizes, steps and rates were chosen by looking at seed 0 alone. Products
    of two long numbers are never right in one turn, so that nothing could be compared; these are in a fourth. At a rate
