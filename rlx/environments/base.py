@@ -153,9 +153,10 @@ class EnvironmentConfig:
 def mistake(task: Task, example: Example, random: Random) -> str:
     """A text of the form of the task's solutions that is not correct: the task's own (`mistake(example, random)`),
     where it has such a method, else another problem's solution."""
-    own: Callable[[Example, Random], str] | None = getattr(task, "mistake", None)
-    if own is not None:
-        return own(example, random)
+    own: Callable[[Example, Random], str | None] | None = getattr(task, "mistake", None)
+    text = None if own is None else own(example, random)
+    if text is not None:
+        return text
     size = task.size(Split.train) or MISTAKES
     text = ""
     for _ in range(8):

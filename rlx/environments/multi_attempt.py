@@ -6,11 +6,18 @@ Source: Chung, Du and Fu, Learning from Failures in Multi-Attempt Reinforcement 
 N is drawn evenly from `least` to `attempts`, the same for all samples of a problem; a model that is measured has
 `attempts`. What the episode earns is what its best attempt is worth, on the last one: with algorithm.rewards of 1 for
 correct, -0.5 for wrong and illegal, -1 for malformed and truncated the paper's +1, -0.5 (once an answer had the right
-form, whatever comes after) and -1.
+form, whatever comes after) and -1. algorithm=ppo passes over the replies in its advantages, as the paper's does.
 
-Choices where sources differ:
-1. An attempt ends where the model ends it, not where the text first has the form of an answer.
+Choices where sources differ, or are silent:
+1. An attempt ends where the model ends it (or its budget does), not where the text first has the form of an answer, as
+   in the authors' code, which looks at every 64 tokens.
 2. Attempts are not discounted: the authors' option for it has no effect in their code.
+3. The prompt and the replies are a few tokens, "3 tries" before the problem and "wrong, 2 left" after an attempt, where
+   the authors have sentences of a chat; the problem is not repeated (their `repeat_question`).
+4. A text is not mended: the authors take chat marks out of what the model wrote. Here a turn in which it drew a special
+   token is malformed, and its text, which the verifier and a reader see, has none.
+5. Demonstrations (the authors have none: their model can chat) have from none to all but one of the attempts wrong,
+   drawn evenly, by `Task.mistake` where the task has it. Mistakes and replies do not count in the loss of sft.
 """
 
 from dataclasses import dataclass
@@ -92,11 +99,12 @@ class Attempts(Episode):
         return Answer(f"wrong, {self.allowed - number} left", self.budget)
 
     def measures(self) -> dict[str, float]:
-        """`correct@k`: one of the first k attempts was correct; `attempts` made; `repeated`: share of the attempts
-        after the first that are the one before again."""
+        """`correct@k`: one of the first k attempts was correct; `repeated@k`, where there was a k-th attempt: its text
+        is that of one before it; `attempts` made."""
         right = [float(turn.verdict is not None and turn.verdict.correct) for turn in self.turns]
-        found = {f"correct@{k}": max(right[:k]) for k in range(1, self.allowed + 1)}
-        pairs = list(zip(self.turns, self.turns[1:], strict=False))
-        if pairs:
-            found["repeated"] = sum(one.text == other.text for one, other in pairs) / len(pairs)
-        return {**found, "attempts": float(len(self.turns))}
+        texts = [turn.text for turn in self.turns]
+        return {
+            **{f"correct@{k}": max(right[:k]) for k in range(1, self.allowed + 1)},
+            **{f"repeated@{k + 1}": float(texts[k] in texts[:k]) for k in range(1, len(texts))},
+            "attempts": float(len(self.turns)),
+        }

@@ -13,6 +13,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -194,6 +195,23 @@ def dialogue(episode: Episode) -> str:
     if len(episode.turns) == 1:
         return episode.turns[0].text
     return "\n".join(part for turn in episode.turns for part in (turn.text, turn.reply and f"> {turn.reply}") if part)
+
+
+def turns_of(episode: Episode) -> list[dict[str, Any]]:
+    """What samples.jsonl says of the turns of an episode that has several: what kind of turn it is, what the model
+    wrote, what that is, what it earned (0 where nothing is paid), and what it was answered."""
+    if len(episode.turns) == 1:
+        return []
+    return [
+        {
+            "name": turn.name,
+            "text": turn.text,
+            "verdict": turn.verdict and turn.verdict.outcome.value,
+            "reward": turn.reward,
+            "reply": turn.reply,
+        }
+        for turn in episode.turns
+    ]
 
 
 def _ends(environment: Environment, tokenizer: Tokenizer) -> Tensor | None:

@@ -19,7 +19,7 @@ from rlx.decoding.engine import Engine
 from rlx.decoding.greedy import GreedyConfig
 from rlx.environments.base import Environment
 from rlx.environments.single import Single
-from rlx.evaluation.episodes import Player
+from rlx.evaluation.episodes import Player, turns_of
 from rlx.evaluation.judge import Judge
 from rlx.evaluation.verdicts import failure_counts, first_failure, mean_by_name, mean_measures
 from rlx.nn.decoder import Decoder
@@ -163,7 +163,7 @@ class Evaluator:
             read.append(
                 {
                     "id": example.id,
-                    "prompt": example.prompt,
+                    "prompt": greedy.episodes[number].prompt,
                     "greedy": best_texts[number],
                     "greedy_verdict": best_verdicts[number].outcome.value,
                     "completion": texts[own.start],
@@ -171,6 +171,9 @@ class Evaluator:
                     "detail": verdicts[own.start].detail,
                 }
             )
+            for name, episode in (("greedy_turns", greedy.episodes[number]), ("turns", played.episodes[own.start])):
+                if turns := turns_of(episode):
+                    read[-1][name] = turns
         return {
             "problems": problems,
             "outcomes": dict(Counter(verdict.outcome.value for verdict in verdicts)),

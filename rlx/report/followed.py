@@ -1,7 +1,8 @@
 """The same held-out problems through training: a row a problem, a column a step, each completion with its verdict.
 
 samples.jsonl is read as it is; what a model or a person wrote is escaped, and rows that are not whole are left out.
-Long completions are folded: their beginning and end are shown, and all of them on a click.
+Long completions are folded: their beginning and end are shown, and all of them on a click. Of a dialogue each turn is
+shown with its own verdict, and below it, beside a rule, what it was answered.
 """
 
 import json
@@ -35,6 +36,8 @@ CSS = """
 .followed td:first-child pre { margin-top: .1rem; font-weight: 600; }
 .followed td details { margin: 0; }
 .followed td summary { font-size: .8rem; }
+.followed .reply { display: block; margin: .35rem 0 .5rem; padding-left: .5rem; border-left: 3px solid var(--grid);
+  color: var(--muted); font: .76rem/1.5 var(--mono); white-space: pre-wrap; overflow-wrap: anywhere; }
 .badge.correct { color: var(--good); background: var(--good-bg); }
 .badge.wrong, .badge.illegal { color: var(--bad); background: var(--bad-bg); }
 """
@@ -113,11 +116,33 @@ def _evenly(steps: list[int], most: int) -> list[int]:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    verdict = row["verdict"]
-    mark = "".join(letter for letter in verdict if letter.isascii() and letter.isalpha()).lower()
     detail = row.get("detail")
     why = f'<span class="note">{_escaped(detail[:LONGEST_DETAIL])}</span>' if isinstance(detail, str) and detail else ""
-    return f'<span class="badge {mark}">{escape(verdict)}</span>{_text(row["completion"])}{why}'
+    turns = _turns(row)
+    said = "".join(map(_turn, turns)) if turns else _badge(row["verdict"]) + _text(row["completion"])
+    return f"{said}{why}"
+
+
+def _turns(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The turns of a dialogue; [] where there are none, or one is not whole."""
+    turns = row.get("turns")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return []
+    whole = all(isinstance(turn.get(name), str) for turn in turns for name in ("name", "text", "reply"))
+    return turns if whole else []
+
+
+def _turn(turn: dict[str, Any]) -> str:
+    """What the model wrote, by the turn's verdict, or its name where it was not asked for one, and the answer to it."""
+    verdict = turn.get("verdict")
+    badge = _badge(verdict) if isinstance(verdict, str) else f'<span class="note">{_escaped(turn["name"])}</span>'
+    reply = f'<span class="reply">{_escaped(turn["reply"])}</span>' if turn["reply"] else ""
+    return f"{badge}{_text(turn['text'])}{reply}"
+
+
+def _badge(verdict: str) -> str:
+    mark = "".join(letter for letter in verdict if letter.isascii() and letter.isalpha()).lower()
+    return f'<span class="badge {mark}">{escape(verdict)}</span>'
 
 
 def _text(text: str) -> str:

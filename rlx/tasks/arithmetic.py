@@ -53,6 +53,7 @@ Worked examples, for 29 + 57, and the authors' for 3719 * 3349:
 """
 
 from dataclasses import dataclass
+from random import Random
 
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -68,7 +69,7 @@ from rlx.tasks.arithmetic_problems import (
     lengths_of,
     running_sums,
 )
-from rlx.tasks.arithmetic_traces import Trace, backwards, trace_format
+from rlx.tasks.arithmetic_traces import Trace, backwards, shortest, trace_format
 from rlx.tasks.base import Sized, TaskConfig, stable_hash
 from rlx.types import Example, Outcome, Split, Verdict
 
@@ -265,6 +266,15 @@ class Arithmetic(Sized):
         for sign, number in zip(signs, others, strict=True):
             text = f"{text}{sign}{number}" if text.isdecimal() else f"({text}){sign}{number}"
         return [text]
+
+    def mistake(self, example: Example, random: Random) -> str:
+        """The solution with one digit of the answer that is written changed, the work before it as it should be."""
+        problem = _problem(example)
+        digits = self._answer(problem)
+        shown = len(digits) if self.format.full_width else len(shortest(digits))
+        place = int(random.random() * shown)
+        other = (int(digits[place]) + 1 + int(random.random() * 9)) % 10
+        return self.format.work(problem) + self.format.answer(f"{digits[:place]}{other}{digits[place + 1 :]}")
 
     def words(self) -> list[str]:
         """Digits and marks that prompts and solutions are made of."""

@@ -21,7 +21,13 @@ HELD_OUT_SHARE = 64
 
 
 class Task(Protocol):
-    """A family of problems at one setting."""
+    """A family of problems at one setting.
+
+    A task may have a method `mistake(example, random) -> str | None` besides: a completion of the form of its solutions
+    that verifies as wrong, from draws of `random.random()` alone, such as demonstrations of second attempts begin with;
+    None in a setting that has none. Those of other tasks begin with another problem's solution
+    (`rlx.environments.base.mistake`).
+    """
 
     baseline: str
     """The short cut that `guess` takes, in a few words: "adds all numbers"."""

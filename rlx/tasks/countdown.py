@@ -52,6 +52,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -59,7 +60,7 @@ from rlx.tasks.base import Sized, TaskConfig
 from rlx.tasks.countdown_chance import chance
 from rlx.tasks.countdown_expressions import TinyZeroTrace
 from rlx.tasks.countdown_heuristics import MOST_NUMBERS, Heuristic, Method, SearchTrace, greedy
-from rlx.tasks.countdown_search import BLOCK, Choice, Problem, Space, draw_block, instance_key, steps_of
+from rlx.tasks.countdown_search import BLOCK, Choice, Problem, Space, draw_block, drawn_steps, instance_key, steps_of
 from rlx.tasks.countdown_stacked import HALVES, Stacked, prompt, solution, stack
 from rlx.tasks.countdown_traces import DirectTrace, OperationsTrace, Step, Trace, TraceFormat
 from rlx.types import Example, Outcome, Split, Verdict
@@ -198,6 +199,17 @@ class Countdown(Sized):
     def calls(self, example: Example) -> list[str]:
         """The operations of the solution, one by one; in a search, all that it tries."""
         return _OPERATION.findall(example.solution)
+
+    def mistake(self, example: Example, random: Random) -> str | None:
+        """Operations on the right numbers, drawn until they miss the target, in the trace's format; None for searches,
+        which end where their rules say."""
+        if self.costly:
+            return None
+        target, inputs = example.truth
+        while True:
+            text = self.trace.attempt(target, inputs, drawn_steps(inputs, random))
+            if self.verify(example, text).outcome is Outcome.wrong:
+                return text
 
     def words(self) -> list[str]:
         """Words, digits and marks that prompts and solutions are made of."""

@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations, combinations_with_replacement
+from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -374,6 +375,24 @@ def steps_of(inputs: Sequence[int], rank: int) -> list[Step]:
             left, right = right, left
         result = calculate(left, sign, right)
         assert result is not None, "the search only returns legal operations"
+        numbers = numbers[:i] + numbers[i + 1 : j] + numbers[j + 1 :] + [result]
+        steps.append(Step(Operation(left, sign, right, result), numbers))
+    return steps
+
+
+def drawn_steps(inputs: Sequence[int], random: Random) -> list[Step]:
+    """Legal operations until one number is left: the places and the sign of each drawn evenly, again where illegal."""
+    numbers = list(inputs)
+    steps: list[Step] = []
+    while len(numbers) > 1:
+        i, j = PAIRS[len(numbers)][int(random.random() * len(PAIRS[len(numbers)]))]
+        sign = SIGNS[int(random.random() * len(SIGNS))]
+        left, right = numbers[i], numbers[j]
+        if sign in "-/" and left < right:
+            left, right = right, left
+        result = calculate(left, sign, right)
+        if result is None:
+            continue
         numbers = numbers[:i] + numbers[i + 1 : j] + numbers[j + 1 :] + [result]
         steps.append(Step(Operation(left, sign, right, result), numbers))
     return steps

@@ -6,6 +6,7 @@ from dataclasses import fields
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations, product
+from random import Random
 from typing import Any
 
 import pytest
@@ -202,6 +203,24 @@ def test_text_out_of_format_has_the_measures_that_are_shares(task: Task) -> None
     assert junk.outcome is Outcome.malformed and set(junk.measures) <= set(whole)
     assert bool(junk.measures) or whole.keys() <= {"yes"}
     assert not any(junk.measures.values())
+
+
+def test_a_mistake_is_a_wrong_answer_of_the_right_form(task: Task) -> None:
+    """Of tasks that write mistakes of their own: never correct, never malformed, and a function of the draws alone."""
+    mistake = getattr(task, "mistake", None)
+    if mistake is None:
+        return
+    examples = read(task, Split.train)
+    texts = [[mistake(example, Random(seed)) for seed in range(8)] for example in examples]
+    if texts[0][0] is None:
+        assert {text for own in texts for text in own} == {None}
+        return
+    for example, own in zip(examples, texts, strict=True):
+        assert {task.verify(example, text).outcome for text in own} == {Outcome.wrong}, example.id
+    assert sum(len(set(own)) for own in texts) > 2 * COUNT
+    assert texts == [[mistake(example, Random(seed)) for seed in range(8)] for example in examples]
+    words = set("".join(task.words()))
+    assert all(set(text) <= words for own in texts for text in own)
 
 
 def test_text_is_made_of_the_words(task: Task) -> None:

@@ -71,6 +71,24 @@ def test_text_of_models_is_escaped_and_long_text_folded(tmp_path):
     assert len(cells(html)) == 2
 
 
+def test_a_dialogue_is_told_turn_by_turn(tmp_path):
+    """Each turn with its own verdict, or its name where it has none, and what it was answered; a torn list is not."""
+    rows = followed_rows({0: "4+6=10\n> wrong, 1 left\n4*6=24", 1: "4*6=24"}, problems=1, right_from=0)
+    first = {"name": "attempt_1", "text": "4+6=<10>", "verdict": "wrong", "reward": 0.0, "reply": "wrong, <1> left"}
+    second = {"name": "attempt_2", "text": "4*6=24", "verdict": "correct", "reward": 1.0, "reply": ""}
+    rows[0]["turns"] = [first, second]
+    html = table_of(tmp_path, rows)
+    assert cells(html)[1] == ["24: 0 4 6", "wrong 4+6=<10> wrong, <1> left correct 4*6=24", "correct 4*6=24"]
+    assert html.count('<span class="reply">') == 1 and '<span class="reply">wrong, &lt;1&gt; left</span>' in html
+    assert '<span class="badge wrong">wrong</span>' in html
+    rows[0]["turns"] = [{**first, "name": "<thought>", "verdict": None}, second]
+    html = table_of(tmp_path, rows, 2)
+    assert cells(html)[1][1] == "<thought> 4+6=<10> wrong, <1> left correct 4*6=24"
+    for number, torn in enumerate(([first, 3], "turns", [{**first, "reply": None}], []), start=3):
+        rows[0]["turns"] = torn
+        assert cells(table_of(tmp_path, rows, number))[1][1] == "correct 4+6=10 > wrong, 1 left 4*6=24"
+
+
 def test_runs_that_follow_nothing_have_no_table(tmp_path):
     assert table_of(tmp_path, []) == ""
     make_arm(tmp_path, "rl", 3)

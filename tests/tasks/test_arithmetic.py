@@ -837,3 +837,20 @@ def test_coupled_positions_tell_nothing_of_the_answer() -> None:
     for operation, trace in EVERY:
         has = trace is Trace.reversed and operation is not Operation.modular
         assert (arithmetic(operation, trace).example(Split.train, 0).places is not None) == has
+
+
+@pytest.mark.parametrize(("operation", "trace"), EVERY, ids=EVERY_ID)
+def test_a_mistake_has_one_other_digit_in_its_answer(operation: Operation, trace: Trace) -> None:
+    """What stands before the answer is as in the solution; any digit of it may be the one."""
+    task = arithmetic(operation, trace, min_digits=2, max_digits=3)
+    changed = set()
+    for index in range(60):
+        example = task.example(Split.train, index)
+        made, wanted = task.mistake(example, Random(index)), example.solution
+        work = len(wanted) - len(re.search("[0-9]*[.]?$", wanted)[0])
+        assert made[:work] == wanted[:work]
+        if len(made) < len(wanted):  # a zero at the head of a plain answer is not written
+            made = made[:work] + made[work:].zfill(len(wanted) - work)
+        (place,) = (n for n in range(len(wanted)) if made[n] != wanted[n])
+        changed.add(place - work)
+    assert changed >= ({0} if operation is Operation.modular else {0, 1, 2})

@@ -408,3 +408,30 @@ def test_random_solutions_are_of_the_same_problems_and_of_all_kinds() -> None:
     assert all(random.verify(b, b.solution).correct for _, b in pairs)
     differing = sum(a.solution != b.solution for a, b in pairs)
     assert 100 < differing < 400
+
+
+@pytest.mark.parametrize("trace", [Trace.operations, Trace.direct, Trace.tinyzero], ids=lambda trace: trace.value)
+def test_a_mistake_uses_every_number_once_and_misses(trace: Trace) -> None:
+    """Its operations are true, one after the other, of what is there, until one number is left; all signs come."""
+    task, signs = CountdownConfig(numbers=4, trace=trace).build(), set()
+    for index in range(30):
+        example = task.example(Split.train, index)
+        text = task.mistake(example, Random(index))
+        assert text is not None
+        if trace is Trace.direct:  # where an operation is said three times
+            text = "\n".join(line for line in text.splitlines() if line.startswith("Exploring"))
+        target, pool = example.truth[0], list(example.truth[1])
+        for left, sign, right, result in re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", text):
+            a, b = int(left), int(right)
+            pool.remove(a)
+            pool.remove(b)
+            pool.append(int(result))
+            assert {"+": a + b, "-": a - b, "*": a * b, "/": Fraction(a, b or 1)}[sign] == int(result)
+            signs.add(sign)
+        assert len(pool) == 1 and pool != [target]
+    assert signs == set("+-*/")
+
+
+def test_searches_have_no_mistakes_of_their_own() -> None:
+    task = CountdownConfig(numbers=3, trace=Trace.dfs).build()
+    assert task.mistake(task.example(Split.train, 0), Random(0)) is None

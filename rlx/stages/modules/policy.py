@@ -79,7 +79,7 @@ class PolicyModule(StepModule):
         )
         self.watch = Alarms(self.setting)
         self.preflight: dict[str, Any] | None = None
-        self.samples = SampleLog(run, config.stage.followed_problems, config.algorithm.reward)
+        self.samples = SampleLog(run, config.stage.followed_problems)
         self._reference = self._make_reference()
         self._companions: dict[str, Companion] = {}
         self._add_companions()

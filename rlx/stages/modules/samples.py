@@ -4,13 +4,12 @@ The followed problems are completed with the same random numbers at every valida
 step is the policy. Their rows wait until the measurements of a step are whole: a stop that abandons one leaves none.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlx.evaluation.episodes import turns_of
 from rlx.runs.run import Run
 from rlx.stages.modules.rollouts import Rollout
-from rlx.types import Verdict
 
 SAMPLES_LOGGED = 2
 """Groups an iteration whose first completion is kept, every `SAMPLES_EVERY` iterations."""
@@ -24,8 +23,6 @@ class SampleLog:
     run: Run
     followed: int
     """Held-out problems whose first completion is kept at every validation, and of the start."""
-    worth: Callable[[Verdict], float]
-    """Reward of a verdict."""
     waiting: list[dict[str, Any]] = field(default_factory=list)
     """Rows of followed problems of a measurement that is not whole yet."""
 
@@ -48,31 +45,33 @@ class SampleLog:
 
     def first_of_groups(self, rollout: Rollout, count: int, step: int, kind: str) -> list[dict[str, Any]]:
         """What samples.jsonl says of the first completion of each of the first `count` problems; `kind` is drawn (for
-        training) or followed (held out: the reward is the verifier's alone)."""
+        training) or followed (held out: the reward is the verifier's alone). One that has several turns tells each."""
         rewards = rollout.batch.returns().tolist()
         rows = []
         for number, example in enumerate(rollout.examples[:count]):
             row = number * rollout.group_size
-            verdict = rollout.verdicts[row]
+            verdict, episode = rollout.verdicts[row], rollout.episodes[row]
+            turns = turns_of(episode)
             rows.append(
                 {
                     "step": step,
                     "kind": kind,
                     "id": example.id,
-                    "prompt": example.prompt,
+                    "prompt": episode.prompt,
                     "completion": rollout.texts[row],
                     "verdict": verdict.outcome.value,
                     "detail": verdict.detail,
                     "reward": rewards[row],
-                    "parts": reward_parts(rollout, row, self.worth),
+                    "parts": reward_parts(rollout, row),
                     "length": int(rollout.lengths[row]),
                     "finished": bool(rollout.batch.finished[row]),
+                    **({"turns": turns} if turns else {}),
                 }
             )
         return rows
 
 
-def reward_parts(rollout: Rollout, row: int, worth: Callable[[Verdict], float]) -> dict[str, float]:
-    """What the reward of a row is the sum of, by name."""
+def reward_parts(rollout: Rollout, row: int) -> dict[str, float]:
+    """What the reward of a row is the sum of, by name; `verifier` is what its turns earned."""
     parts = {name: float(part[row]) for name, part in rollout.parts.items()}
-    return {"verifier": worth(rollout.verdicts[row]), **parts}
+    return {"verifier": sum(turn.reward for turn in rollout.episodes[row].turns), **parts}
