@@ -1,5 +1,6 @@
 """What a study is: runs by name, per scale, and claims about their results."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from rlx.errors import ConfigError
 from rlx.report.models import Model, read_models
 from rlx.report.read import FINISHED, Plan, Run, read_plan
 from rlx.statistics import Estimate, paired_difference
+
+Quantity = Callable[[dict[str, Any]], float]
+"""What is asked of a problem's row in eval.json."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,6 +103,28 @@ class Results:
         arms = [scores.correct / scores.n for scores in found if scores is not None]
         return (arms[0], arms[1]) if len(arms) == 2 and arms[0].shape == arms[1].shape else None
 
+    def tables(self, *asked: tuple[str, Quantity]) -> list[NDArray[np.float64]] | None:
+        """[S, N] each: a quantity of every problem's row in eval.json, of evaluations by name, for the seeds and the
+        problems that all of them have. None where there are none."""
+        found = [self._answers(name) for name, _ in asked]
+        seeds = sorted(set.intersection(*(set(each) for each in found)))
+        ids = [key for key in (found[0][seeds[0]] if seeds else ()) if all(key in e[n] for e in found for n in seeds)]
+        if not ids:
+            return None
+        return [
+            np.array([[of(answers[seed][key]) for key in ids] for seed in seeds], dtype=np.float64)
+            for (_, of), answers in zip(asked, found, strict=True)
+        ]
+
+    def _answers(self, name: str) -> dict[int, dict[str, dict[str, Any]]]:
+        """Rows of eval.json by seed and problem, of the finished runs of a name."""
+        entries = [entry for entry in self.plan.groups.get(name, []) if entry.run.state == FINISHED]
+        return {
+            entry.seed: {row["id"]: row for row in entry.run.evaluation["problems"]}
+            for entry in entries
+            if entry.run.evaluation is not None
+        }
+
     def series(self, name: str, metric: str) -> list[list[tuple[int, float]]]:
         """(step, value) of a metric in each finished run of a name."""
         return [
@@ -112,8 +138,16 @@ def difference_claim(results: Results, sentence: str, first: str, second: str, *
 
     With threshold 0 the whole interval must lie above 0.
     """
-    found = results.difference(first, second)
     quantity = f"pass@1 of {first} minus {second}, same problems"
+    found = results.difference(first, second)
+    return points_claim(sentence, quantity, found, results.differences(first, second), threshold=threshold)
+
+
+def points_claim(
+    sentence: str, quantity: str, found: Estimate | None, by_seed: Sequence[float], *, threshold: float
+) -> Claim:
+    """A claim that a share is at least a threshold, both shown in points; with threshold 0 the whole interval must lie
+    above 0."""
     told = f"≥ {100 * threshold:g} points" if threshold else "> 0 points"
     if found is None:
         return undecided(sentence, quantity, told, "runs are missing")
@@ -125,7 +159,7 @@ def difference_claim(results: Results, sentence: str, first: str, second: str, *
         value=100 * float(found.value),
         unit="points",
         interval=[100 * float(found.low), 100 * float(found.high)],
-        note="per seed: " + ", ".join(f"{100 * value:.1f}" for value in results.differences(first, second)),
+        note="per seed: " + ", ".join(f"{100 * value:.1f}" for value in by_seed),
     )
 
 
