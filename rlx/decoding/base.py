@@ -1,9 +1,20 @@
 """How completions are drawn: the fields of `decode=`."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from rlx.errors import ConfigError
 from rlx.options import recorded
+
+
+class Scheduling(str, Enum):
+    """Which samples run while there are more of them than rows."""
+
+    fcfs = "fcfs"
+    """First come, first served, each to its end."""
+    trail = "trail"
+    """Those that are predicted to end first (TRAIL); in rl the predictor learns from the run's own rollouts, and where
+    nothing was learnt it is first come."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -20,6 +31,11 @@ class DecodeConfig:
     """Keep the smallest set of most likely tokens whose probability reaches this; 1: all."""
     rows: int = recorded(512)
     """Rows decoded side by side; memory grows with it."""
+    scheduler: Scheduling = recorded(Scheduling.fcfs)  # noqa: RUF009 (it is a field)
+    """Which samples run while there are more of them than rows; none of them depends on it."""
+    preempt: float = recorded(0.8)
+    """trail: a running sample may be set aside for a shorter one until it has drawn this share of the tokens that were
+    predicted for it first; 0: never."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.rows < 1:
@@ -30,6 +46,9 @@ class DecodeConfig:
             raise ConfigError(f"decode.top_p={self.top_p} is not in (0, 1]; 1 keeps every token")
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"decode.top_k={self.top_k} must be at least 1; null keeps every token")
+
+        if not self.preempt >= 0:
+            raise ConfigError(f"decode.preempt={self.preempt} must be at least 0; 0 sets no running sample aside")
 
     @property
     def truncates(self) -> bool:
