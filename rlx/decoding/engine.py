@@ -23,6 +23,11 @@
 9. In an interaction (`Exchange`) a turn ends with the end mark, a token that ends turns, or its budget. What is then
    answered is fed to the row one token a step, through the same step that samples for its neighbours: at the widths
    of a rollout that costs what a pass of its own would, and leaves rows independent of each other.
+10. Which samples run is a scheduler's to say (`rlx.decoding.scheduling`). With decode.scheduler=trail and a network
+   that has learnt lengths, up to `decode.rows` prompts are passed at once, so that the shortest of their samples begin
+   first; and whenever rows are looked at, running ones are set aside for shorter ones that wait. What is set aside lies
+   on a shelf (`shelf_rows`), a cache that is allocated once a call, and comes back as it was: memory
+   grows by that share and the prompts' states, and where the shelf is full nobody yields.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,10 +38,12 @@ import torch
 from torch import Tensor, nn
 
 from rlx.batches import Extent
-from rlx.decoding.base import DecodeConfig
+from rlx.decoding.base import DecodeConfig, Scheduling
 from rlx.decoding.graphs import Graphs, cuda_graphs
+from rlx.decoding.lengths import Forecast, LengthProbe, Seen, middle_layer
 from rlx.decoding.logprobs import log_softmax
 from rlx.decoding.memory import Decoding, check_room, chunk_of
+from rlx.decoding.scheduling import Job, scheduler_of, shelf_rows
 from rlx.decoding.uniforms import sample_keys, uniforms
 from rlx.errors import DivergedError, Stopped
 from rlx.nn.aux import Aux
@@ -114,6 +121,12 @@ class Completions:
     of prompt and completion; -1 where none was passed, as for the last token drawn."""
     places: Tensor | None = None
     """[N, M] int64, coupled positions of the tokens; 0 on padding. None for models without."""
+    preempted: int = 0
+    """Times that a running sample was set aside for a shorter one."""
+    predictions: int = 0
+    """Predictions of lengths that were made."""
+    seen: Seen | None = None
+    """What lengths are to be learnt from, where they are."""
 
     def rows(self, count: int) -> "Completions":
         """A copy of the first `count` rows."""
@@ -126,6 +139,7 @@ class Completions:
 
     def clear(self, pad_id: int) -> None:
         """Nothing is drawn yet."""
+        self.preempted, self.predictions, self.seen = 0, 0, None
         for name, value in self._tensors().items():
             value.fill_({"tokens": pad_id, "routing": -1}.get(name, 0))
 
@@ -149,6 +163,7 @@ class Engine:
         stop: polled between decode steps; True abandons the call with `Stopped`.
         compile: compile the decode step; seconds at the first call of a size, and shorter steps.
         graphs: records steps; None: CUDA graphs where the model is on a GPU, else none.
+        lengths: predicts how long samples will be, for decode.scheduler=trail; None: nothing is known of that.
     """
 
     def __init__(
@@ -160,10 +175,13 @@ class Engine:
         stop: Callable[[], bool] = never,
         compile: bool = False,
         graphs: Graphs | None = None,
+        lengths: LengthProbe | None = None,
     ) -> None:
         self.model, self.end_id, self.pad_id, self.stop = model, end_id, pad_id, stop
+        self.lengths = lengths
         self._logits = compiled(_next_logits) if compile else _next_logits
         self._logits_and_routing = compiled(_next_logits_and_routing) if compile else _next_logits_and_routing
+        self._logits_and_state = compiled(_next_logits_and_state) if compile else _next_logits_and_state
         self._compile, self._graphs = compile, graphs
         self.needed = 0
         """Bytes that the largest call was told to take."""
@@ -252,9 +270,11 @@ class Engine:
         length = max(len(prompt) for prompt in prompts) + decode.max_tokens
         length = rounded(length, SLOT_UNIT) if self._in_sizes else length
         dtype, rows = _dtype(device), self._enough(decode.rows, count)
+        watched = self.lengths.width if self.lengths is not None and decode.scheduler is Scheduling.trail else 0
         if self._held is not None:
             state, out = self._held
-            if state.holds(decode.rows, length, dtype) and out.holds(count, decode.max_tokens, routing=routing):
+            fits = state.holds(decode.rows, length, dtype) and state.looked.shape[1] == watched
+            if fits and out.holds(count, decode.max_tokens, routing=routing):
                 state.alive.zero_()
                 out.clear(self.pad_id)
                 return state.first(rows), out if routing else replace(out, routing=None)
@@ -268,7 +288,9 @@ class Engine:
             out.places = torch.zeros_like(out.tokens)
         most = decode.rows if recorded else rows
         cache = model.new_cache(most, length, dtype=dtype)
-        state = _State.empty(cache, most, unread=count, vocab=model.vocab_size, device=device, dtype=dtype)
+        state = _State.empty(
+            cache, most, unread=count, vocab=model.vocab_size, device=device, dtype=dtype, watched=watched
+        )
         if recorded:
             assert self._graphs is not None
             self._graphs.clear()
@@ -298,22 +320,28 @@ class Engine:
             keys,
             samples,
             self.pad_id,
-            chunk=chunk_of(decode.rows, samples, max(len(prompt) for prompt in prompts)),
             guide=state.guide,
+            decode=decode,
+            lengths=self.lengths,
             routing=out.routing is not None,
         )
+        state.forecast = waiting.forecast
+        aside = shelf_rows(len(state.place), decode) if waiting.ranks and count > len(state.place) else 0
+        shelf = state.shelf(model, aside) if aside else None
         while True:
             if self.stop():
                 raise Stopped
             alive, reach = state.look()
             rows = len(state.place)
             if waiting and rows - alive >= max(1, REFILL_SHARE * rows):
-                self._refill(state, waiting, out, decode)
+                self._refill(state, shelf, waiting, out, decode)
                 continue
             if not alive:
                 break
             if not waiting and alive < ALIVE_SHARE * rows:
                 self._compact(state, alive)
+            if shelf is not None and waiting:
+                reach = max(reach, self._preempt(state, shelf, waiting, out, decode))
             for more in range(1 if state.exchange is not None else self.polled):
                 self._step(model, state, out, decode, reach + more)
         given = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -322,6 +350,8 @@ class Engine:
             out.sampled.copy_(torch.arange(decode.max_tokens, device=device) < out.lengths[:, None])
         given = given.repeat_interleave(samples)
         out.decoded = Extent.spans(given + 1, given + out.lengths[:count] - 1)
+        if waiting.forecast is not None:
+            out.seen, out.predictions = waiting.forecast.seen(out.lengths), waiting.forecast.predictions
 
     def _enough(self, rows: int, needed: int) -> int:
         """How many of `rows` rows to decode side by side for `needed` samples."""
@@ -350,11 +380,55 @@ class Engine:
             tensor.copy_(weights[name])
         return made.eval()
 
-    def _refill(self, state: "_State", waiting: "_Waiting", out: Completions, decode: DecodeConfig) -> None:
+    def _refill(
+        self, state: "_State", shelf: "_State | None", waiting: "_Waiting", out: Completions, decode: DecodeConfig
+    ) -> None:
         """Give idle rows the next samples, as many as one chunk of prefilled prompts still has."""
         idle = (~state.alive).nonzero().squeeze(1)
-        taken = waiting.take(len(idle))
-        rows = idle[: len(taken.place)]
+        jobs = waiting.take(len(idle))
+        self._place(state, shelf, waiting, idle[: len(jobs)], jobs, out, decode)
+
+    def _preempt(
+        self, state: "_State", shelf: "_State", waiting: "_Waiting", out: Completions, decode: DecodeConfig
+    ) -> int:
+        """Set samples aside for shorter ones that wait, as many as the shelf has room for. Returns the largest position
+        that a running one goes to."""
+        rows, free = state.alive.nonzero().squeeze(1), (~shelf.alive).nonzero().squeeze(1)
+        running = waiting.known(state.place[rows], state.drawn[rows])
+        pairs = waiting.scheduler.displace(running, len(free))
+        if not pairs:
+            return 0
+        row_of = {job.number: row for job, row in zip(running, rows.tolist(), strict=True)}
+        left = torch.tensor([row_of[goes.number] for goes, _ in pairs], device=rows.device)
+        shelf.put(free[: len(pairs)], state, left)
+        state.alive[left] = False
+        waiting.shelved.update(zip((goes.number for goes, _ in pairs), free.tolist(), strict=False))
+        self._place(state, shelf, waiting, left, [comes for _, comes in pairs], out, decode)
+        out.preempted += len(pairs)
+        return state.look()[1]
+
+    def _place(
+        self,
+        state: "_State",
+        shelf: "_State | None",
+        waiting: "_Waiting",
+        rows: Tensor,
+        jobs: list[Job],
+        out: Completions,
+        decode: DecodeConfig,
+    ) -> None:
+        """Give idle `rows` samples each: they begin, or go on where they were set aside."""
+        slots = torch.tensor([waiting.shelved.pop(job.number, -1) for job in jobs], device=rows.device)
+        begin, back = slots < 0, slots >= 0
+        if shelf is not None and bool(back.any()):
+            state.put(rows[back], shelf, slots[back])
+            shelf.alive[slots[back]] = False
+        if bool(begin.any()):
+            place = torch.tensor([job.number for job in jobs], device=rows.device)[begin]
+            self._begin(state, rows[begin], waiting.begun(place), out, decode)
+
+    def _begin(self, state: "_State", rows: Tensor, taken: "_Taken", out: Completions, decode: DecodeConfig) -> None:
+        """Samples begin in idle `rows`."""
         state.cache.put(rows, taken.cache, taken.source)
         state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths - 1, taken.keys, taken.place
         state.drawn[rows], state.alive[rows] = 0, True
@@ -376,12 +450,15 @@ class Engine:
         def step() -> None:
             self._pass(model, state, out, decode, slots)
 
+        alive, drawn = state.alive.clone(), state.drawn.clone()
         if self._held is not None and self._graphs is not None:
             drawing = (decode.temperature, decode.top_k, decode.top_p)
             talks = state.exchange is not None
             self._graphs.run((len(state.place), slots, drawing, out.routing is not None, talks), step)
         else:
             step()
+        if state.forecast is not None:
+            state.forecast.go_on(torch.where(alive, state.place, state.forecast.idle), drawn, state.looked)
         if state.exchange is not None and bool(state.over.any()):
             self._answer(state, state.over.nonzero().squeeze(1), out, decode)
 
@@ -389,10 +466,19 @@ class Engine:
         """A step without a look at what came of it; attends `slots` positions."""
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
         rows.places = state.ids[:, None] if state.guide is not None else None
-        if out.routing is None:
+        routing = None
+        if state.forecast is not None:
+            rows.look = middle_layer(len(model.blocks))
+            logits, ids, routing, looked = self._logits_and_state(
+                model, state.tokens[:, None], rows, state.cache, out.routing is not None
+            )
+            assert looked is not None
+            state.looked.copy_(looked)
+        elif out.routing is None:
             logits, ids = self._logits(model, state.tokens[:, None], rows, state.cache)
         else:
             logits, ids, routing = self._logits_and_routing(model, state.tokens[:, None], rows, state.cache)
+        if out.routing is not None:
             assert routing is not None
             out.routing[state.written(), state.positions] = routing
         state.advance(None, *self._record(state, logits, ids, out, decode))
@@ -454,10 +540,18 @@ def _next_logits_and_routing(
     model: Decoder, tokens: Tensor, rows: Rows, cache: Cache, routing: bool = True
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """`_next_logits`, and the experts chosen [N, L, K] int16."""
+    return _next_logits_and_state(model, tokens, rows, cache, routing)[:3]
+
+
+def _next_logits_and_state(
+    model: Decoder, tokens: Tensor, rows: Rows, cache: Cache, routing: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """`_next_logits_and_routing`, and the states [N, D] after the layer that is looked at."""
     hidden, aux = model.run(tokens, rows, cache)
     hidden = hidden[:, 0]
     ids = None if model.places is None else model.places.predicted(hidden)
-    return model.logits(hidden), ids, _chosen(aux)[:, 0] if routing else None
+    chosen = _chosen(aux)[:, 0] if routing else None
+    return model.logits(hidden), ids, chosen, None if aux.looked is None else aux.looked[:, 0]
 
 
 def _chosen(aux: Aux) -> Tensor:
@@ -500,16 +594,26 @@ class _State:
     fed: Tensor  # [N] int64, in an interaction the column up to which the row's tokens are given
     limit: Tensor  # [N] int64, in an interaction the column at which its turn is cut
     ends: Tensor  # [V] bool, in an interaction tokens that end turns, besides the end mark
+    looked: Tensor  # [N, D] float32, states that lengths are predicted from, where they are; else [N, 0]
     unread: int  # the output's row that idle rows write to
     dtype: torch.dtype | None  # of the cache; None: that of the weights
     guide: "_Guide | None" = None
     exchange: Exchange | None = None
+    forecast: Forecast | None = None
 
     @classmethod
     def empty(
-        cls, cache: Cache, rows: int, *, unread: int, vocab: int, device: torch.device, dtype: torch.dtype | None
+        cls,
+        cache: Cache,
+        rows: int,
+        *,
+        unread: int,
+        vocab: int,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        watched: int = 0,
     ) -> "_State":
-        """Idle rows."""
+        """Idle rows, of whose states `watched` numbers are kept."""
 
         def zeros(kind: torch.dtype = torch.int64, count: int = rows) -> Tensor:
             return torch.zeros(count, dtype=kind, device=device)
@@ -527,6 +631,7 @@ class _State:
             fed=zeros(),
             limit=zeros(),
             ends=zeros(torch.bool, vocab),
+            looked=torch.zeros(rows, watched, device=device),
             unread=unread,
             dtype=dtype,
         )
@@ -534,6 +639,12 @@ class _State:
     def holds(self, rows: int, length: int, dtype: torch.dtype | None) -> bool:
         """True where so many rows of so many slots have room."""
         return len(self.place) >= rows and self.cache.length >= length and self.dtype is dtype
+
+    def shelf(self, model: Decoder, rows: int) -> "_State":
+        """Idle rows of their own, for samples of these rows that are set aside."""
+        cache = model.new_cache(rows, self.cache.length, dtype=self.dtype)
+        made = self.at(torch.zeros(rows, dtype=torch.int64, device=self.place.device))
+        return replace(made, cache=cache, alive=torch.zeros_like(made.alive))
 
     def written(self) -> Tensor:
         """[N] int64: rows of the output to write to."""
@@ -558,6 +669,12 @@ class _State:
     def at(self, index: Tensor) -> "_State":
         """The rows in `index`, apart: what is changed there changes nothing here. Their cache is left out."""
         return self._with(Cache([], 0), lambda tensor: tensor[index])
+
+    def put(self, index: Tensor, other: "_State", source: Tensor) -> None:
+        """The samples in the rows `index` [N] int64 become those in the rows `source` [N] of others."""
+        self.cache.put(index, other.cache, source)
+        for name in _OF_ROWS:
+            getattr(self, name)[index] = getattr(other, name)[source]
 
     def first(self, count: int) -> "_State":
         """The first rows: what is changed there is changed here."""
@@ -589,16 +706,14 @@ class _State:
         """Go on with the first `count` rows only; those that are alive and lie behind move to idle places there."""
         behind = count + self.alive[count:].nonzero().squeeze(1)
         free = (~self.alive[:count]).nonzero().squeeze(1)[: len(behind)]
-        self.cache.put(free, self.cache, behind)
-        for name in _OF_ROWS:
-            getattr(self, name)[free] = getattr(self, name)[behind]
+        self.put(free, self, behind)
         kept = self.first(count)
         self.cache = kept.cache
         for name in _OF_ROWS:
             setattr(self, name, getattr(kept, name))
 
 
-_OF_ROWS = ("tokens", "positions", "keys", "drawn", "place", "alive", "over", "ids", "fed", "limit")
+_OF_ROWS = ("tokens", "positions", "keys", "drawn", "place", "alive", "over", "ids", "fed", "limit", "looked")
 """Tensors of `_State` that have an entry a row."""
 
 
@@ -617,7 +732,8 @@ class _Taken:
 
 
 class _Waiting:
-    """Samples that have not begun, in order; their prompts are passed through the model `chunk` at a time."""
+    """Samples that do not run: those that have not begun, whose prompts are passed through the model a chunk at a time,
+    and those that were set aside."""
 
     def __init__(
         self,
@@ -627,30 +743,53 @@ class _Waiting:
         samples: int,
         pad_id: int,
         *,
-        chunk: int,
         guide: "_Guide | None",
+        decode: DecodeConfig,
+        lengths: LengthProbe | None,
         routing: bool = False,
     ) -> None:
         self.guide, self.routed = guide, routing
-        self.model, self.prompts, self.samples, self.pad_id, self.chunk = model, prompts, samples, pad_id, chunk
+        self.model, self.prompts, self.samples, self.pad_id = model, prompts, samples, pad_id
         self.device = model.embed.weight.device
         self.keys = sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=self.device), samples)
-        self.next = 0
+        self.scheduler, self.forecast = scheduler_of(decode), None
+        if lengths is not None and decode.scheduler is Scheduling.trail:
+            self.forecast = lengths.forecast(self.keys)
+        longest = max(len(prompt) for prompt in prompts)
+        self.chunk = chunk_of(decode.rows, 1 if self.ranks else samples, longest)
+        self.jobs: dict[int, Job] = {}
+        """Samples whose prompts were passed, by number."""
+        self.shelved: dict[int, int] = {}
+        """The shelf's rows of those that were set aside, by number."""
+        self.first = 0
+        """Of the prompts whose states are at hand."""
+
+    @property
+    def ranks(self) -> bool:
+        """Samples are told apart by what is predicted of them."""
+        return self.forecast is not None and self.forecast.knows
 
     def __bool__(self) -> bool:
-        return self.next < len(self.keys)
+        return len(self.scheduler) > 0 or len(self.jobs) < len(self.keys)
 
-    def take(self, most: int) -> _Taken:
-        """The next samples of one chunk, at most `most`."""
-        per_chunk = self.chunk * self.samples
-        number, first = divmod(self.next, per_chunk)
-        if first == 0:
-            self._prefill(number * self.chunk)
-        count = min(most, per_chunk - first, len(self.keys) - self.next)
-        place = torch.arange(self.next, self.next + count, device=self.device)
-        source = place // self.samples - number * self.chunk
-        self.next += count
-        routing = None if self.routing is None else self.routing[source]
+    def take(self, most: int) -> list[Job]:
+        """The next samples, at most `most`; a new chunk of prompts is passed where all of the last one have begun."""
+        if len(self.scheduler) == len(self.shelved) and len(self.jobs) < len(self.keys):
+            self._prefill(len(self.jobs) // self.samples)
+            self._come(len(self.jobs), min(len(self.jobs) + self.chunk * self.samples, len(self.keys)))
+        return [self.scheduler.next() for _ in range(min(most, len(self.scheduler)))]
+
+    def known(self, place: Tensor, drawn: Tensor) -> list[Job]:
+        """The samples `place` [N] int64 with what is predicted of them now; they have `drawn` [N] tokens."""
+        assert self.forecast is not None
+        found = [self.jobs[number] for number in place.tolist()]
+        for job, left, age in zip(found, self.forecast.left[place].tolist(), drawn.tolist(), strict=True):
+            job.left, job.age = left, age
+        return found
+
+    def begun(self, place: Tensor) -> _Taken:
+        """The samples `place` [N] int64, of the chunk at hand."""
+        source = place // self.samples - self.first
         return _Taken(
             cache=self.cache,
             source=source,
@@ -659,24 +798,39 @@ class _Waiting:
             ids=None if self.ids is None else self.ids[source],
             keys=self.keys[place],
             place=place,
-            routing=routing,
+            routing=None if self.routing is None else self.routing[source],
         )
+
+    def _come(self, first: int, last: int) -> None:
+        """The samples from `first` up to `last` wait from now on."""
+        jobs = [Job(number) for number in range(first, last)]
+        self.jobs.update(enumerate(jobs, first))
+        if self.forecast is not None:
+            place = torch.arange(first, last, device=self.device)
+            self.forecast.begin(place, self.states[place // self.samples - self.first])
+            for job, tokens in zip(self.known(place, place - place), self.forecast.first[place].tolist(), strict=True):
+                job.first = tokens
+        for job in jobs:
+            self.scheduler.wait(job)
 
     def _prefill(self, first: int) -> None:
         """The cache of the next prompts, and the logits after each."""
-        prompts = self.prompts[first : first + self.chunk]
+        self.first, prompts = first, self.prompts[first : first + self.chunk]
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)  # [P]
         width = int(self.lengths.max())
         padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
         tokens = torch.tensor(padded, device=self.device)  # [P, W]
         self.cache = self.model.new_cache(len(prompts), width, dtype=_dtype(self.device))
         places = None if self.guide is None else self.guide.ids[first : first + self.chunk, :width]  # [P, W]
-        hidden, aux = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths, places=places)
+        look = None if self.forecast is None else middle_layer(len(self.model.blocks))
+        hidden, aux = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths, places=places, look=look)
         self.routing = None
         if self.routed:
             padding = torch.arange(width, device=self.device) >= self.lengths[:, None]  # [P, W]
             self.routing = _chosen(aux).masked_fill(padding[..., None, None], -1)
-        last = hidden[torch.arange(len(prompts), device=self.device), self.lengths - 1]  # [P, D]
+        ends = (torch.arange(len(prompts), device=self.device), self.lengths - 1)
+        last = hidden[ends]  # [P, D]
+        self.states = last if aux.looked is None else aux.looked[ends]  # [P, D]
         self.logits = self.model.logits(last)  # [P, V]
         self.ids = None if self.model.places is None else self.model.places.predicted(last)
 

@@ -3,7 +3,9 @@
 1. The cache, the prompts' states and the output are counted exactly; what a pass computes in between is estimated from
    its largest tensors: scores of attention, activations, and probabilities over the vocabulary. What is told is within
    a quarter of what a process was seen to take (`tests/decoding/test_memory.py`).
-2. Prompts are passed `chunk` at a time, so that the square of their lengths stays bounded, however many there are.
+2. With decode.scheduler=trail as many prompts are passed as there are rows, to tell which of their samples are short,
+   and samples that are set aside have rows of their own.
+3. Prompts are passed `chunk` at a time, so that the square of their lengths stays bounded, however many there are.
 """
 
 import os
@@ -14,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlx.decoding.base import DecodeConfig
+from rlx.decoding.base import DecodeConfig, Scheduling
+from rlx.decoding.scheduling import shelf_rows
 from rlx.errors import ConfigError
 from rlx.nn.decoder import Decoder
 from rlx.nn.experts import routed_layers
@@ -61,8 +64,11 @@ class Decoding:
         tokens = self.decode.max_tokens if max_tokens is None else max_tokens
         rows = self.rows(self.decode.rows if rows is None else rows)
         length, count = self.longest + tokens, self.prompts * self.samples
-        chunk = min(self.prompts, chunk_of(rows, self.samples, self.longest))
-        state = rows * state_bytes(model, length, self.dtype) + chunk * state_bytes(model, self.longest, self.dtype)
+        ranks = self.decode.scheduler is Scheduling.trail
+        chunk = min(self.prompts, chunk_of(rows, 1 if ranks else self.samples, self.longest))
+        aside = shelf_rows(rows, self.decode) if self.prompts * self.samples > rows else 0
+        state = (rows + aside) * state_bytes(model, length, self.dtype)
+        state += chunk * state_bytes(model, self.longest, self.dtype)
         output = _OUTPUT * (count + 1) * tokens
         if self.routing:
             layers = routed_layers(model)

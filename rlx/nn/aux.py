@@ -23,6 +23,8 @@ class Aux(NamedTuple):
     """Scalar losses by name, weighted as they are to be added to a mean loss a token."""
     routing: tuple[Routing, ...]
     """One a routed layer."""
+    looked: Tensor | None = None
+    """[B, T, D], the residual stream after the layer that `Rows.look` names."""
 
 
 NONE = Aux({}, ())

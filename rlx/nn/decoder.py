@@ -104,6 +104,7 @@ class Decoder(nn.Module):
         lengths: Tensor | None = None,
         routing: Tensor | None = None,
         places: Tensor | None = None,
+        look: int | None = None,
     ) -> tuple[Tensor, Aux]:
         """Hidden states [B, T, D] after the last norm, and what the blocks have to say besides.
 
@@ -117,9 +118,10 @@ class Decoder(nn.Module):
                 right, and leaves no trace in the state. None: all are.
             routing: [L, B, T, K] int64, experts that the L routed layers take; None: they choose, as where it is -1.
             places: [B, T] int64, ids that the task gives the tokens, for a model that embeds them; 0: none.
+            look: layer (0, 1, ...) after which the residual stream is given back besides.
         """
         rows = self.rows(tokens, positions=positions, documents=documents, cache=cache, slots=slots, lengths=lengths)
-        rows.routing, rows.places = routing, places
+        rows.routing, rows.places, rows.look = routing, places, look
         return self.run(tokens, rows, cache)
 
     def run(self, tokens: Tensor, rows: Rows, cache: Cache | None = None) -> tuple[Tensor, Aux]:
@@ -127,13 +129,14 @@ class Decoder(nn.Module):
 
         A compiler that saw how tables and masks are made would make them again in every layer and head.
         """
-        x, parts = self.embed(tokens), []
+        x, parts, looked = self.embed(tokens), [], None
         if self.places is not None:
             x = x + self.places(rows.places)
         for number, block in enumerate(self.blocks):
             x, aux = block(x, rows=rows, cache=None if cache is None else cache.layers[number])
             parts.append(aux)
-        return self.norm(x), together(parts)
+            looked = x if number == rows.look else looked
+        return self.norm(x), together(parts)._replace(looked=looked)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., V] from hidden [..., D], in hidden's dtype (or autocast's)."""

@@ -43,6 +43,8 @@ class Rows:
     routing: Tensor | None = None
     """[L, B, T, K] int64: experts that the L routed layers are to take instead of choosing, which they do where it is
     -1; None: they choose."""
+    look: int | None = None
+    """Layer (0, 1, ...) after which the residual stream is given back besides (`Aux.looked`); None: of none."""
 
 
 def seen_by(window: int | tuple[int, ...] | None) -> tuple[str, Need]:

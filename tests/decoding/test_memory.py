@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlx.decoding import memory
-from rlx.decoding.base import DecodeConfig
+from rlx.decoding.base import DecodeConfig, Scheduling
 from rlx.decoding.engine import Engine
 from rlx.decoding.memory import GIB, PAIRS, SHARE, Decoding, check_room, chunk_of, free_bytes, left_in_group
 from rlx.errors import ConfigError
@@ -84,6 +84,17 @@ def test_the_cache_by_hand(model: Decoder) -> None:
     assert large - small == cache + output + scores
     half = call(dtype=torch.bfloat16).bytes(model)
     assert call().bytes(model) - half == (256 * 1024 + 32 * 24) * 2 * 2 * 32 * 2
+
+
+def test_what_is_set_aside_is_counted(model: Decoder) -> None:
+    """A quarter of the rows once more, where samples wait; and all prompts' states, of which half are passed else."""
+    trail: dict[str, Any] = dict(rows=256, max_tokens=1000, scheduler=Scheduling.trail)
+    more = call(decode=DecodeConfig(**trail)).bytes(model) - call().bytes(model)
+    assert more == (64 * 1024 + 32 * 24) * 2 * 2 * 32 * 4
+    never = call(decode=DecodeConfig(**trail, preempt=0.0)).bytes(model) - call().bytes(model)
+    assert never == 32 * 24 * 2 * 2 * 32 * 4
+    one_a_row = [call(prompts=32, decode=DecodeConfig(**kind)) for kind in (trail, {"rows": 256, "max_tokens": 1000})]
+    assert one_a_row[0].bytes(model) == one_a_row[1].bytes(model)
 
 
 def test_a_state_of_fixed_size_takes_no_more_for_more_tokens() -> None:
