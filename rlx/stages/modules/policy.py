@@ -145,6 +145,8 @@ class PolicyModule(StepModule):
     def on_train_start(self) -> None:
         for model in [*self._reference, *self._generator, *([self.critic.model] if self.critic else [])]:
             model.to(self.device)
+        if self.sampler.lengths is not None:
+            self.sampler.lengths.to(self.device)
         if self.position == 0 and self.preflight is None and self.stage.preflight_problems:
             self._look_ahead()
 
@@ -216,7 +218,7 @@ class PolicyModule(StepModule):
         figures = self._improve(self.algorithm.select(batch)) if self._gathered is None else self._gather(batch)
         self.tokens = int(rollout.lengths.sum())
         self.watch.failed = first_failure(rollout.verdicts, rollout.examples) or self.watch.failed
-        self.row = {**rollout_metrics(rollout), **figures}
+        self.row = {**rollout_metrics(rollout), **figures, **self.sampler.learn_lengths(rollout)}
         if self._gathered is None and "train/grad_norm" in figures:  # else the critic alone was trained
             self.row["train/lr"] = self.learning_rate()
         self.row.update({f"timing_s/{name}": seconds for name, seconds in rollout.seconds.items()})
@@ -494,6 +496,7 @@ class PolicyModule(StepModule):
             "preflight": self.preflight,
             "algorithm": self.algorithm.state(),
             "environment": self.sampler.environment.state(),
+            "lengths": None if self.sampler.lengths is None else self.sampler.lengths.state(),
             "companions": {name: companion.state() for name, companion in self._companions.items()},
             "reference": self._reference[0].state_dict() if self._renews_reference else None,
             "first_weights": self._first_weights,
@@ -507,6 +510,8 @@ class PolicyModule(StepModule):
         self.preflight = state["preflight"]
         self.algorithm.restore(state.get("algorithm", {}))
         self.sampler.environment.restore(state.get("environment", {}))
+        if self.sampler.lengths is not None and state.get("lengths") is not None:
+            self.sampler.lengths.restore(state["lengths"])
         for name, companion in self._companions.items():
             if name in state.get("companions", {}):
                 companion.restore(state["companions"][name])

@@ -15,7 +15,9 @@ from rlx.batches import RolloutBatch
 from rlx.config import Config
 from rlx.data.documents import Document, coupled_stream, document_of, guides
 from rlx.data.order import Order
+from rlx.decoding.base import Scheduling
 from rlx.decoding.engine import Engine
+from rlx.decoding.lengths import BATCH, LengthProbe, Seen
 from rlx.environments.base import Episode
 from rlx.errors import Stopped
 from rlx.evaluation.episodes import Played, Player
@@ -63,6 +65,10 @@ class Rollout:
     """It is of an interaction."""
     filters_void: bool = False
     """Void episodes are not trained on."""
+    seen: Seen | None = None
+    """What the predictor of lengths is to learn from, where there is one."""
+    preempted: int = 0
+    """Times that a running sample was set aside for a shorter one."""
 
     @property
     def group_size(self) -> int:
@@ -106,6 +112,8 @@ class Sampler:
         self.operations = Operations(start.model)
         self.replays = getattr(config.stage, "replay_routing", False)
         self.stop = stop
+        self.lengths = self._lengths(start.model)
+        """What decode.scheduler=trail predicts with."""
         self.engine = self._engine(start.model)
         self.generator = self.engine
         """What training completions are drawn with."""
@@ -121,7 +129,23 @@ class Sampler:
             pad_id=tokenizer.pad_id,
             stop=self.stop,
             compile=compiles(self.config.trainer),
+            lengths=self.lengths,
         )
+
+    def _lengths(self, model: Decoder) -> LengthProbe | None:
+        if self.decode.scheduler is not Scheduling.trail:
+            return None
+        weight, seed = model.embed.weight, seed_for(self.config.seed, "lengths")
+        return LengthProbe(weight.shape[1], self.decode.max_tokens, seed=seed, device=weight.device)
+
+    def learn_lengths(self, rollout: Rollout) -> dict[str, float]:
+        """Have the predictor learn from a rollout that is trained on; metrics, none where there is no predictor."""
+        if self.lengths is None or rollout.seen is None:
+            return {}
+        before = self.lengths.made
+        figures = self.lengths.learn(rollout.seen)
+        self.run.ledger.train += 3 * self.lengths.flops * BATCH * (self.lengths.made - before)
+        return {**figures, "lengths/preempted": rollout.preempted / len(rollout.verdicts)}
 
     def generate_with(self, model: Decoder) -> None:
         """Draw training completions with another model's weights; what is measured stays the policy's."""
@@ -223,6 +247,8 @@ class Sampler:
         self.environment.rewards(played.episodes, self.algorithm.reward)
         flops = self.operations.forward(played.completions.prefilled)
         flops += self.operations.forward(played.completions.decoded, cached=True)
+        if self.lengths is not None:
+            flops += self.lengths.flops * played.completions.predictions
         setattr(self.run.ledger, purpose, getattr(self.run.ledger, purpose) + flops)
         seconds = {"generate": time.perf_counter() - began - played.seconds, "verify": played.seconds}
         lengths = torch.tensor([len(prompt) for prompt in played.prompts])
@@ -239,6 +265,8 @@ class Sampler:
             flops=flops,
             talks=self.environment.turns > 1,
             filters_void=self.environment.filters_void,
+            seen=played.completions.seen,
+            preempted=played.completions.preempted,
         )
 
     def _batch(self, played: Played, guided: Sequence[Sequence[int]] | None) -> RolloutBatch:
@@ -360,7 +388,7 @@ def joined(rollouts: Sequence[Rollout], pad_id: int) -> Rollout:
     """Several draws of an iteration as one."""
     if len(rollouts) == 1:
         return rollouts[0]
-    names = rollouts[0].seconds
+    names, seen = rollouts[0].seconds, [rollout.seen for rollout in rollouts if rollout.seen is not None]
     return Rollout(
         batch=RolloutBatch.joined([rollout.batch for rollout in rollouts], pad_id),
         examples=[example for rollout in rollouts for example in rollout.examples],
@@ -375,6 +403,8 @@ def joined(rollouts: Sequence[Rollout], pad_id: int) -> Rollout:
         draws=len(rollouts),
         talks=rollouts[0].talks,
         filters_void=rollouts[0].filters_void,
+        seen=Seen.joined(seen) if seen else None,
+        preempted=sum(rollout.preempted for rollout in rollouts),
     )
 
 
