@@ -124,7 +124,8 @@ class Completions:
     preempted: int = 0
     """Times that a running sample was set aside for a shorter one."""
     predictions: int = 0
-    """Predictions of lengths that were made."""
+    """Predictions of lengths that were made: one at each prompt's end, for each of its samples, and one for each token
+    passed."""
     seen: Seen | None = None
     """What lengths are to be learnt from, where they are."""
 
@@ -351,7 +352,8 @@ class Engine:
         given = given.repeat_interleave(samples)
         out.decoded = Extent.spans(given + 1, given + out.lengths[:count] - 1)
         if waiting.forecast is not None:
-            out.seen, out.predictions = waiting.forecast.seen(out.lengths), waiting.forecast.predictions
+            out.seen = waiting.forecast.seen(out.lengths)
+            out.predictions = int(out.lengths[:count].sum()) if waiting.ranks else 0
 
     def _enough(self, rows: int, needed: int) -> int:
         """How many of `rows` rows to decode side by side for `needed` samples."""

@@ -224,8 +224,6 @@ class Forecast:
         """[N + 1] float32, tokens that are predicted to be left."""
         self.first = self.left.clone()
         """[N + 1] float32, `left` at the prompt's end."""
-        self.predictions = 0
-        """How many were made."""
         self._belief = torch.full((count + 1, BINS), 1 / BINS, device=requests.device)
         self._share = KEPT / 2 / max(count, 1)
         self._kept: list[dict[str, Tensor]] = []
@@ -251,7 +249,6 @@ class Forecast:
         self._keep(place, drawn, states, self._share / self.probe.most)
 
     def _believe(self, place: Tensor, belief: Tensor) -> None:
-        self.predictions += len(place)
         self._belief[place], self.left[place] = belief, self.probe.mean(belief)
 
     def _keep(self, place: Tensor, drawn: Tensor, states: Tensor, share: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlx.batches import Extent
 from rlx.decoding.engine import Completions
+from rlx.decoding.lengths import Seen
 from rlx.types import Failure, Outcome, Verdict
 
 Heard = list[list[Verdict]]
@@ -47,6 +48,8 @@ def all_rows(own: Completions, heard: Heard, samples: int, pad_id: int) -> tuple
             parts = _gathered(value, counts, {"tokens": pad_id, "routing": -1}.get(name, 0))
             tensors[name] = torch.cat(parts)[order.to(device)]
     found = replace(own, **tensors, prefilled=_sum(own.prefilled, device), decoded=_sum(own.decoded, device))
+    if own.seen is not None:
+        found.seen, (found.preempted, found.predictions) = _all_seen(own, device)
     flat = [row for part in verdicts for row in part]
     return found, [flat[place] for place in order.tolist()]
 
@@ -84,6 +87,19 @@ def _gathered_text(text: str, device: torch.device) -> list[str]:
     dist.all_gather(lengths, torch.tensor([len(own)], device=device))
     parts = _gathered(own, [int(length) for length in lengths], 0)
     return [bytes(part.cpu().tolist()).decode() for part in parts]
+
+
+def _all_seen(own: Completions, device: torch.device) -> tuple[Seen, list[int]]:
+    """What all ranks are to learn lengths from, rank by rank, so that they learn the same; and how many samples were
+    set aside and predictions made in all."""
+    assert own.seen is not None
+    totals = torch.tensor([own.preempted, own.predictions], device=device)
+    dist.all_reduce(totals)
+    lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(own.seen)], device=device))
+    counts = [int(length) for length in lengths]
+    found = {name: torch.cat(_gathered(value, counts, 0)) for name, value in own.seen.tensors().items()}
+    return Seen(**found), totals.tolist()
 
 
 def _sum(extent: Extent, device: torch.device) -> Extent:

@@ -10,7 +10,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from rlx.data.tokenizers.char import CharConfig
-from rlx.decoding.engine import Engine
+from rlx.decoding.base import Scheduling
+from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.lengths import LengthProbe
 from rlx.decoding.sample import SampleConfig
 from rlx.environments.multi_attempt import MultiAttemptConfig
 from rlx.environments.single import Single
@@ -40,11 +42,13 @@ def play(problems: int, talks: bool) -> tuple[Played, int]:
     model = MoeConfig(d_model=32, n_layers=1, n_heads=2, init_std=0.3).build(TOKENIZER.vocab_size)
     environment = MultiAttemptConfig(attempts=3, turn_tokens=4).build() if talks else Single()
     judge = Counting(TASK)
-    engine = Engine(model, end_id=TOKENIZER.end_id, pad_id=TOKENIZER.pad_id)
+    lengths = LengthProbe(32, 60, seed=1, device=torch.device("cpu"))
+    lengths.made = 1
+    engine = Engine(model, end_id=TOKENIZER.end_id, pad_id=TOKENIZER.pad_id, lengths=lengths)
     examples = [TASK.example(Split.train, number) for number in range(problems)]
     played = Player(environment, TOKENIZER, judge).play(
-        engine, examples, keys=[7 * n for n in range(problems)], samples=3, decode=SampleConfig(max_tokens=60),
-        training=True, routing=True,
+        engine, examples, keys=[7 * n for n in range(problems)], samples=3, training=True, routing=True,
+        decode=SampleConfig(max_tokens=60, rows=4, scheduler=Scheduling.trail),
     )  # fmt: skip
     return played, judge.asked
 
@@ -59,8 +63,18 @@ def plain(played: Played) -> dict[str, Any]:
         "prompts": played.prompts,
         "verdicts": [(v.outcome.value, v.detail, dict(v.measures)) for v in played.verdicts],
         "turns of": [[(t.text, t.ended, t.clean, t.name, t.reply) for t in e.turns] for e in played.episodes],
+        "seen": seen_of(done),
         "cut": [episode.cut for episode in played.episodes],
     }
+
+
+def seen_of(done: Completions) -> dict[str, Any]:
+    """What lengths are learnt from, sample by sample; it is chosen by the samples' keys and how many there are."""
+    seen = done.seen
+    assert seen is not None and len(seen) > 0
+    order = sorted(range(len(seen)), key=lambda row: (int(seen.request[row]), int(seen.drawn[row])))
+    return {"rows": [(int(seen.request[n]), int(seen.drawn[n]), int(seen.left[n])) for n in order],
+            "predictions": done.predictions}  # fmt: skip
 
 
 def work(rank: int, size: int, folder: str, problems: int, talks: bool) -> None:
