@@ -224,14 +224,15 @@ def test_known_lengths_run_shortest_first(model: Decoder, monkeypatch: Any) -> N
 
 
 def test_the_shortest_of_as_many_prompts_as_rows_run_first(model: Decoder, monkeypatch: Any) -> None:
-    expected = complete(model)
+    turned: dict[str, Any] = dict(prompts=PROMPTS[::-1], keys=KEYS[::-1])  # the short ones come last
+    expected = complete(model, **turned)
 
     class Known(Oracle):
         lengths = expected.lengths
 
-    found = ends(model, probe_of(Known), monkeypatch, rows=6)
-    begun = [max(0, found[place] - int(expected.lengths[place]) + 1) for place in range(18)]
-    first = sorted(range(18), key=lambda place: begun[place])[:6]
+    found = ends(model, probe_of(Known), monkeypatch, rows=6, **turned)
+    first = [place for place in range(18) if found[place] == int(expected.lengths[place]) - 1]
+    assert len(first) == 6, "those that began before the first step"
     assert max(expected.lengths[first]) <= min(expected.lengths[[n for n in range(18) if n not in first]])
 
 
@@ -290,8 +291,11 @@ def test_what_is_learnt_from_is_that_of_full_passes(name: str, kept: int, monkey
     probe.made = 1
     done = complete(model)
     monkeypatch.setattr(lengths_module, "KEPT", kept)
-    seen = complete(model, probe, rows=4, preempt=100.0).seen
-    assert seen is not None
+    monkeypatch.setattr(scheduling_module, "SHELF_SHARE", 4.0)
+    monkeypatch.setattr(engine_module, "scheduler_of", lambda decode: Restless())
+    again = complete(model, probe, rows=4)
+    seen = again.seen
+    assert seen is not None and again.preempted > 5
     keys = sample_keys(torch.tensor(KEYS), SAMPLES).tolist()
     found = {
         (keys.index(request), drawn): row
@@ -342,16 +346,20 @@ def test_the_state_looked_at_is_the_streams_after_a_layer(model: Decoder) -> Non
 def test_recorded_steps_draw_and_see_the_same(model: Decoder, polled: int, monkeypatch: Any) -> None:
     """In tensors that are kept from a call with more samples, whatever a call's scheduler did."""
     monkeypatch.setattr(engine_module, "SMALLEST_ROWS", 2)
+    monkeypatch.setattr(engine_module, "scheduler_of", lambda decode: Restless())
     monkeypatch.setattr(lengths_module, "KEPT", 10**6)
     probe = LengthProbe(32, MOST, seed=1, device=torch.device("cpu"))
     probe.made = 1
     engine = Engine(model, end_id=END, pad_id=PAD, lengths=probe, graphs=Graphs(recorded))
     engine.polled = polled
+    engine.complete(PROMPTS, keys=KEYS, samples=SAMPLES, decode=SampleConfig(max_tokens=MOST, rows=4))
+    preempted: list[int] = []
     for count in (6, 4, 6):
         asked: dict[str, Any] = dict(prompts=PROMPTS[:count], keys=KEYS[:count], samples=SAMPLES)
         decode = SampleConfig(max_tokens=MOST, rows=4, scheduler=Scheduling.trail, preempt=100.0)
         found, expected = engine.complete(decode=decode, **asked), complete(model, **asked)
         same(found, expected)
+        preempted.append(found.preempted)
         plain = complete(model, probe, rows=4, preempt=100.0, **asked).seen
         assert found.seen is not None and plain is not None and len(found.seen) == len(plain)
         for seen in (found.seen, plain):
@@ -359,6 +367,7 @@ def test_recorded_steps_draw_and_see_the_same(model: Decoder, polled: int, monke
             seen.states, seen.left = seen.states[order], seen.left[order]
         assert torch.equal(found.seen.left, plain.left)
         torch.testing.assert_close(found.seen.states, plain.states, atol=1e-5, rtol=1e-4)
+    assert preempted[0] == preempted[2] > 0
     assert engine._graphs is not None and not engine._graphs.refused and engine._graphs._plays
     first = engine.complete(decode=SampleConfig(max_tokens=MOST, rows=4), **asked)
     same(first, expected)
