@@ -17,7 +17,10 @@ Choices where sources differ:
    measured on are always of requests that the network has not seen: a rollout's predictions are made before it is
    learnt from. Rows of one request are much alike, and a split between them would tell too good a tale: it is refused.
 5. Where max_tokens is below k a bin is as wide as a token, and the highest stay empty.
-6. A remaining length counts all that is passed: end mark and, in an interaction, replies.
+6. The filter takes what each state says for evidence of its own, as the source does. States of neighbouring tokens say
+   nearly the same, so that it becomes surer than it should: on search traces that a small model cannot foresee its
+   error is above that of the state alone (scripts/bench/schedule.py).
+7. A remaining length counts all that is passed: end mark and, in an interaction, replies.
 """
 
 from collections.abc import Sequence

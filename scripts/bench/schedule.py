@@ -1,11 +1,15 @@
 """Predicted lengths on traces of a trained model, and what a scheduler makes of them in the engine.
 
-python scripts/bench/schedule.py CHECKPOINT [--problems 160] [--new 24] [--samples 4] [--rows 32] [--max-tokens 1024]
+python scripts/bench/schedule.py CHECKPOINT [--task countdown] [--max-tokens 1024] [--problems 160] [--new 24]
+    [--samples 4] [--rows 32]
 
-CHECKPOINT is one of a run that pretrained on countdown's search traces, for instance the last of
+CHECKPOINT is one of a run that pretrained on countdown's search traces, whose lengths are hard to foresee, or on copies
+(--task copy --max-tokens 64), whose lengths the prompt tells; for instance the last of
 
 rlx stage=pretrain task=countdown task.numbers=3 task.trace=dfs tokenizer=word scale=cpu optim=muon optim.lr=1e-2 \
     stage.steps=450 stage.row_tokens=1024 stage.batch_tokens=8192 corpus.max_tokens=1024
+rlx stage=pretrain task=copy task.min_length=2 task.max_length=60 scale=cpu optim=muon optim.lr=1e-2 \
+    stage.steps=250 stage.row_tokens=256 stage.batch_tokens=4096
 
 1. Mean absolute error (tokens) of the remaining length on held-out requests, one sample a problem: the network of each
    layer, filtered and not; the best constant that knows the age; and one that reads the prompt's end alone, less the
@@ -29,9 +33,14 @@ from rlx.decoding.engine import Engine
 from rlx.decoding.lengths import Forecast, LengthProbe, Seen, filtered, middle_layer
 from rlx.decoding.sample import SampleConfig
 from rlx.stages.start import load_start
+from rlx.tasks.copy import CopyConfig
 from rlx.tasks.countdown import CountdownConfig, Trace
 from rlx.types import Split
 
+TASKS = {
+    "countdown": CountdownConfig(numbers=3, trace=Trace.dfs),
+    "copy": CopyConfig(min_length=2, max_length=60),
+}
 FIT, AGES = 2000, 32
 """Optimizer steps on all rows of the requests learnt from; tokens of an age of the constant."""
 
@@ -194,6 +203,7 @@ def scheduled(start: Any, probe: LengthProbe, given: list[list[int]], samples: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--task", choices=TASKS, default="countdown")
     parser.add_argument("--problems", type=int, default=160)
     parser.add_argument("--new", type=int, default=24)
     parser.add_argument("--samples", type=int, default=4)
@@ -202,7 +212,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     start = load_start(arguments.checkpoint)
-    task = CountdownConfig(numbers=3, trace=Trace.dfs).build()
+    task = TASKS[arguments.task].build()
     start.model.eval()
     given = prompts(start, task, 0, arguments.problems)
     decode = SampleConfig(max_tokens=arguments.max_tokens, rows=64)
@@ -215,9 +225,9 @@ def main() -> None:
     table = scheduled(start, probe, new, arguments.samples, arguments.rows)
     print(_results.table(table))
     _results.append(
-        "schedule", [*rows, *table], problems=arguments.problems, new=arguments.new, samples=arguments.samples,
-        side_by_side=arguments.rows, max_tokens=arguments.max_tokens, mean_length=done.lengths.float().mean().item(),
-        threads=1,
+        "schedule", [*rows, *table], task=arguments.task, problems=arguments.problems, new=arguments.new,
+        samples=arguments.samples, side_by_side=arguments.rows, max_tokens=arguments.max_tokens,
+        mean_length=done.lengths.float().mean().item(), threads=1,
     )  # fmt: skip
 
 
