@@ -452,14 +452,15 @@ class Engine:
         def step() -> None:
             self._pass(model, state, out, decode, slots)
 
-        alive, drawn = state.alive.clone(), state.drawn.clone()
+        before = None if state.forecast is None else (state.alive.clone(), state.drawn.clone())
         if self._held is not None and self._graphs is not None:
             drawing = (decode.temperature, decode.top_k, decode.top_p)
             talks = state.exchange is not None
             self._graphs.run((len(state.place), slots, drawing, out.routing is not None, talks), step)
         else:
             step()
-        if state.forecast is not None:
+        if state.forecast is not None and before is not None:
+            alive, drawn = before
             state.forecast.go_on(torch.where(alive, state.place, state.forecast.idle), drawn, state.looked)
         if state.exchange is not None and bool(state.over.any()):
             self._answer(state, state.over.nonzero().squeeze(1), out, decode)
