@@ -120,8 +120,8 @@ class RolloutBatch:
     correct: Tensor
     """[B] bool, what the verifier found, whatever the rewards are."""
     credit: Tensor | None = None
-    """[B, T] int64: tokens of equal number share what is earned on them, and nothing else of their row's rewards; None:
-    a row's rewards are for all of its tokens."""
+    """[B, T] int64: sampled tokens of equal number (0, 1, ...) share what is earned on them, and nothing else of their
+    row's rewards; -1 on all others. None: a row's rewards are for all of its tokens."""
     reference_logprobs: Tensor | None = None
     """[B, T] float32 under the reference policy, for algorithms that need "reference"."""
     old_logprobs: Tensor | None = None
@@ -158,7 +158,7 @@ class RolloutBatch:
         more = width - self.tokens.shape[1]
 
         def wide(name: str, value: Tensor) -> Tensor:
-            empty = {"tokens": pad_id, "routing": -1}.get(name, 0)
+            empty = {"tokens": pad_id, "routing": -1, "credit": -1}.get(name, 0)
             sides = (0, 0) * (value.dim() - 2) + (0, more)
             return torch.nn.functional.pad(value, sides, value=empty)
 

@@ -111,6 +111,9 @@ class Algorithm:
     """How iterations are gathered into rounds; None: every iteration is trained on as it is sampled."""
     demonstrations: Demonstrations | None = None
     """Solutions that are trained on besides."""
+    undivided: str = ""
+    """What it does with rows as wholes ("makes pairs of whole completions"), where a batch's `credit` is of no use to
+    it; empty: it honours credit."""
 
     def shape(self, batch: RolloutBatch, max_tokens: int) -> dict[str, Tensor]:
         """Parts of the reward besides the verifier's, by name: [B] each, added on the last sampled token."""

@@ -47,6 +47,7 @@ class Dpo(Algorithm):
     silent_at_zero = False
     compares = True
     unit = 2
+    undivided = "makes pairs of whole completions"
 
     def __init__(self, config: DpoConfig) -> None:
         self.config = config

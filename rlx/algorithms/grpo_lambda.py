@@ -68,6 +68,8 @@ class GrpoLambdaConfig(GroupConfig):
 class GrpoLambda(GroupRelative[GrpoLambdaConfig]):
     """The algorithm at one setting."""
 
+    undivided = "shortens whole completions that are right"
+
     def shape(self, batch: RolloutBatch, max_tokens: int) -> dict[str, Tensor]:
         found = super().shape(batch, max_tokens)
         right, group = batch.correct.double(), batch.group  # float64: the mean of equal lengths is theirs to EQUAL

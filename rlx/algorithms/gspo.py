@@ -5,15 +5,17 @@
 with GRPO's advantages. A whole row is clipped or not, by the geometric mean of its tokens' ratios, so that the clip is
 a thousand times narrower. A token's part of the loss is its row's, which makes the paper's mean over rows
 `normalization=sequence`; `sum` weighs rows by their length (LUSPO, arXiv 2602.05261, whose clips are 2e-3 and 2.5e-3).
-With importance_sampling_cap a row weighs the mean of its tokens' weights.
+With importance_sampling_cap a row weighs the mean of its tokens' weights. Where turns are rewarded apart, a turn is
+such a sequence, with a ratio of its own.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rlx.algorithms.base import Normalization
-from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative
+from rlx.algorithms.policy_gradient import GroupConfig, GroupRelative, units
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.options import option
 
@@ -39,6 +41,8 @@ class Gspo(GroupRelative[GspoConfig]):
 
     def log_ratio(self, out: PolicyOutput, batch: RolloutBatch) -> Tensor:
         mask = batch.loss_mask
-        gaps = (out.logprobs - self.old(batch)) * mask
-        mean = gaps.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
-        return mean.clamp(-20, 20).expand_as(mask)
+        gaps, found = (out.logprobs - self.old(batch)) * mask, torch.zeros_like(mask)
+        for _, own in units(batch):
+            count = (mask * own).sum(-1, keepdim=True).clamp(min=1)
+            found = found + (gaps * own).sum(-1, keepdim=True) / count * own
+        return found.clamp(-20, 20)

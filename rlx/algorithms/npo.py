@@ -49,6 +49,7 @@ class Npo(Algorithm):
 
     needs = frozenset({"reference"})
     silent_at_zero = False
+    undivided = "makes whole completions less likely"
 
     def __init__(self, config: NpoConfig) -> None:
         self.config = config

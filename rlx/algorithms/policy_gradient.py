@@ -11,10 +11,15 @@
    k2 = d^2 / 2, k3 = exp(d) - 1 - d. In the loss it is differentiated: the gradient of k2 is that of KL(policy ||
    reference), the gradient of k3 that of KL(reference || policy), and that of k1 is 0 on average, so k1 is refused
    there. In the reward it is a detached cost of each token, of the policy that sampled: k1 is the usual one.
-4. `signs=negative` trains on completions with negative advantage alone (NSR), `positive` on the others (PSR), with the
+4. Where an environment rewards turns apart (`RolloutBatch.credit`), advantages are estimated turn by turn, each as if
+   the rows' tokens and rewards of that turn were all that there is: a group is then of the rows that have the turn, and
+   whitening, standard deviations and baselines are the turn's own. A row's loss stays that of all its tokens, and what
+   is charged for a row's length is its last turn's.
+5. `signs=negative` trains on completions with negative advantage alone (NSR), `positive` on the others (PSR), with the
    advantages of the whole group (Zhu et al., arXiv 2506.01347; Wu et al., arXiv 2508.21188).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Generic, TypeVar
@@ -31,6 +36,7 @@ from rlx.algorithms.base import (
     group_mean,
     group_std,
     importance_weights,
+    listed,
     reduce,
 )
 from rlx.batches import PolicyOutput, RolloutBatch
@@ -156,7 +162,7 @@ class PolicyGradient(Algorithm, Generic[C]):
         return replace(batch, loss_mask=batch.loss_mask * batch.finished[:, None])
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
-        found = self.estimate(batch)
+        found = by_credit(batch, self.estimate)
         if self.config.signs is not Signs.both:
             found = found.clamp(min=0) if self.config.signs is Signs.positive else found.clamp(max=0)
         return found.to(batch.loss_mask.dtype) * batch.loss_mask
@@ -208,6 +214,30 @@ class PolicyGradient(Algorithm, Generic[C]):
         if "kl" in means and totals.heard is not None:
             means["kl"] = (metrics["kl"] * mask).sum() / max(totals.heard, 1.0)
         return {"policy": reduce(per_token, mask, config.normalization, totals)}, means
+
+
+def units(batch: RolloutBatch) -> list[tuple[int, Tensor]]:
+    """The numbers of the batch's credit, and the tokens [B, T] bool of each; 0 and all tokens where it has none."""
+    if batch.credit is None:
+        return [(0, torch.ones_like(batch.loss_mask, dtype=torch.bool))]
+    numbers: list[int] = listed(batch.credit.flatten())
+    return [(number, batch.credit == number) for number in sorted({*numbers} - {-1})]
+
+
+def by_credit(batch: RolloutBatch, estimate: Callable[[RolloutBatch], Tensor]) -> Tensor:
+    """`estimate` [B, T] of a batch; where it has `credit`, number by number, of the rows that have a number, with its
+    tokens and rewards alone, and 0 elsewhere. A row whose tokens are masked counts among them."""
+    if batch.credit is None:
+        return estimate(batch)
+    found = torch.zeros(batch.tokens.shape, dtype=torch.float64, device=batch.tokens.device)
+    for number, own in units(batch):
+        rows = own.any(-1).nonzero().squeeze(1)
+        part = batch.rows(rows)
+        here = own[rows]
+        part = replace(part, loss_mask=part.loss_mask * here, rewards=part.rewards * here)
+        part.credit = torch.where(here, number, -1)
+        found[rows] += estimate(part) * here
+    return found
 
 
 def overlong(batch: RolloutBatch, max_tokens: int, share: float) -> Tensor:

@@ -13,6 +13,8 @@ Choices where sources differ:
    share no parameter, so no weight is put between them.
 2. lambda is 1 (verl, OpenRLHF), where A is the return less the value; Echo Chamber's is 0.95.
 3. Tokens that the model did not sample are skipped: values and advantages pass over them to the next sampled one.
+4. Where turns are rewarded apart, V and A are 0 after a turn's last token too (gamma 0 at its end, as in Thinker, arXiv
+   2505.21097), and advantages are whitened over the tokens of each turn.
 """
 
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithms.base import Totals, whitened
-from rlx.algorithms.policy_gradient import Clipped, ClippedConfig
+from rlx.algorithms.policy_gradient import Clipped, ClippedConfig, by_credit
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -76,13 +78,17 @@ class Ppo(Clipped[PpoConfig]):
         config = self.config
         return gae(self.rewards(batch), batch.values.double(), batch.loss_mask, config.gamma, config.gae_lambda)
 
+    def _returns(self, batch: RolloutBatch) -> Tensor:
+        assert batch.values is not None, "the stage supplies what an algorithm needs"
+        return (by_credit(batch, self._gae) + batch.values).to(batch.loss_mask.dtype)
+
     def losses(
         self, out: PolicyOutput, batch: RolloutBatch, advantages: Tensor, totals: Totals
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         found, metrics = super().losses(out, batch, advantages, totals)
         assert out.values is not None and batch.values is not None, "the stage supplies what an algorithm needs"
         mask, count = batch.loss_mask, max(totals.tokens, 1.0)
-        returns = (self._gae(batch) + batch.values).to(mask.dtype)
+        returns = self._returns(batch)
         error = (out.values - returns).square()
         if self.config.value_clip is not None:
             moved = (out.values - batch.values).clamp(-self.config.value_clip, self.config.value_clip)

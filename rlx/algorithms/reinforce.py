@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithms.base import Normalization
-from rlx.algorithms.policy_gradient import PolicyGradient, PolicyGradientConfig
+from rlx.algorithms.policy_gradient import PolicyGradient, PolicyGradientConfig, units
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -61,8 +61,8 @@ class Reinforce(PolicyGradient[ReinforceConfig]):
 
     def __init__(self, config: ReinforceConfig) -> None:
         super().__init__(config)
-        self.baseline: float | None = None
-        """Mean reward of earlier iterations."""
+        self.baselines: dict[int, float] = {}
+        """Mean reward of earlier iterations, by the turn where turns are rewarded apart, else that of 0."""
 
     def estimate(self, batch: RolloutBatch) -> Tensor:
         rewards, config = self.rewards(batch).sum(-1), self.config
@@ -72,8 +72,9 @@ class Reinforce(PolicyGradient[ReinforceConfig]):
         mean = sampled.mean().item()
         base = {Baseline.none: 0.0, Baseline.batch: mean}.get(config.baseline)
         if base is None:
-            base = mean if self.baseline is None else self.baseline
-            self.baseline = config.baseline_decay * base + (1 - config.baseline_decay) * mean
+            ((number, _),) = units(batch)
+            base = self.baselines.get(number, mean)
+            self.baselines[number] = config.baseline_decay * base + (1 - config.baseline_decay) * mean
         advantage = rewards - base
         return torch.where(advantage.abs() < 1e-9, 0.0, advantage)[:, None]  # equal rewards but for the mean's rounding
 
@@ -81,7 +82,7 @@ class Reinforce(PolicyGradient[ReinforceConfig]):
         return -advantages * out.logprobs, {}
 
     def state(self) -> dict[str, Any]:
-        return {"baseline": self.baseline}
+        return {"baselines": dict(self.baselines)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.baseline = state.get("baseline")
+        self.baselines = dict(state.get("baselines", {}))

@@ -77,6 +77,8 @@ class RejectionConfig(AlgorithmConfig):
 class Rejection(Algorithm):
     """The algorithm at one setting."""
 
+    undivided = "keeps whole completions that are right"
+
     def __init__(self, config: RejectionConfig) -> None:
         self.config = config
         self.gathering = Gathering(

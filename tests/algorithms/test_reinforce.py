@@ -46,18 +46,18 @@ def test_the_running_baseline_by_hand() -> None:
     assert advantages_of(algorithm, rewarded(1.0, 0.0)) == [[0.5], [-0.5]]
     assert advantages_of(algorithm, rewarded(1.0, 1.0)) == [[0.5], [0.5]]
     assert advantages_of(algorithm, rewarded(0.5, 0.0)) == [[pytest.approx(-0.05)], [pytest.approx(-0.55)]]
-    assert algorithm.state() == {"baseline": pytest.approx(0.9 * 0.55 + 0.1 * 0.25)}
+    assert algorithm.state() == {"baselines": {0: pytest.approx(0.9 * 0.55 + 0.1 * 0.25)}}
 
 
 def test_a_run_that_goes_on_has_its_baseline() -> None:
     first, second, fresh = (ReinforceConfig(baseline_decay=0.5).build() for _ in range(3))
-    assert fresh.state() == {"baseline": None}
+    assert fresh.state() == {"baselines": {}}
     advantages_of(first, rewarded(1.0, 0.0))
     second.restore(first.state())
     assert advantages_of(second, rewarded(1.0, 1.0)) == advantages_of(first, rewarded(1.0, 1.0)) == [[0.5], [0.5]]
     assert advantages_of(fresh, rewarded(1.0, 1.0)) == [[0.0], [0.0]]
     second.restore({})  # of another algorithm
-    assert second.state() == {"baseline": None}
+    assert second.state() == {"baselines": {}}
 
 
 @pytest.mark.parametrize("baseline", [Baseline.batch, Baseline.none], ids=lambda b: b.value)
@@ -66,7 +66,7 @@ def test_other_baselines_remember_nothing(baseline: Baseline) -> None:
     for _ in range(2):
         found = advantages_of(algorithm, rewarded(1.0, 0.5))
         assert found == ([[0.25], [-0.25]] if baseline is Baseline.batch else [[1.0], [0.5]])
-    assert algorithm.state() == {"baseline": None}
+    assert algorithm.state() == {"baselines": {}}
 
 
 def test_what_is_cut_and_masked_is_in_no_baseline() -> None:
@@ -74,10 +74,10 @@ def test_what_is_cut_and_masked_is_in_no_baseline() -> None:
     algorithm: Reinforce = ReinforceConfig(mask_truncated=True).build()
     cut = completion(0.0, 7, finished=False)
     assert advantages_of(algorithm, [cut]) == [[0.0] * 7]
-    assert algorithm.baseline is None
+    assert algorithm.baselines == {}
     assert advantages_of(algorithm, [*rewarded(1.0, 0.5), cut]) == [[0.25], [-0.25], [0.0] * 7]
     advantages_of(algorithm, [cut, cut])
-    assert algorithm.baseline == 0.75
+    assert algorithm.baselines == {0: 0.75}
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

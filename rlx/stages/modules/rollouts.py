@@ -303,7 +303,7 @@ class Sampler:
             turn=turn,
             finished=completions.finished,
             correct=torch.tensor([verdict.correct for verdict in played.verdicts], device=device),
-            credit=turn if self.environment.apart else None,
+            credit=torch.where(sampled, turn, -1) if self.environment.apart else None,
             places=places,
             routing=None if completions.routing is None else completions.routing[:, :width],
         )
