@@ -20,6 +20,15 @@ MISTAKES = 4096
 """Problems whose solutions serve as mistakes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What the policy is asked of a turn that is trained on: how likely it is as an answer to another prompt."""
+
+    prompt: str
+    weight: float
+    """Of the log-probability (nats) of the turn's text and end mark, which is added to what the turn earned."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Turn:
     """One turn of the model."""
@@ -38,6 +47,8 @@ class Turn:
     """What it was answered; empty where it was the last."""
     reward: float = 0.0
     """What it earned."""
+    likelihood: Likelihood | None = None
+    """What it earns besides, where it is trained on."""
     lesson: bool = True
     """Of a demonstration: it is as the model is to write it, so that it counts in the loss of sft."""
 
@@ -121,6 +132,10 @@ class Environment:
         """A new episode; the samples of a problem have equal keys, and the same prompt."""
         raise NotImplementedError
 
+    def count(self, episodes: Sequence[Episode], iteration: int) -> None:
+        """Take note of the episodes of a draw for training, before they are rewarded; what is only measured is not
+        counted."""
+
     def rewards(self, episodes: Sequence[Episode], worth: Worth) -> None:
         """Write into every turn of the episodes of one draw, which are over, what it earned."""
         for episode in episodes:
@@ -164,3 +179,10 @@ def mistake(task: Task, example: Example, random: Random) -> str:
         if not task.verify(example, text).correct:
             break
     return text
+
+
+def brief(task: Task, solution: str) -> str:
+    """The answer of a solution without the work before it: the task's own (`brief(solution)`), where it has such a
+    method, else the solution."""
+    own: Callable[[str], str] | None = getattr(task, "brief", None)
+    return solution if own is None else own(solution)

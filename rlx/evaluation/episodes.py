@@ -80,7 +80,7 @@ class Player:
         for number in own:
             table.open(examples[number], keys[number], samples, training=training)
         prompts = [self._prompt_ids(episode) for episode in table.episodes[::samples]]
-        talks = self.environment.turns > 1
+        talks = self.environment.turns > 1 or any(episode.budget is not None for episode in table.episodes)
         found = engine.complete(
             prompts,
             keys=[keys[number] for number in own],

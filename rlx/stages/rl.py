@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from rlx.errors import ConfigError
-from rlx.options import option, recorded
+from rlx.options import option, option_of, recorded
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import prepare
 from rlx.stages.base import Context, check_numbers, check_training
@@ -88,6 +88,11 @@ class RlConfig(BudgetConfig):
         if config.init_from == "random" and "reference" in built.needs:
             raise ConfigError(
                 f"{config.algorithm.asks_for_reference()} needs a starting policy to stay near; give init_from=<run>"
+            )
+        if built.undivided and config.environment is not None and config.environment.build().apart:
+            raise ConfigError(
+                f"algorithm={option_of(config.algorithm).name} {built.undivided}, and turns of environment="
+                f"{option_of(config.environment).name} are rewarded apart; take algorithm=grpo, or ppo"
             )
         settings, rows = config.algorithm, self.prompts * config.algorithm.group_size
         if settings.minibatches > rows // built.unit:

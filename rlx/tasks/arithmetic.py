@@ -276,6 +276,11 @@ class Arithmetic(Sized):
         other = (int(digits[place]) + 1 + int(random.random() * 9)) % 10
         return self.format.work(problem) + self.format.answer(f"{digits[:place]}{other}{digits[place + 1 :]}")
 
+    def brief(self, solution: str) -> str:
+        """The answer of a solution in the trace's format, without its work; `verify` takes both."""
+        parsed = self.format.parse(solution)
+        return solution if parsed is None else self.format.answer(parsed.answer)
+
     def words(self) -> list[str]:
         """Digits and marks that prompts and solutions are made of."""
         return list(self.format.words)

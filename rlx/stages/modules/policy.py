@@ -22,6 +22,7 @@ from rlx.runs.run import read_config
 from rlx.stages.modules.alarms import WINDOW, Alarms, Probe, Setting, conclusion, preflight, verifier_failed
 from rlx.stages.modules.companion import Companion, Critic, averaged, copied, trained
 from rlx.stages.modules.gathered import Gathered
+from rlx.stages.modules.likelihoods import add_likelihoods
 from rlx.stages.modules.looking import Looker
 from rlx.stages.modules.outlook import outlook, prospects
 from rlx.stages.modules.rollouts import Rollout, RolloutSource, Sampler, rollout_metrics
@@ -213,7 +214,7 @@ class PolicyModule(StepModule):
         assert rollout is not None, "Lightning makes no step of None"
         assert rollout.version == self.position, "a rollout must come from the policy that it trains"
         began = time.perf_counter()
-        rollout.shape(self.algorithm, self.decode.max_tokens)
+        self._shape(rollout)
         batch = rollout.trained()
         figures = self._improve(self.algorithm.select(batch)) if self._gathered is None else self._gather(batch)
         self.tokens = int(rollout.lengths.sum())
@@ -225,6 +226,16 @@ class PolicyModule(StepModule):
         self.row["timing_s/update"] = time.perf_counter() - began
         self.samples.drawn(rollout, self.position + 1)
         self.done = True
+
+    def _shape(self, rollout: Rollout) -> None:
+        """Add to the rewards what the algorithm has, and what the environment asks of the policy that sampled."""
+        added, extent = add_likelihoods(rollout.episodes, self.model, self.start.tokenizer, self.looker)
+        if extent.tokens:
+            self.run.ledger.train += self.operations.forward(extent)
+            rollout.reward_again()
+        rollout.shape(self.algorithm, self.decode.max_tokens)
+        if extent.tokens:
+            rollout.parts["likelihood"] = torch.tensor(added)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch

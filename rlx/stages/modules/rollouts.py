@@ -83,6 +83,10 @@ class Rollout:
         for part in self.parts.values():
             self.batch.rewards[torch.arange(len(last)), last] += part
 
+    def reward_again(self) -> None:
+        """Rewards as the turns have them now."""
+        self.batch.rewards = earned(self.episodes, self.batch.loss_mask > 0, self.batch.turn)
+
     def trained(self) -> RolloutBatch:
         """What is trained on, once the rewards are whole: a void row that is filtered keeps them, so that it counts in
         its group, and has no mask, so that it is in no loss of policy or critic, and in no denominator of one."""
@@ -244,6 +248,8 @@ class Sampler:
                 places=places,
                 routing=self.replays and purpose == "rollout",
             )
+        if purpose == "rollout":
+            self.environment.count(played.episodes, version)
         self.environment.rewards(played.episodes, self.algorithm.reward)
         flops = self.operations.forward(played.completions.prefilled)
         flops += self.operations.forward(played.completions.decoded, cached=True)
@@ -339,12 +345,13 @@ class RolloutSource:
 
     def __iter__(self) -> Iterator[Rollout | None]:
         while self.made < self.total:
-            ledger = self.sampler.run.ledger
-            spent = ledger.state_dict()
+            ledger, environment = self.sampler.run.ledger, self.sampler.environment
+            spent, counted = ledger.state_dict(), environment.state()
             try:
                 rollout = self._rollout()
             except Stopped:
                 ledger.load_state_dict(spent)
+                environment.restore(counted)
                 yield None
                 return
             self.made += 1
