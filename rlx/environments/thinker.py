@@ -26,7 +26,8 @@ read from descriptions of the paper, not from its text):
 4. The summary's log-probability is that of its text and end mark under the policy that drew it, in nats, not divided
    by its length.
 5. Demonstrations: the fast answer is a mistake for `mistakes` of the problems, and then not to be learnt; the verdict
-   is what is the case; the slow answer is the task's solution, and fast answer and summary are it without its work.
+   is what is the case, with `verify_work` after the solution; the slow answer is the task's solution, and fast answer
+   and summary are it without its work.
 """
 
 from collections.abc import Sequence
@@ -85,6 +86,8 @@ class ThinkerConfig(EnvironmentConfig):
     """Weight of the summary's log-probability (nats) under the fast prompt; 0: it is not asked for."""
     mistakes: float = 0.5
     """Share of demonstrations whose fast answer is a mistake."""
+    verify_work: bool = False
+    """Demonstrations have the solution before the last word of a verdict."""
 
     def __post_init__(self) -> None:
         for name in ("fast_tokens", "verify_tokens", "slow_tokens", "summary_tokens"):
@@ -141,7 +144,8 @@ class Thinker(Environment):
         if number == 0 and random.random() < self.config.mistakes:
             return Turn(text=brief(task, mistake(task, example, random)), lesson=False)
         if number == 1:
-            return Turn(text="Yes" if _is_right(episode.turns[0]) else "No")
+            word = "Yes" if _is_right(episode.turns[0]) else "No"
+            return Turn(text=f"{example.solution}\n{word}" if self.config.verify_work else word)
         return Turn(text=example.solution if number == 2 else brief(task, example.solution))
 
     def words(self) -> list[str]:

@@ -208,6 +208,14 @@ def test_demonstrations_are_true_and_mistakes_are_not_learnt() -> None:
     assert 70 < wrong < 130
 
 
+def test_verdicts_may_be_shown_with_work() -> None:
+    for index in range(20):
+        episode = demonstrated(ThinkerConfig(verify_work=True).build(), sums(), Split.train, index)
+        work, word = episode.turns[1].text.rsplit("\n", 1)
+        assert work == episode.example.solution and word == ("Yes" if episode.turns[0].lesson else "No")
+        assert says(episode.turns[1]) is episode.turns[0].lesson
+
+
 def test_the_answer_alone_verifies_in_every_format() -> None:
     for trace in Trace:
         task = ArithmeticConfig(max_digits=3, trace=trace).build()
