@@ -23,7 +23,7 @@ def check_coupling(config: "Config") -> None:
     most = None if config.model is None else config.model.largest_place()
     if most is None or config.task is None:
         return
-    talks = config.environment is not None and config.environment.build().turns > 1
+    talks = config.environment is not None and not getattr(config.environment, "unnamed", False)
     if talks and config.stage is not None and "environment" in config.stage.uses:
         raise ConfigError(
             f"environment={option_of(config.environment).name}: what a model is told has no coupled positions, which "

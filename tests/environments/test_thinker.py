@@ -13,9 +13,12 @@ from rlx.batches import Extent
 from rlx.data.corpora.dialogues import demonstrated
 from rlx.data.tokenizers.char import CharConfig
 from rlx.decoding.engine import Engine
+from rlx.decoding.sample import SampleConfig
 from rlx.environments.base import Likelihood, Turn, brief
 from rlx.environments.thinker import Steps, Thinker, ThinkerConfig, Thinking, says
 from rlx.errors import ConfigError
+from rlx.evaluation.episodes import Player
+from rlx.evaluation.judge import Judge
 from rlx.models.dense import DenseConfig
 from rlx.signals import stop
 from rlx.stages.modules.likelihoods import add_likelihoods
@@ -206,6 +209,22 @@ def test_demonstrations_are_true_and_mistakes_are_not_learnt() -> None:
         assert fast.text != short and fast.text.startswith("=") and "\n" not in fast.text
         assert [verify.text, *(turn.text for turn in more)] == ["No", episode.example.solution, short]
     assert 70 < wrong < 130
+
+
+def test_the_fast_step_alone_has_its_budget_too() -> None:
+    torch.manual_seed(0)
+    tokenizer = CharConfig().build()
+    engine = Engine(
+        DenseConfig(d_model=32, n_layers=1, n_heads=4).build(tokenizer.vocab_size),
+        end_id=tokenizer.end_id, pad_id=tokenizer.pad_id,
+    )  # fmt: skip
+    task = sums()
+    examples = [task.example(Split.train, n) for n in range(4)]
+    player = Player(ThinkerConfig(steps=Steps.fast, fast_tokens=3).build(), tokenizer, Judge(task))
+    found = player.play(
+        engine, examples, keys=[1, 2, 3, 4], samples=2, decode=SampleConfig(max_tokens=9), training=True
+    )
+    assert found.lengths.max() == 3 and all(len(episode.turns) == 1 for episode in found.episodes)
 
 
 def test_verdicts_may_be_shown_with_work() -> None:
