@@ -27,6 +27,9 @@ class Task(Protocol):
     that verifies as wrong, from draws of `random.random()` alone, such as demonstrations of second attempts begin with;
     None in a setting that has none. Those of other tasks begin with another problem's solution
     (`rlx.environments.base.mistake`).
+
+    It may have a method `brief(solution) -> str` too: the answer of a solution without the work before it, in a form
+    that `verify` takes; else the solution is taken for it (`rlx.environments.base.brief`).
     """
 
     baseline: str
