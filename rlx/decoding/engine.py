@@ -31,22 +31,23 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from rlx.batches import Extent
 from rlx.decoding.base import DecodeConfig, Scheduling
+from rlx.decoding.completions import Completions, Exchange, empty
+from rlx.decoding.drawing import draw
 from rlx.decoding.graphs import Graphs, cuda_graphs
-from rlx.decoding.lengths import Forecast, LengthProbe, Seen, middle_layer
-from rlx.decoding.logprobs import log_softmax
-from rlx.decoding.memory import Decoding, check_room, chunk_of
-from rlx.decoding.scheduling import Job, scheduler_of, shelf_rows
-from rlx.decoding.uniforms import sample_keys, uniforms
+from rlx.decoding.lengths import LengthProbe, middle_layer
+from rlx.decoding.memory import Decoding, check_room
+from rlx.decoding.scheduling import Job, shelf_rows
+from rlx.decoding.state import Guide, State
+from rlx.decoding.uniforms import uniforms
+from rlx.decoding.waiting import Taken, Waiting, autocast_dtype, chosen_experts
 from rlx.errors import DivergedError, Stopped
-from rlx.nn.aux import Aux
 from rlx.nn.cache import Cache
 from rlx.nn.compiled import compiled, halved, rounded
 from rlx.nn.decoder import Decoder
@@ -65,88 +66,6 @@ SMALLEST_ROWS = 32
 SLOT_UNIT = 32
 """Slots that a compiled or recorded step attends are a multiple: as many numbers of bf16 as a vector register of 512
 bits holds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What a sample is answered, and goes on from."""
-
-    tokens: Sequence[int]
-    """At least one: it stands between two turns of the model."""
-    budget: int | None = None
-    """Tokens that the model may draw in its next turn, at least 1; None: what is left of decode.max_tokens."""
-
-
-class Exchange(Protocol):
-    """What answers a sample whose turn is over, so that it goes on (environments: `rlx.evaluation.episodes`)."""
-
-    ends: Tensor | None
-    """[V] bool, tokens besides the end mark that end a turn, as its last one; None: none do."""
-
-    def budget(self, place: int) -> int | None:
-        """Tokens of the first turn of the sample `place` (0 to N - 1), as `Reply.budget`."""
-        ...
-
-    def reply(self, place: int, tokens: list[int], ended: bool) -> Reply | None:
-        """What the sample `place` is answered to its turn's tokens, the mark that `ended` it included;
-        None: nothing, it is over. Called once a turn, in the order in which turns end."""
-        ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Completions:
-    """Completions of P prompts x G samples, prompt by prompt: N = P * G rows, M = decode.max_tokens columns."""
-
-    tokens: Tensor
-    """[N, M] int64, the end mark included, padded after it; in an interaction with the replies between turns."""
-    logprobs: Tensor
-    """[N, M] float32, of the drawn token at the sampling temperature over the whole vocabulary; 0 on padding and
-    replies."""
-    lengths: Tensor
-    """[N] int64, tokens that there are, the end mark and replies included."""
-    finished: Tensor
-    """[N] bool, True when the end mark was drawn; in an interaction, when the last turn ended by itself and was not
-    answered more than fits."""
-    sampled: Tensor
-    """[N, M] bool, True on tokens that the model drew."""
-    turns: Tensor
-    """[N, M] int64, which turn of the model a token belongs to (0, 1, ...), or, of a reply, comes before; 0 on
-    padding."""
-    prefilled: Extent = field(default_factory=Extent)
-    """Of the prompts' tokens, which go through the model once per group."""
-    decoded: Extent = field(default_factory=Extent)
-    """Of the tokens after the prompt that went through it, one a step: all but the last of each completion."""
-    routing: Tensor | None = None
-    """[N, S, L, K] int16, where it was asked for: experts that the L routed layers chose for the token at each position
-    of prompt and completion; -1 where none was passed, as for the last token drawn."""
-    places: Tensor | None = None
-    """[N, M] int64, coupled positions of the tokens; 0 on padding. None for models without."""
-    preempted: int = 0
-    """Times that a running sample was set aside for a shorter one."""
-    predictions: int = 0
-    """Predictions of lengths that were made: one at each prompt's end, for each of its samples, and one for each token
-    passed."""
-    seen: Seen | None = None
-    """What lengths are to be learnt from, where they are."""
-
-    def rows(self, count: int) -> "Completions":
-        """A copy of the first `count` rows."""
-        return replace(self, **{name: value[:count].clone() for name, value in self._tensors().items()})
-
-    def holds(self, count: int, columns: int, *, routing: bool) -> bool:
-        """True where so many samples have room, and what is to be written of them."""
-        enough = len(self.tokens) > count and self.tokens.shape[1] == columns
-        return enough and (self.routing is not None or not routing)
-
-    def clear(self, pad_id: int) -> None:
-        """Nothing is drawn yet."""
-        self.preempted, self.predictions, self.seen = 0, 0, None
-        for name, value in self._tensors().items():
-            value.fill_({"tokens": pad_id, "routing": -1}.get(name, 0))
-
-    def _tensors(self) -> dict[str, Tensor]:
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def never() -> bool:
@@ -188,7 +107,7 @@ class Engine:
         """Bytes that the largest call was told to take."""
         self.polled = POLL if model.embed.weight.device.type == "cuda" else 1
         """Steps between looks at which rows ended."""
-        self._held: tuple[_State, Completions] | None = None
+        self._held: tuple[State, Completions] | None = None
         """What recorded steps read and write."""
         self._copies: dict[torch.dtype | None, Decoder] = {}
 
@@ -218,7 +137,7 @@ class Engine:
         device = self.model.embed.weight.device
         count = len(prompts) * samples
         if not prompts:
-            return _empty(0, decode.max_tokens, self.pad_id, device).rows(0)
+            return empty(0, decode.max_tokens, self.pad_id, device).rows(0)
         if device.type == "cuda" and self._graphs is None:
             self._graphs = cuda_graphs()
         longest = max(len(prompt) for prompt in prompts)
@@ -230,7 +149,7 @@ class Engine:
             state, out = self._room(model, prompts, samples, decode, routing=routing)
             if self.model.places is not None:
                 assert places is not None, "a model with coupled positions needs those of the prompts"
-                state.guide = _Guide(places, samples, self.model.places.most, device)
+                state.guide = Guide(places, samples, self.model.places.most, device)
             if exchange is not None:
                 state.listen(exchange)
             self._fill_out(model, state, out, prompts, keys, samples, decode)
@@ -251,7 +170,7 @@ class Engine:
         Raises:
             ConfigError: it has not; says what would fit.
         """
-        dtype = _dtype(self.model.embed.weight.device)
+        dtype = autocast_dtype(self.model.embed.weight.device)
         call = Decoding(prompts=prompts, samples=samples, longest=longest, decode=decode, dtype=dtype, routing=routing)
         if (needed := call.bytes(self.model)) > self.needed:
             check_room(self.model, call)
@@ -265,12 +184,12 @@ class Engine:
         decode: DecodeConfig,
         *,
         routing: bool,
-    ) -> "tuple[_State, Completions]":
+    ) -> tuple[State, Completions]:
         """Idle rows, and an empty output; where steps are recorded those of the call before, if they are enough."""
         device, count = model.embed.weight.device, len(prompts) * samples
         length = max(len(prompt) for prompt in prompts) + decode.max_tokens
         length = rounded(length, SLOT_UNIT) if self._in_sizes else length
-        dtype, rows = _dtype(device), self._enough(decode.rows, count)
+        dtype, rows = autocast_dtype(device), self._enough(decode.rows, count)
         watched = self.lengths.width if self.lengths is not None and decode.scheduler is Scheduling.trail else 0
         if self._held is not None:
             state, out = self._held
@@ -280,7 +199,7 @@ class Engine:
                 out.clear(self.pad_id)
                 return state.first(rows), out if routing else replace(out, routing=None)
         recorded = self._graphs is not None and self.model.places is None
-        out = _empty(count, decode.max_tokens, self.pad_id, device)
+        out = empty(count, decode.max_tokens, self.pad_id, device)
         if routing:
             layers = routed_layers(self.model)
             shape = (count + 1, length, len(layers), layers[0].top_k)
@@ -289,7 +208,7 @@ class Engine:
             out.places = torch.zeros_like(out.tokens)
         most = decode.rows if recorded else rows
         cache = model.new_cache(most, length, dtype=dtype)
-        state = _State.empty(
+        state = State.empty(
             cache, most, unread=count, vocab=model.vocab_size, device=device, dtype=dtype, watched=watched
         )
         if recorded:
@@ -302,12 +221,12 @@ class Engine:
     def _in_sizes(self) -> bool:
         """Steps are made for few numbers of rows and slots: those that are compiled or recorded, and products in bf16
         on a CPU, whose library keeps some MB of work space for each size that it met (400 MB after 64 steps)."""
-        return self._compile or self._graphs is not None or _dtype(self.model.embed.weight.device) is not None
+        return self._compile or self._graphs is not None or autocast_dtype(self.model.embed.weight.device) is not None
 
     def _fill_out(
         self,
         model: Decoder,
-        state: "_State",
+        state: State,
         out: Completions,
         prompts: Sequence[Sequence[int]],
         keys: Sequence[int],
@@ -315,7 +234,7 @@ class Engine:
         decode: DecodeConfig,
     ) -> None:
         device, count = out.tokens.device, len(prompts) * samples
-        waiting = _Waiting(
+        waiting = Waiting(
             model,
             prompts,
             keys,
@@ -359,7 +278,7 @@ class Engine:
         """How many of `rows` rows to decode side by side for `needed` samples."""
         return halved(rows, needed, SMALLEST_ROWS) if self._in_sizes else min(rows, needed)
 
-    def _compact(self, state: "_State", alive: int) -> None:
+    def _compact(self, state: State, alive: int) -> None:
         """Drop idle rows, all or (where steps are made for few sizes) as many as leave such a size."""
         count = self._enough(len(state.place), alive)
         if count < len(state.place):
@@ -368,7 +287,7 @@ class Engine:
     def _weights(self) -> Decoder:
         """The decoder, or its copy brought up to date: without adapters, which are added to the weights, and under
         autocast with linear layers in autocast's dtype."""
-        dtype = _dtype(self.model.embed.weight.device)
+        dtype = autocast_dtype(self.model.embed.weight.device)
         if dtype is None and not is_adapted(self.model):
             return self.model
         if dtype not in self._copies:
@@ -383,16 +302,14 @@ class Engine:
         return made.eval()
 
     def _refill(
-        self, state: "_State", shelf: "_State | None", waiting: "_Waiting", out: Completions, decode: DecodeConfig
+        self, state: State, shelf: State | None, waiting: Waiting, out: Completions, decode: DecodeConfig
     ) -> None:
         """Give idle rows the next samples, as many as one chunk of prefilled prompts still has."""
         idle = (~state.alive).nonzero().squeeze(1)
         jobs = waiting.take(len(idle))
         self._place(state, shelf, waiting, idle[: len(jobs)], jobs, out, decode)
 
-    def _preempt(
-        self, state: "_State", shelf: "_State", waiting: "_Waiting", out: Completions, decode: DecodeConfig
-    ) -> int:
+    def _preempt(self, state: State, shelf: State, waiting: Waiting, out: Completions, decode: DecodeConfig) -> int:
         """Set samples aside for shorter ones that wait, as many as the shelf has room for. Returns the largest position
         that a running one goes to."""
         rows, free = state.alive.nonzero().squeeze(1), (~shelf.alive).nonzero().squeeze(1)
@@ -411,9 +328,9 @@ class Engine:
 
     def _place(
         self,
-        state: "_State",
-        shelf: "_State | None",
-        waiting: "_Waiting",
+        state: State,
+        shelf: State | None,
+        waiting: Waiting,
         rows: Tensor,
         jobs: list[Job],
         out: Completions,
@@ -429,7 +346,7 @@ class Engine:
             place = torch.tensor([job.number for job in jobs], device=rows.device)[begin]
             self._begin(state, rows[begin], waiting.begun(place), out, decode)
 
-    def _begin(self, state: "_State", rows: Tensor, taken: "_Taken", out: Completions, decode: DecodeConfig) -> None:
+    def _begin(self, state: State, rows: Tensor, taken: Taken, out: Completions, decode: DecodeConfig) -> None:
         """Samples begin in idle `rows`."""
         state.cache.put(rows, taken.cache, taken.source)
         state.positions[rows], state.keys[rows], state.place[rows] = taken.lengths - 1, taken.keys, taken.place
@@ -442,7 +359,7 @@ class Engine:
         if state.exchange is not None:
             self._answer(state, rows[state.over[rows]], out, decode)
 
-    def _step(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig, reach: int) -> None:
+    def _step(self, model: Decoder, state: State, out: Completions, decode: DecodeConfig, reach: int) -> None:
         """Pass the last token of every row, none at a position beyond `reach`, and draw the next one."""
         slots = reach + 1
         if self._in_sizes:
@@ -465,7 +382,7 @@ class Engine:
         if state.exchange is not None and bool(state.over.any()):
             self._answer(state, state.over.nonzero().squeeze(1), out, decode)
 
-    def _pass(self, model: Decoder, state: "_State", out: Completions, decode: DecodeConfig, slots: int) -> None:
+    def _pass(self, model: Decoder, state: State, out: Completions, decode: DecodeConfig, slots: int) -> None:
         """A step without a look at what came of it; attends `slots` positions."""
         rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
         rows.places = state.ids[:, None] if state.guide is not None else None
@@ -488,7 +405,7 @@ class Engine:
 
     def _record(
         self,
-        state: "_State",
+        state: State,
         logits: Tensor,
         ids: Tensor | None,
         out: Completions,
@@ -511,7 +428,7 @@ class Engine:
             out.places[place, drawn] = ids
         return tokens, state.alive & (ended | (drawn + 1 == limit)), ids
 
-    def _answer(self, state: "_State", rows: Tensor, out: Completions, decode: DecodeConfig) -> None:
+    def _answer(self, state: State, rows: Tensor, out: Completions, decode: DecodeConfig) -> None:
         """Ask what the samples in `rows`, whose turn is over, are answered; those that are go on."""
         assert state.exchange is not None
         for row in rows.tolist():
@@ -553,334 +470,5 @@ def _next_logits_and_state(
     hidden, aux = model.run(tokens, rows, cache)
     hidden = hidden[:, 0]
     ids = None if model.places is None else model.places.predicted(hidden)
-    chosen = _chosen(aux)[:, 0] if routing else None
+    chosen = chosen_experts(aux)[:, 0] if routing else None
     return model.logits(hidden), ids, chosen, None if aux.looked is None else aux.looked[:, 0]
-
-
-def _chosen(aux: Aux) -> Tensor:
-    """[B, T, L, K] int16, experts of all routed layers."""
-    return torch.stack([each.chosen for each in aux.routing], dim=2).short()
-
-
-def _dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype of autocast, where it is on."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-
-
-class _Guide:
-    """Coupled positions that are given: of the prompts, and of what follows each where it goes as it should."""
-
-    def __init__(self, places: Sequence[Sequence[int]], samples: int, most: int, device: torch.device) -> None:
-        self.samples = samples
-        width = max(len(row) for row in places) + 1
-        padded = [[*row, *[min(max(row) + 1, most)] * (width - len(row))] for row in places]
-        self.ids = torch.tensor(padded, device=device)  # [P, W]
-
-    def at(self, place: Tensor, positions: Tensor) -> Tensor:
-        """[N] int64, those at positions [N] of the samples `place` [N]."""
-        return self.ids[place // self.samples, positions.clamp(max=self.ids.shape[1] - 1)]
-
-
-@dataclass(slots=True, kw_only=True)
-class _State:
-    """Rows being decoded side by side. Their tensors are changed in place, so that recorded steps find them."""
-
-    cache: Cache
-    tokens: Tensor  # [N] int64, the last one drawn, not yet passed
-    positions: Tensor  # [N] int64, where it goes
-    keys: Tensor  # [N] int64
-    drawn: Tensor  # [N] int64, tokens so far, and the column of the output that the next one goes to
-    place: Tensor  # [N] int64, the row of the output that is the sample's
-    alive: Tensor  # [N] bool, False for an idle row
-    over: Tensor  # [N] bool, True where the last step ended a turn
-    ids: Tensor  # [N] int64, coupled positions of `tokens`, of models that have them
-    fed: Tensor  # [N] int64, in an interaction the column up to which the row's tokens are given
-    limit: Tensor  # [N] int64, in an interaction the column at which its turn is cut
-    ends: Tensor  # [V] bool, in an interaction tokens that end turns, besides the end mark
-    looked: Tensor  # [N, D] float32, states that lengths are predicted from, where they are; else [N, 0]
-    unread: int  # the output's row that idle rows write to
-    dtype: torch.dtype | None  # of the cache; None: that of the weights
-    guide: "_Guide | None" = None
-    exchange: Exchange | None = None
-    forecast: Forecast | None = None
-
-    @classmethod
-    def empty(
-        cls,
-        cache: Cache,
-        rows: int,
-        *,
-        unread: int,
-        vocab: int,
-        device: torch.device,
-        dtype: torch.dtype | None,
-        watched: int = 0,
-    ) -> "_State":
-        """Idle rows, of whose states `watched` numbers are kept."""
-
-        def zeros(kind: torch.dtype = torch.int64, count: int = rows) -> Tensor:
-            return torch.zeros(count, dtype=kind, device=device)
-
-        return cls(
-            cache=cache,
-            tokens=zeros(),
-            positions=zeros(),
-            keys=zeros(),
-            drawn=zeros(),
-            place=zeros(),
-            alive=zeros(torch.bool),
-            over=zeros(torch.bool),
-            ids=zeros(),
-            fed=zeros(),
-            limit=zeros(),
-            ends=zeros(torch.bool, vocab),
-            looked=torch.zeros(rows, watched, device=device),
-            unread=unread,
-            dtype=dtype,
-        )
-
-    def holds(self, rows: int, length: int, dtype: torch.dtype | None) -> bool:
-        """True where so many rows of so many slots have room."""
-        return len(self.place) >= rows and self.cache.length >= length and self.dtype is dtype
-
-    def shelf(self, model: Decoder, rows: int) -> "_State":
-        """Idle rows of their own, for samples of these rows that are set aside."""
-        cache = model.new_cache(rows, self.cache.length, dtype=self.dtype)
-        made = self.at(torch.zeros(rows, dtype=torch.int64, device=self.place.device))
-        return replace(made, cache=cache, alive=torch.zeros_like(made.alive))
-
-    def written(self) -> Tensor:
-        """[N] int64: rows of the output to write to."""
-        return torch.where(self.alive, self.place, self.unread)
-
-    def look(self) -> tuple[int, int]:
-        """How many rows are alive, and the largest position that one of them goes to."""
-        alive, reach = torch.stack((self.alive.sum(), (self.positions * self.alive).amax())).tolist()
-        return alive, reach
-
-    def listen(self, exchange: Exchange) -> None:
-        """Interact."""
-        self.exchange = exchange
-        self.ends.zero_() if exchange.ends is None else self.ends.copy_(exchange.ends)
-
-    def begin(self, rows: Tensor, most: int) -> None:
-        """The samples in `rows` [N] begin their first turn."""
-        assert self.exchange is not None
-        budgets = [self.exchange.budget(place) or most for place in self.place[rows].tolist()]
-        self.fed[rows], self.limit[rows] = 0, torch.tensor(budgets, device=rows.device).clamp(max=most)
-
-    def at(self, index: Tensor) -> "_State":
-        """The rows in `index`, apart: what is changed there changes nothing here. Their cache is left out."""
-        return self._with(Cache([], 0), lambda tensor: tensor[index])
-
-    def put(self, index: Tensor, other: "_State", source: Tensor) -> None:
-        """The samples in the rows `index` [N] int64 become those in the rows `source` [N] of others."""
-        self.cache.put(index, other.cache, source)
-        for name in _OF_ROWS:
-            getattr(self, name)[index] = getattr(other, name)[source]
-
-    def first(self, count: int) -> "_State":
-        """The first rows: what is changed there is changed here."""
-        return self._with(self.cache.first(count), lambda tensor: tensor[:count])
-
-    def _with(self, cache: Cache, part: Callable[[Tensor], Tensor]) -> "_State":
-        return replace(self, cache=cache, **{name: part(getattr(self, name)) for name in _OF_ROWS})
-
-    def advance(self, rows: Tensor | None, tokens: Tensor, over: Tensor, ids: Tensor | None) -> None:
-        """Tokens [N] were drawn for `rows` (None: all): those alive go on, those in `over` [N] bool are idle."""
-        if rows is None:
-            self.positions += self.alive
-            self.drawn += self.alive
-            self.alive &= ~over
-            self.tokens.copy_(tokens)
-            self.over.copy_(over)
-            if ids is not None:
-                self.ids.copy_(ids)
-            return
-        self.positions[rows] += 1
-        self.drawn[rows] += 1
-        self.alive[rows] = ~over
-        self.tokens[rows] = tokens
-        self.over[rows] = over
-        if ids is not None:
-            self.ids[rows] = ids
-
-    def narrow(self, count: int) -> None:
-        """Go on with the first `count` rows only; those that are alive and lie behind move to idle places there."""
-        behind = count + self.alive[count:].nonzero().squeeze(1)
-        free = (~self.alive[:count]).nonzero().squeeze(1)[: len(behind)]
-        self.put(free, self, behind)
-        kept = self.first(count)
-        self.cache = kept.cache
-        for name in _OF_ROWS:
-            setattr(self, name, getattr(kept, name))
-
-
-_OF_ROWS = ("tokens", "positions", "keys", "drawn", "place", "alive", "over", "ids", "fed", "limit", "looked")
-"""Tensors of `_State` that have an entry a row."""
-
-
-@dataclass(slots=True)
-class _Taken:
-    """Samples that begin, and the prompts' states that they begin from."""
-
-    cache: Cache
-    source: Tensor  # [N] int64, rows of `cache`
-    lengths: Tensor  # [N] int64
-    logits: Tensor  # [N, V]
-    ids: Tensor | None  # [N] int64, coupled positions that are predicted
-    keys: Tensor  # [N] int64
-    place: Tensor  # [N] int64
-    routing: Tensor | None  # [N, W, L, K] int16
-
-
-class _Waiting:
-    """Samples that do not run: those that have not begun, whose prompts are passed through the model a chunk at a time,
-    and those that were set aside."""
-
-    def __init__(
-        self,
-        model: Decoder,
-        prompts: Sequence[Sequence[int]],
-        keys: Sequence[int],
-        samples: int,
-        pad_id: int,
-        *,
-        guide: "_Guide | None",
-        decode: DecodeConfig,
-        lengths: LengthProbe | None,
-        routing: bool = False,
-    ) -> None:
-        self.guide, self.routed = guide, routing
-        self.model, self.prompts, self.samples, self.pad_id = model, prompts, samples, pad_id
-        self.device = model.embed.weight.device
-        self.keys = sample_keys(torch.tensor(list(keys), dtype=torch.int64, device=self.device), samples)
-        self.scheduler, self.forecast = scheduler_of(decode), None
-        if lengths is not None and decode.scheduler is Scheduling.trail:
-            self.forecast = lengths.forecast(self.keys)
-        longest = max(len(prompt) for prompt in prompts)
-        self.chunk = chunk_of(decode.rows, 1 if self.ranks else samples, longest)
-        self.jobs: dict[int, Job] = {}
-        """Samples whose prompts were passed, by number."""
-        self.shelved: dict[int, int] = {}
-        """The shelf's rows of those that were set aside, by number."""
-        self.first = 0
-        """Of the prompts whose states are at hand."""
-
-    @property
-    def ranks(self) -> bool:
-        """Samples are told apart by what is predicted of them."""
-        return self.forecast is not None and self.forecast.knows
-
-    def __bool__(self) -> bool:
-        return len(self.scheduler) > 0 or len(self.jobs) < len(self.keys)
-
-    def take(self, most: int) -> list[Job]:
-        """The next samples, at most `most`; a new chunk of prompts is passed where all of the last one have begun."""
-        if len(self.scheduler) == len(self.shelved) and len(self.jobs) < len(self.keys):
-            self._prefill(len(self.jobs) // self.samples)
-            self._come(len(self.jobs), min(len(self.jobs) + self.chunk * self.samples, len(self.keys)))
-        return [self.scheduler.next() for _ in range(min(most, len(self.scheduler)))]
-
-    def known(self, place: Tensor, drawn: Tensor) -> list[Job]:
-        """The samples `place` [N] int64 with what is predicted of them now; they have `drawn` [N] tokens."""
-        assert self.forecast is not None
-        found = [self.jobs[number] for number in place.tolist()]
-        for job, left, age in zip(found, self.forecast.left[place].tolist(), drawn.tolist(), strict=True):
-            job.left, job.age = left, age
-        return found
-
-    def begun(self, place: Tensor) -> _Taken:
-        """The samples `place` [N] int64, of the chunk at hand."""
-        source = place // self.samples - self.first
-        return _Taken(
-            cache=self.cache,
-            source=source,
-            lengths=self.lengths[source],
-            logits=self.logits[source],
-            ids=None if self.ids is None else self.ids[source],
-            keys=self.keys[place],
-            place=place,
-            routing=None if self.routing is None else self.routing[source],
-        )
-
-    def _come(self, first: int, last: int) -> None:
-        """The samples from `first` up to `last` wait from now on."""
-        jobs = [Job(number) for number in range(first, last)]
-        self.jobs.update(enumerate(jobs, first))
-        if self.forecast is not None:
-            place = torch.arange(first, last, device=self.device)
-            self.forecast.begin(place, self.states[place // self.samples - self.first])
-            for job, tokens in zip(self.known(place, place - place), self.forecast.first[place].tolist(), strict=True):
-                job.first = tokens
-        for job in jobs:
-            self.scheduler.wait(job)
-
-    def _prefill(self, first: int) -> None:
-        """The cache of the next prompts, and the logits after each."""
-        self.first, prompts = first, self.prompts[first : first + self.chunk]
-        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)  # [P]
-        width = int(self.lengths.max())
-        padded = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
-        tokens = torch.tensor(padded, device=self.device)  # [P, W]
-        self.cache = self.model.new_cache(len(prompts), width, dtype=_dtype(self.device))
-        places = None if self.guide is None else self.guide.ids[first : first + self.chunk, :width]  # [P, W]
-        look = None if self.forecast is None else middle_layer(len(self.model.blocks))
-        hidden, aux = self.model(tokens, cache=self.cache, slots=width, lengths=self.lengths, places=places, look=look)
-        self.routing = None
-        if self.routed:
-            padding = torch.arange(width, device=self.device) >= self.lengths[:, None]  # [P, W]
-            self.routing = _chosen(aux).masked_fill(padding[..., None, None], -1)
-        ends = (torch.arange(len(prompts), device=self.device), self.lengths - 1)
-        last = hidden[ends]  # [P, D]
-        self.states = last if aux.looked is None else aux.looked[ends]  # [P, D]
-        self.logits = self.model.logits(last)  # [P, V]
-        self.ids = None if self.model.places is None else self.model.places.predicted(last)
-
-
-def draw(logits: Tensor, uniform: Tensor, decode: DecodeConfig) -> tuple[Tensor, Tensor]:
-    """One token per row by inverting the cumulative distribution at `uniform`.
-
-    Args:
-        logits: [N, V].
-        uniform: [N] float64 in (0, 1).
-        decode: temperature 0 takes the most likely token; top-k and top-p restrict what is drawn.
-
-    Returns:
-        tokens [N] int64, and their log-probabilities [N] float32 over the whole vocabulary at the temperature.
-    """
-    logs = log_softmax(logits, decode.temperature)  # [N, V]
-    if decode.temperature == 0:
-        tokens = logs.argmax(-1)
-    else:
-        cumulative = restrict(logs, decode).double().exp().cumsum(-1)  # [N, V]
-        point = uniform[:, None] * cumulative[:, -1:]  # below the total, so a token of weight 0 is never drawn
-        tokens = torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logs.shape[-1] - 1)
-    return tokens, logs.gather(1, tokens[:, None]).squeeze(1)
-
-
-def restrict(logs: Tensor, decode: DecodeConfig) -> Tensor:
-    """Log-probabilities [N, V] with -inf where top-k or top-p drop a token; ties go to the lower token id."""
-    if not decode.truncates:
-        return logs
-    ordered, order = logs.sort(dim=-1, descending=True, stable=True)
-    drop = torch.zeros_like(ordered, dtype=torch.bool)
-    if decode.top_k is not None:
-        drop[:, decode.top_k :] = True
-    if decode.top_p < 1:
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        drop |= before >= decode.top_p
-    return logs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), -torch.inf)
-
-
-def _empty(rows: int, columns: int, pad_id: int, device: torch.device) -> Completions:
-    """Nothing drawn for `rows` samples, and one row more, which is written to in vain."""
-    rows += 1
-    return Completions(
-        tokens=torch.full((rows, columns), pad_id, dtype=torch.int64, device=device),
-        logprobs=torch.zeros(rows, columns, device=device),
-        lengths=torch.zeros(rows, dtype=torch.int64, device=device),
-        finished=torch.zeros(rows, dtype=torch.bool, device=device),
-        sampled=torch.zeros(rows, columns, dtype=torch.bool, device=device),
-        turns=torch.zeros(rows, columns, dtype=torch.int64, device=device),
-    )

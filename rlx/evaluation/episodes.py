@@ -20,7 +20,8 @@ from torch import Tensor
 
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.decoding.base import DecodeConfig
-from rlx.decoding.engine import Completions, Engine, Reply
+from rlx.decoding.completions import Completions, Reply
+from rlx.decoding.engine import Engine
 from rlx.environments.base import Answer, Assess, Environment, Episode, Turn
 from rlx.evaluation.judge import Judge
 from rlx.evaluation.ranks import Heard, all_rows, own_share

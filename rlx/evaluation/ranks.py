@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rlx.batches import Extent
-from rlx.decoding.engine import Completions
+from rlx.decoding.completions import Completions
 from rlx.decoding.lengths import Seen
 from rlx.types import Failure, Outcome, Verdict
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.completions import Completions
+from rlx.decoding.engine import Engine
 from rlx.decoding.logprobs import token_logprobs
 from rlx.decoding.sample import SampleConfig
 from rlx.models.dense import DenseConfig

@@ -9,7 +9,9 @@ import torch
 
 from rlx.decoding import engine as engine_module
 from rlx.decoding.base import DecodeConfig
-from rlx.decoding.engine import Completions, Engine, draw, restrict
+from rlx.decoding.completions import Completions
+from rlx.decoding.drawing import draw, restrict
+from rlx.decoding.engine import Engine
 from rlx.decoding.greedy import GreedyConfig
 from rlx.decoding.logprobs import token_logprobs
 from rlx.decoding.sample import SampleConfig

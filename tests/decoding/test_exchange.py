@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rlx.decoding import engine as engine_module
-from rlx.decoding.engine import Completions, Engine, Reply
+from rlx.decoding.completions import Completions, Reply
+from rlx.decoding.engine import Engine
 from rlx.decoding.logprobs import token_logprobs
 from rlx.decoding.sample import SampleConfig
 from rlx.decoding.uniforms import sample_keys, uniforms

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from rlx.decoding import engine as engine_module
-from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.completions import Completions
+from rlx.decoding.engine import Engine
 from rlx.decoding.graphs import Graphs, Step
 from rlx.decoding.sample import SampleConfig
 from rlx.models.dense import DenseConfig

@@ -13,8 +13,10 @@ from torch import Tensor
 from rlx.decoding import engine as engine_module
 from rlx.decoding import lengths as lengths_module
 from rlx.decoding import scheduling as scheduling_module
+from rlx.decoding import waiting as waiting_module
 from rlx.decoding.base import Scheduling
-from rlx.decoding.engine import Completions, Engine, Reply
+from rlx.decoding.completions import Completions, Reply
+from rlx.decoding.engine import Engine
 from rlx.decoding.graphs import Graphs
 from rlx.decoding.lengths import Forecast, LengthProbe
 from rlx.decoding.sample import SampleConfig
@@ -140,7 +142,7 @@ def test_samples_do_not_depend_on_preemption(name: str, rows: int, talks: bool, 
     model = model_of(name)
     more: dict[str, Any] = {"routing": name == "moe"}
     monkeypatch.setattr(scheduling_module, "SHELF_SHARE", 4.0)
-    monkeypatch.setattr(engine_module, "scheduler_of", lambda decode: Restless())
+    monkeypatch.setattr(waiting_module, "scheduler_of", lambda decode: Restless())
     expected = complete(model, exchange=Answering() if talks else None, **more)
     found = complete(model, probe_of(Fickle), rows=rows, exchange=Answering() if talks else None, **more)
     assert found.preempted > 10 and expected.preempted == 0
@@ -156,7 +158,7 @@ def test_the_shelf_holds_no_more_than_its_share(model: Decoder, share: float, re
     """And it is used whole; what lies on it comes back, whenever rows are filled."""
     monkeypatch.setattr(scheduling_module, "SHELF_SHARE", share)
     monkeypatch.setattr(engine_module, "REFILL_SHARE", refill)
-    monkeypatch.setattr(engine_module, "scheduler_of", lambda decode: Restless())
+    monkeypatch.setattr(waiting_module, "scheduler_of", lambda decode: Restless())
     held, preempt = [], Engine._preempt
 
     def watched(engine: Engine, state: Any, shelf: Any, waiting: Any, *given: Any) -> int:
@@ -249,7 +251,7 @@ def test_a_running_sample_yields_early_and_not_late(model: Decoder, monkeypatch:
             self.left[place] = 100.0
 
     ages: list[float] = []
-    displace = engine_module.scheduler_of(SampleConfig(scheduler=Scheduling.trail)).__class__.displace
+    displace = waiting_module.scheduler_of(SampleConfig(scheduler=Scheduling.trail)).__class__.displace
 
     def watched(scheduler: Any, running: Any, most: Any = None) -> Any:
         pairs = displace(scheduler, running, most)
@@ -292,7 +294,7 @@ def test_what_is_learnt_from_is_that_of_full_passes(name: str, kept: int, monkey
     done = complete(model)
     monkeypatch.setattr(lengths_module, "KEPT", kept)
     monkeypatch.setattr(scheduling_module, "SHELF_SHARE", 4.0)
-    monkeypatch.setattr(engine_module, "scheduler_of", lambda decode: Restless())
+    monkeypatch.setattr(waiting_module, "scheduler_of", lambda decode: Restless())
     again = complete(model, probe, rows=4)
     seen = again.seen
     assert seen is not None and again.preempted > 5
@@ -346,7 +348,7 @@ def test_the_state_looked_at_is_the_streams_after_a_layer(model: Decoder) -> Non
 def test_recorded_steps_draw_and_see_the_same(model: Decoder, polled: int, monkeypatch: Any) -> None:
     """In tensors that are kept from a call with more samples, whatever a call's scheduler did."""
     monkeypatch.setattr(engine_module, "SMALLEST_ROWS", 2)
-    monkeypatch.setattr(engine_module, "scheduler_of", lambda decode: Restless())
+    monkeypatch.setattr(waiting_module, "scheduler_of", lambda decode: Restless())
     monkeypatch.setattr(lengths_module, "KEPT", 10**6)
     probe = LengthProbe(32, MOST, seed=1, device=torch.device("cpu"))
     probe.made = 1
@@ -378,7 +380,7 @@ def test_recorded_steps_draw_and_see_the_same(model: Decoder, polled: int, monke
 @pytest.mark.skipif(which("g++") is None, reason="compiling needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_step_draws_the_same(model: Decoder, monkeypatch: Any) -> None:
-    monkeypatch.setattr(engine_module, "scheduler_of", lambda decode: Restless())
+    monkeypatch.setattr(waiting_module, "scheduler_of", lambda decode: Restless())
     monkeypatch.setattr(scheduling_module, "SHELF_SHARE", 4.0)
     found = complete(model, probe_of(Fickle), rows=8, compile=True)
     assert found.preempted > 10

@@ -14,7 +14,8 @@ from rlx.algorithms.policy_gradient import KlEstimator, KlIn
 from rlx.algorithms.ppo import PpoConfig
 from rlx.batches import RolloutBatch
 from rlx.data.tokenizers.char import CharConfig
-from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.completions import Completions
+from rlx.decoding.engine import Engine
 from rlx.decoding.sample import SampleConfig
 from rlx.environments.base import Turn, mistake
 from rlx.environments.multi_attempt import MultiAttemptConfig

@@ -6,7 +6,8 @@ import torch
 
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.data.tokenizers.char import CharConfig
-from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.completions import Completions
+from rlx.decoding.engine import Engine
 from rlx.decoding.sample import SampleConfig
 from rlx.environments.single import Single
 from rlx.evaluation.episodes import Player

@@ -11,7 +11,8 @@ import torch.multiprocessing as multiprocessing
 
 from rlx.data.tokenizers.char import CharConfig
 from rlx.decoding.base import Scheduling
-from rlx.decoding.engine import Completions, Engine
+from rlx.decoding.completions import Completions
+from rlx.decoding.engine import Engine
 from rlx.decoding.lengths import LengthProbe
 from rlx.decoding.sample import SampleConfig
 from rlx.environments.multi_attempt import MultiAttemptConfig
