@@ -111,6 +111,7 @@ def test_the_hash_sees_the_environment_and_not_how_it_is_written() -> None:
     [
         ({"environment": None}, "needs an environment; try corpus.environment=multi_attempt"),
         ({"environment": "multi_atempt"}, "multi_atempt is no environment; did you mean multi_attempt"),
+        ({"environment": "name:multi_attempt"}, "a shell took the braces apart; quote them"),
         ({"environment": 3}, "expected a name"),
         ({"environment": {"attempts": 3}}, "expected a name"),
         ({"environment": {"name": "multi_attempt", "atempts": 3}}, "environment=multi_attempt has no atempts"),

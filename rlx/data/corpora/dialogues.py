@@ -1,7 +1,7 @@
 """`corpus=dialogues`: a task's problems as an environment's episodes, whose turns the environment writes itself.
 
     rlx stage=sft task=countdown corpus=dialogues corpus.environment=multi_attempt
-    ... corpus.environment={name:multi_attempt,attempts:3} corpus.share=0.1
+    ... 'corpus.environment={name:multi_attempt,attempts:3}' corpus.share=0.1
 
 A document is begin mark, prompt, and turns with what they are answered, in the tokens that rl plays them in
 (`rlx.evaluation.episodes`). What the environment says, and turns that show a mistake, count in the loss of pretrain, as
@@ -108,6 +108,11 @@ def _spoken_in(value: Any) -> SpokenIn:
     """An environment as the command line, a file or a config that was read has it."""
     if isinstance(value, SpokenIn):
         return value
+    if isinstance(value, str) and ":" in value:
+        raise ConfigError(
+            f"corpus.environment={value}: a shell took the braces apart; quote them, as in "
+            "'corpus.environment={name:multi_attempt,attempts:3}'"
+        )
     if isinstance(value, str):
         return SpokenIn(name=value)
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
