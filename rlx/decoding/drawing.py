@@ -35,7 +35,7 @@ def restrict(logs: Tensor, decode: DecodeConfig) -> Tensor:
     ordered, order = logs.sort(dim=-1, descending=True, stable=True)
     drop = torch.zeros_like(ordered, dtype=torch.bool)
     if decode.top_k is not None:
-        drop[:, decode.top_k :] = True
+        drop |= torch.arange(drop.shape[1], device=drop.device) >= decode.top_k
     if decode.top_p < 1:
         before = ordered.exp().cumsum(-1) - ordered.exp()
         drop |= before >= decode.top_p

@@ -49,10 +49,10 @@ from rlx.decoding.uniforms import uniforms
 from rlx.decoding.waiting import Taken, Waiting, autocast_dtype, chosen_experts
 from rlx.errors import DivergedError, Stopped
 from rlx.nn.cache import Cache
-from rlx.nn.compiled import compiled, halved, rounded
+from rlx.nn.compiled import compiled, halved, roomy, rounded
 from rlx.nn.decoder import Decoder
 from rlx.nn.experts import routed_layers
-from rlx.nn.lora import folded_tensors, is_adapted, without_adapters
+from rlx.nn.lora import folded, is_adapted, without_adapters
 from rlx.nn.rows import Rows
 
 ALIVE_SHARE = 0.75
@@ -157,10 +157,16 @@ class Engine:
             self.model.train(was_training)
         out = out.rows(count)
         if not torch.isfinite(out.logprobs).all():
+            self._let_go()  # no later call may meet what is not a number
             raise DivergedError(
                 "the model's probabilities are not finite (NaN): its weights have diverged", part="probabilities"
             )
         return out
+
+    @property
+    def unrecorded(self) -> str:
+        """Why steps are not recorded, where they should be; empty where they are."""
+        return "" if self._graphs is None else self._graphs.refused
 
     def check_room(
         self, prompts: int, samples: int, longest: int, decode: DecodeConfig, *, routing: bool = False
@@ -171,7 +177,19 @@ class Engine:
             ConfigError: it has not; says what would fit.
         """
         dtype = autocast_dtype(self.model.embed.weight.device)
-        call = Decoding(prompts=prompts, samples=samples, longest=longest, decode=decode, dtype=dtype, routing=routing)
+        copied = (dtype is not None or is_adapted(self.model)) and dtype not in self._copies
+        call = Decoding(
+            prompts=prompts,
+            samples=samples,
+            longest=longest,
+            decode=decode,
+            dtype=dtype,
+            routing=routing,
+            ranks=self.lengths is not None and decode.scheduler is Scheduling.trail,
+            copied=copied,
+            rows_of=self._enough,
+            length_of=self._length,
+        )
         if (needed := call.bytes(self.model)) > self.needed:
             check_room(self.model, call)
             self.needed = needed
@@ -187,17 +205,18 @@ class Engine:
     ) -> tuple[State, Completions]:
         """Idle rows, and an empty output; where steps are recorded those of the call before, if they are enough."""
         device, count = model.embed.weight.device, len(prompts) * samples
-        length = max(len(prompt) for prompt in prompts) + decode.max_tokens
-        length = rounded(length, SLOT_UNIT) if self._in_sizes else length
+        length = self._length(max(len(prompt) for prompt in prompts) + decode.max_tokens)
         dtype, rows = autocast_dtype(device), self._enough(decode.rows, count)
         watched = self.lengths.width if self.lengths is not None and decode.scheduler is Scheduling.trail else 0
         if self._held is not None:
             state, out = self._held
-            fits = state.holds(decode.rows, length, dtype) and state.looked.shape[1] == watched
+            fits = state.holds(rows, length, dtype) and state.looked.shape[1] == watched
             if fits and out.holds(count, decode.max_tokens, routing=routing):
                 state.alive.zero_()
                 out.clear(self.pad_id)
                 return state.first(rows), out if routing else replace(out, routing=None)
+            del state, out
+            self._let_go()
         recorded = self._graphs is not None and self.model.places is None
         out = empty(count, decode.max_tokens, self.pad_id, device)
         if routing:
@@ -206,16 +225,23 @@ class Engine:
             out.routing = torch.full(shape, -1, dtype=torch.int16, device=device)
         if self.model.places is not None:
             out.places = torch.zeros_like(out.tokens)
-        most = decode.rows if recorded else rows
-        cache = model.new_cache(most, length, dtype=dtype)
+        cache = model.new_cache(rows, length, dtype=dtype)
         state = State.empty(
-            cache, most, unread=count, vocab=model.vocab_size, device=device, dtype=dtype, watched=watched
+            cache, rows, unread=count, vocab=model.vocab_size, device=device, dtype=dtype, watched=watched
         )
         if recorded:
-            assert self._graphs is not None
-            self._graphs.clear()
             self._held = state, out
         return state.first(rows), out
+
+    def _let_go(self) -> None:
+        """Keep nothing for recorded steps, nor the steps."""
+        self._held = None
+        if self._graphs is not None:
+            self._graphs.clear()
+
+    def _length(self, needed: int) -> int:
+        """Slots of a cache for so many: where steps are made for few sizes, one of few."""
+        return roomy(needed, SLOT_UNIT) if self._in_sizes else needed
 
     @property
     def _in_sizes(self) -> bool:
@@ -268,6 +294,7 @@ class Engine:
         out.prefilled = Extent.spans(torch.ones_like(given), given)
         if state.exchange is None:
             out.sampled.copy_(torch.arange(decode.max_tokens, device=device) < out.lengths[:, None])
+        out.turns.masked_fill_(torch.arange(decode.max_tokens, device=device) >= out.lengths[:, None], 0)
         given = given.repeat_interleave(samples)
         out.decoded = Extent.spans(given + 1, given + out.lengths[:count] - 1)
         if waiting.forecast is not None:
@@ -296,9 +323,10 @@ class Engine:
                 names = ("weight",) if isinstance(module, nn.Linear) else getattr(module, "stacks", ())
                 for name in names:  # not in place: the head's weight may be the embedding's
                     setattr(module, name, nn.Parameter(getattr(module, name).to(dtype), requires_grad=False))
-        made, weights = self._copies[dtype], folded_tensors(self.model)
-        for name, tensor in made.state_dict().items():
-            tensor.copy_(weights[name])
+        made = self._copies[dtype]
+        tensors = made.state_dict()
+        for name, tensor in folded(self.model):
+            tensors[name].copy_(tensor)
         return made.eval()
 
     def _refill(
@@ -384,7 +412,8 @@ class Engine:
 
     def _pass(self, model: Decoder, state: State, out: Completions, decode: DecodeConfig, slots: int) -> None:
         """A step without a look at what came of it; attends `slots` positions."""
-        rows = model.rows(state.tokens[:, None], positions=state.positions[:, None], cache=state.cache, slots=slots)
+        positions = state.positions * state.alive  # idle rows see slot 0: of what they left none may be within a window
+        rows = model.rows(state.tokens[:, None], positions=positions[:, None], cache=state.cache, slots=slots)
         rows.places = state.ids[:, None] if state.guide is not None else None
         routing = None
         if state.forecast is not None:
@@ -400,7 +429,7 @@ class Engine:
             logits, ids, routing = self._logits_and_routing(model, state.tokens[:, None], rows, state.cache)
         if out.routing is not None:
             assert routing is not None
-            out.routing[state.written(), state.positions] = routing
+            out.routing[state.written(), positions] = routing
         state.advance(None, *self._record(state, logits, ids, out, decode))
 
     def _record(

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlx.decoding.base import DecodeConfig, Scheduling
+from rlx.decoding.base import DecodeConfig
 from rlx.decoding.scheduling import shelf_rows
 from rlx.errors import ConfigError
 from rlx.nn.decoder import Decoder
@@ -32,6 +32,8 @@ _TEMPORARIES = 3
 _VOCABULARY = 40
 """Bytes a row and entry of the vocabulary while a token is drawn: logits, log-probabilities, and in float64 what is
 summed."""
+_RESTRICTED = 28
+"""Bytes more where top-k or top-p drop some: sorted, with their order, and their sums."""
 _OUTPUT = 8 + 4 + 1 + 8
 """Bytes of a token of the output: its id, log-probability, mask and turn."""
 
@@ -46,6 +48,10 @@ class Decoding:
         longest: tokens of the longest prompt.
         dtype: of the cache; None: that of the weights.
         routing: the experts that were chosen are written down.
+        ranks: samples are told apart by their predicted lengths.
+        copied: the weights are copied first, as they are or in `dtype`.
+        rows_of: how many rows there are of at most so many, for so many samples.
+        length_of: how many slots a row has of so many that are needed.
     """
 
     prompts: int
@@ -54,19 +60,22 @@ class Decoding:
     decode: DecodeConfig
     dtype: torch.dtype | None = None
     routing: bool = False
+    ranks: bool = False
+    copied: bool = False
+    rows_of: Callable[[int, int], int] = min
+    length_of: Callable[[int], int] = int
 
     def rows(self, most: int) -> int:
         """Rows side by side, at most `most`."""
-        return min(most, self.prompts * self.samples)
+        return self.rows_of(most, self.prompts * self.samples)
 
     def bytes(self, model: Decoder, *, rows: int | None = None, max_tokens: int | None = None) -> int:
         """Bytes taken at the most, for other decode.rows or decode.max_tokens where they are given."""
         tokens = self.decode.max_tokens if max_tokens is None else max_tokens
         rows = self.rows(self.decode.rows if rows is None else rows)
-        length, count = self.longest + tokens, self.prompts * self.samples
-        ranks = self.decode.scheduler is Scheduling.trail
-        chunk = min(self.prompts, chunk_of(rows, 1 if ranks else self.samples, self.longest))
-        aside = shelf_rows(rows, self.decode) if self.prompts * self.samples > rows else 0
+        length, count = self.length_of(self.longest + tokens), self.prompts * self.samples
+        chunk = min(self.prompts, chunk_of(rows, 1 if self.ranks else self.samples, self.longest))
+        aside = shelf_rows(rows, self.decode) if self.ranks and count > rows else 0
         state = (rows + aside) * state_bytes(model, length, self.dtype)
         state += chunk * state_bytes(model, self.longest, self.dtype)
         output = _OUTPUT * (count + 1) * tokens
@@ -74,9 +83,16 @@ class Decoding:
             layers = routed_layers(model)
             output += 2 * (count + 1) * length * len(layers) * layers[0].top_k
         vocabulary, width = model.vocab_size, model.embed.weight.shape[1]
-        step = rows * (_VOCABULARY * vocabulary + _scores(model, 1, length) + 16 * width)
-        prefill = chunk * (_scores(model, self.longest, self.longest) + 4 * 16 * width * self.longest)
-        return state + 2 * output + max(step, prefill)
+        drawing = _VOCABULARY + (_RESTRICTED if self.decode.truncates else 0)
+        step = rows * (drawing * vocabulary + _scores(model, 1, length) + 16 * width)
+        prefill = chunk * (_scores(model, self.longest, self.longest) + _activations(model) * self.longest)
+        return self._copy_bytes(model) + state + 2 * output + max(step, prefill)
+
+    def _copy_bytes(self, model: Decoder) -> int:
+        """Of the copy of the weights."""
+        if not self.copied:
+            return 0
+        return sum(weight.numel() for weight in model.parameters()) * (4 if self.dtype is None else self.dtype.itemsize)
 
 
 def chunk_of(rows: int, samples: int, longest: int) -> int:
@@ -90,6 +106,12 @@ def state_bytes(model: Decoder, length: int, dtype: torch.dtype | None) -> int:
     caches = [block.mixer.new_cache(1, length, dtype=kind, device=place) for block in model.blocks]
     kept = [value for cache in caches for value in vars(cache).values() if isinstance(value, Tensor)]
     return sum(value.numel() * value.element_size() for value in kept)
+
+
+def _activations(model: Decoder) -> int:
+    """Bytes a token of what a layer holds at once; scans hold more of them than attention."""
+    scans = any(not hasattr(block.mixer, "n_heads") for block in model.blocks)
+    return 4 * (48 if scans else 16) * model.embed.weight.shape[1]
 
 
 def _scores(model: Decoder, tokens: int, length: int) -> int:

@@ -16,7 +16,7 @@ def failure_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 
 def first_failure(verdicts: Sequence[Verdict], examples: Sequence[Example]) -> str:
-    """How the verifier failed first, and on which example; empty where it did not. As in `verified`, the same number of
+    """How the verifier failed first, and on which example; empty where it did not. The same number of
     verdicts an example."""
     samples = len(verdicts) // max(len(examples), 1)
     for row, verdict in enumerate(verdicts):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-RECOMPILES = 64
+RECOMPILES = 256
 """Shapes that one function may be compiled for; past it torch would go on uncompiled, unsaid."""
 
 
@@ -31,6 +31,14 @@ def halved(size: int, needed: int, smallest: int) -> int:
     while size // 2 >= max(needed, smallest):
         size //= 2
     return size
+
+
+def roomy(size: int, unit: int) -> int:
+    """`size`, up to the nearest of `unit` times 1, 2, 3, 4, 6, 8, 12, ...: few sizes, at most half as much again."""
+    power = unit
+    while size > 2 * power:
+        power *= 2
+    return next(each for each in (power, 3 * power // 2, 2 * power) if each >= size and each % unit == 0)
 
 
 def rounded(size: int, step: int = 16) -> int:

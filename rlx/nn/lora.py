@@ -248,14 +248,22 @@ def add_product(weight: Tensor, rows: slice, a: Tensor, b: Tensor, scale: float)
 
 
 @torch.no_grad()
-def folded_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors with the adapters added, under the names that they have without; what is adapted is new."""
-    tensors = base_tensors(model)
+def folded(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The model's tensors with the adapters added, one by one, under the names that they have without; what is adapted
+    is new."""
+    adapted: dict[str, list[Attached]] = {}
     for each in attached(model):
-        a, b = each.adapter.factors()
-        whole = tensors[each.tensor] = tensors[each.tensor].clone()
-        add_product(whole, each.rows, a, b, each.adapter.strength.scale)
-    return tensors
+        adapted.setdefault(each.tensor, []).append(each)
+    for name, tensor in base_tensors(model).items():
+        whole = tensor.clone() if name in adapted else tensor
+        for each in adapted.get(name, ()):
+            add_product(whole, each.rows, *each.adapter.factors(), each.adapter.strength.scale)
+        yield name, whole
+
+
+def folded_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All that `folded` gives."""
+    return dict(folded(model))
 
 
 def without_adapters(model: Decoder) -> Decoder:

@@ -6,6 +6,7 @@ and a compiled pass is handed it ready-made.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -77,7 +78,13 @@ def _within(distance: Tensor, window: int | tuple[int, ...]) -> Tensor:
     """Where distances [B, 1, T, S] are inside the window, or (several) inside each head's, [B, H, T, S]."""
     if isinstance(window, int):
         return distance < window
-    return distance < torch.tensor(window, device=distance.device)[:, None, None]
+    return distance < _windows(window, distance.device)
+
+
+@cache
+def _windows(window: tuple[int, ...], device: torch.device) -> Tensor:
+    """[H, 1, 1] int64, made once: a step that is recorded may not read what the host makes."""
+    return torch.tensor(window, device=device)[:, None, None]
 
 
 def document_mask(documents: Tensor) -> Tensor:

@@ -165,6 +165,7 @@ def engine_side(
             done = engine.complete(texts, keys=keys, samples=group, decode=decode)
         expected = len(given) * group * NEW if lengths is None else int(lengths.sum())
         assert int(done.lengths.sum()) == expected
+        assert not engine.unrecorded, engine.unrecorded
 
     return run
 
@@ -246,8 +247,9 @@ def main() -> None:
     for name in arguments.models.split(","):
         for size in arguments.sizes.split(","):
             if name in LAYOUTS:
-                told = "equal" if same_greedy(name, size, arguments.device) else "DIFFERENT"
-                print(f"{name} {size}: greedy tokens of both sides are {told}", flush=True)
+                if not same_greedy(name, size, arguments.device):
+                    raise SystemExit(f"{name} {size}: greedy tokens of the two sides differ")
+                print(f"{name} {size}: greedy tokens of both sides are equal", flush=True)
             for side_by_side in map(int, arguments.rows.split(",")):
                 cases, device = arguments.cases.split(","), arguments.device
                 rows += measure(name, size, cases, arguments.repeats, side_by_side, device)

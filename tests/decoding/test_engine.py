@@ -17,6 +17,8 @@ from rlx.decoding.logprobs import token_logprobs
 from rlx.decoding.sample import SampleConfig
 from rlx.errors import ConfigError, Stopped
 from rlx.models.dense import DenseConfig
+from rlx.models.iha import IhaConfig
+from rlx.models.layers.attention import Position
 from rlx.nn.decoder import Decoder
 
 VOCAB, PAD, END = 12, 0, 1
@@ -165,6 +167,26 @@ def test_samples_do_not_depend_on_compaction(
     found = complete(model, prompts)
     same(found, expected)
     assert (found.prefilled, found.decoded) == (expected.prefilled, expected.decoded)
+
+
+WINDOWED: dict[str, Any] = {
+    "window 4": DenseConfig(d_model=32, n_layers=2, n_heads=4, init_std=0.25, layers=["attention.local+mlp"], window=4),
+    "hard alibi": DenseConfig(d_model=32, n_layers=2, n_heads=4, init_std=0.25, position=Position.hard_alibi),
+    "iha": IhaConfig(d_model=32, n_layers=2, n_heads=4, init_std=0.25, layers=["iha.local+mlp"], window=2),
+}
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", WINDOWED)
+def test_idle_rows_leave_nothing_behind(name: str, half: bool, prompts: list[list[int]]) -> None:
+    """Of rows that wait for the next sample no position may be seen any more, where layers have windows."""
+    torch.manual_seed(0)
+    model = WINDOWED[name].build(VOCAB)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found, expected = (complete(model, prompts, samples=30, rows=rows, max_tokens=48) for rows in (32, 180))
+    assert found.logprobs.isfinite().all()
+    if not half:
+        same(found, expected)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(model: Decoder, prompts: list[list[int]]) -> None:

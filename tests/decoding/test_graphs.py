@@ -14,9 +14,11 @@ from rlx.decoding.completions import Completions
 from rlx.decoding.engine import Engine
 from rlx.decoding.graphs import Graphs, Step
 from rlx.decoding.sample import SampleConfig
+from rlx.errors import DivergedError
 from rlx.models.dense import DenseConfig
 from rlx.models.gssm import GssmConfig
 from rlx.models.iha import IhaConfig
+from rlx.models.layers.attention import Position
 from rlx.models.moe import MoeConfig
 from rlx.nn.decoder import Decoder
 from tests.decoding.test_exchange import Answering
@@ -29,6 +31,8 @@ MODELS = {
     "dense": DenseConfig(**SIZE, n_heads=4, n_kv_heads=2, qk_norm=True),
     "iha": IhaConfig(**SIZE, n_heads=4),
     "gssm": GssmConfig(**SIZE),
+    "window": DenseConfig(**SIZE, n_heads=4, layers=["attention.local+mlp", "attention+mlp"], window=4),
+    "hard alibi": DenseConfig(**SIZE, n_heads=4, position=Position.hard_alibi),
 }
 WAITS = {"_local_scalar_dense", "nonzero", "lift_fresh", "masked_select", "unique2", "_unique2"}
 
@@ -157,6 +161,24 @@ def test_other_numbers_of_samples_settings_and_lengths() -> None:
     for more in [*calls, *calls]:
         same(draw(engine, **dict(more)), draw(plain, **dict(more)))
     same(first, draw(plain))
+    assert not engine.unrecorded
+
+
+def test_after_weights_that_diverged_nothing_is_kept() -> None:
+    model = model_of(MODELS["window"])
+    engine, expected = Engine(model, end_id=END, pad_id=PAD, graphs=Graphs(recorded)), None
+    weight = model.blocks[0].mixer.qkv.weight  # pyright: ignore[reportAttributeAccessIssue]
+    whole = weight.detach().clone()
+    for good in (True, False, True):
+        with torch.no_grad():
+            weight.copy_(whole if good else whole * torch.nan)
+        if good:
+            found = draw(engine)
+            same(found, expected or found)
+            expected = found
+        else:
+            with pytest.raises(DivergedError):
+                draw(engine)
 
 
 def test_dialogues_are_recorded_too() -> None:

@@ -15,13 +15,13 @@ from rlx.decoding.memory import GIB, PAIRS, SHARE, Decoding, check_room, chunk_o
 from rlx.errors import ConfigError
 from rlx.models.dense import DenseConfig
 from rlx.models.gssm import GssmConfig
+from rlx.nn.compiled import roomy
 from rlx.nn.decoder import Decoder
 from tests.conftest import environment
 
 TAKEN = """
 import sys, torch
 from rlx.decoding.engine import Engine
-from rlx.decoding.memory import Decoding
 from rlx.decoding.sample import SampleConfig
 from rlx.options import discover
 
@@ -38,9 +38,8 @@ def peak():
 with torch.autocast("cpu", torch.bfloat16, enabled=half):
     engine.complete([[5] * 8] * 2, keys=[0, 1], samples=2, decode=SampleConfig(max_tokens=4, rows=4))
     before = peak()
-    call = Decoding(prompts=prompts, samples=samples, longest=longest, decode=decode,
-                    dtype=torch.bfloat16 if half else None)
-    told = call.bytes(model)
+    engine.check_room(prompts, samples, longest, decode)
+    told = engine.needed
     engine.complete([[5] * longest] * prompts, keys=range(prompts), samples=samples, decode=decode)
 print(told, peak() - before)
 """
@@ -49,6 +48,7 @@ CASES = {
     "long prompts": ("dense", "fp32", 8, 4, 512, 32, 8),
     "bf16": ("dense", "bf16", 64, 4, 64, 256, 48),
     "interleaved": ("iha", "fp32", 64, 4, 64, 128, 32),
+    "few sizes": ("dense", "bf16", 257, 1, 8, 512, 128),
     "a state": ("gssm", "fp32", 64, 16, 64, 1024, 32),
 }
 
@@ -89,11 +89,12 @@ def test_the_cache_by_hand(model: Decoder) -> None:
 def test_what_is_set_aside_is_counted(model: Decoder) -> None:
     """A quarter of the rows once more, where samples wait; and all prompts' states, of which half are passed else."""
     trail: dict[str, Any] = dict(rows=256, max_tokens=1000, scheduler=Scheduling.trail)
-    more = call(decode=DecodeConfig(**trail)).bytes(model) - call().bytes(model)
+    assert call(decode=DecodeConfig(**trail)).bytes(model) == call().bytes(model), "nothing predicts lengths"
+    more = call(decode=DecodeConfig(**trail), ranks=True).bytes(model) - call().bytes(model)
     assert more == (64 * 1024 + 32 * 24) * 2 * 2 * 32 * 4
-    never = call(decode=DecodeConfig(**trail, preempt=0.0)).bytes(model) - call().bytes(model)
+    never = call(decode=DecodeConfig(**trail, preempt=0.0), ranks=True).bytes(model) - call().bytes(model)
     assert never == 32 * 24 * 2 * 2 * 32 * 4
-    one_a_row = [call(prompts=32, decode=DecodeConfig(**kind)) for kind in (trail, {"rows": 256, "max_tokens": 1000})]
+    one_a_row = [call(prompts=32, decode=DecodeConfig(**trail), ranks=ranks) for ranks in (True, False)]
     assert one_a_row[0].bytes(model) == one_a_row[1].bytes(model)
 
 
@@ -116,6 +117,29 @@ def test_one_that_does_not_fit_says_what_does(model: Decoder) -> None:
     assert check_room(model, call(rows=256, most=values["decode.max_tokens"]), free=free) <= SHARE * free
     assert asked.bytes(model, rows=2 * values["decode.rows"]) > SHARE * free
     assert asked.bytes(model, max_tokens=2 * values["decode.max_tokens"]) > SHARE * free
+
+
+def test_a_copy_of_the_weights_is_counted_once(model: Decoder) -> None:
+    weights = sum(each.numel() for each in model.parameters())
+    half = {"dtype": torch.bfloat16}
+    assert call(copied=True, **half).bytes(model) - call(**half).bytes(model) == 2 * weights
+    assert call(copied=True).bytes(model) - call().bytes(model) == 4 * weights
+
+
+def test_the_engine_says_what_it_does_with_sizes(model: Decoder) -> None:
+    """257 samples in bf16 have 512 rows, and 24 + 1001 slots are 1,536."""
+    engine = Engine(model, end_id=1, pad_id=0)
+    decode = DecodeConfig(rows=512, max_tokens=1001)
+    with torch.autocast("cpu", torch.bfloat16):
+        engine.check_room(257, 1, 24, decode)
+    by_hand = call(
+        prompts=257, samples=1, decode=decode, dtype=torch.bfloat16, copied=True, rows_of=lambda *_: 512,
+        length_of=lambda _: 1536,
+    )  # fmt: skip
+    assert engine.needed == by_hand.bytes(model)
+    assert [roomy(size, 32) for size in (1, 32, 33, 65, 97, 129, 193, 1024, 1025)] == [
+        32, 32, 64, 96, 128, 192, 256, 1024, 1536
+    ]  # fmt: skip
 
 
 def test_where_nothing_fits_another_model_is_named(model: Decoder) -> None:

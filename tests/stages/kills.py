@@ -75,7 +75,7 @@ PLACES = {
     "update": _at("rlx.stages.modules.step:stepped", after=True),
     "sampling": _at("rlx.decoding.engine:Engine.complete"),
     "sampled": _at("rlx.decoding.engine:Engine.complete", after=True),
-    "verified": _at("rlx.evaluation.verdicts:verified", after=True),
+    "verified": _at("rlx.evaluation.episodes:Player.play", after=True),
     "validation": _at(*_VALIDATE),
     "validated": _at(*_VALIDATE, after=True),
     "evaluated inside": _at("rlx.stages.modules.measuring:EvalInside.__call__", after=True),

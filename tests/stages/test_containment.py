@@ -11,9 +11,8 @@ import torch
 from hydra.core.config_store import ConfigStore
 
 from rlx import options, tasks
-from rlx.evaluation import evaluate
+from rlx.evaluation.episodes import Player
 from rlx.evaluation.judge import Judge
-from rlx.stages.modules import rollouts
 from rlx.tasks.base import stable_hash
 from rlx.types import Failure, Outcome, Split
 from tests.stages.runs import place, record, rows
@@ -70,8 +69,7 @@ def unruly(rlx, tmp_path, monkeypatch):
     (tmp_path / "conf/task/unruly.yaml").write_text(YAML)
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path / "plugin")])
     seen: list[list[tuple[str, str, Any]]] = []
-    for module in (rollouts, evaluate):
-        monkeypatch.setattr(module, "verified", watched(module.verified, seen))
+    monkeypatch.setattr(Player, "play", watched(Player.play, seen))
     yield rlx, seen
     sys.modules.pop("rlx.tasks.unruly", None)
     options._options.pop(("task", "unruly"), None)
@@ -79,18 +77,29 @@ def unruly(rlx, tmp_path, monkeypatch):
 
 
 def watched(function: Any, seen: list) -> Any:
-    """`verified` of completions that all have an end and no special token, so that the verifier is asked of each."""
+    """`play` of completions that all have an end and no special token before it, so that the verifier is asked of
+    each."""
 
-    def verify(judge: Any, tokenizer: Any, examples: Any, completions: Any) -> Any:
-        special = torch.isin(completions.tokens, torch.tensor(sorted(tokenizer.special_ids)))
-        plain = completions.tokens.masked_fill(special, tokenizer.encode("7")[0])
-        whole = replace(completions, tokens=plain, finished=torch.ones_like(completions.finished))
-        texts, verdicts = function(judge, tokenizer, examples, whole)
-        samples = len(texts) // len(examples)
-        seen.append([(examples[n // samples].id, *pair) for n, pair in enumerate(zip(texts, verdicts, strict=True))])
-        return texts, verdicts
+    def play(player: Any, engine: Any, examples: Any, **asked: Any) -> Any:
+        tokenizer, complete = player.tokenizer, engine.complete
 
-    return verify
+        def completed(*given: Any, **more: Any) -> Any:
+            done = complete(*given, **more)
+            special = torch.isin(done.tokens, torch.tensor(sorted(tokenizer.special_ids)))
+            plain = done.tokens.masked_fill(special, tokenizer.encode("7")[0])
+            plain.scatter_(1, done.lengths[:, None] - 1, tokenizer.end_id)
+            return replace(done, tokens=plain, finished=torch.ones_like(done.finished))
+
+        engine.complete = completed
+        try:
+            played = function(player, engine, examples, **asked)
+        finally:
+            del engine.complete
+        named = [examples[n // asked["samples"]].id for n in range(len(played.texts))]
+        seen.append(list(zip(named, played.texts, played.verdicts, strict=True)))
+        return played
+
+    return play
 
 
 def expected(found: list[tuple[str, str, Any]]) -> list[str]:
@@ -124,7 +133,7 @@ def test_rl_goes_on_counts_and_says_it_once(unruly):
     run = place(done.out)
     ahead, *steps = seen
     assert len(steps) == 2 and all(told(found) == expected(found) for found in seen)
-    assert {"error", "timeout", "death", "wrong"} <= {kind for found in seen for kind in told(found)}
+    assert {"error", "timeout", "death", "correct"} <= {kind for found in seen for kind in told(found)}
     assert [counted(row) for row in rows(run)] == [counts(found) for found in steps]
     kept = record(run)
     alarms = [line for line in done.out.splitlines() if "alarm: " in line and "verifier" in line]

@@ -121,6 +121,8 @@ class Sampler:
         self.engine = self._engine(start.model)
         self.generator = self.engine
         """What training completions are drawn with."""
+        self.told = ""
+        """Why decode steps are not recorded, once it was said."""
         size = self.task.size(Split.train)
         self.order = Order(size, config.seed, "rl", start.depth)
         self.demonstrated = Order(size, config.seed, "demonstrations", start.depth)
@@ -250,6 +252,10 @@ class Sampler:
             )
         if purpose == "rollout":
             self.environment.count(played.episodes, version)
+        if engine.unrecorded and not self.told:
+            self.told = engine.unrecorded
+            self.run.say(f"  decode steps are not recorded as CUDA graphs, so they are slower: {self.told}")
+            self.run.save_record(unrecorded=self.told)
         self.environment.rewards(played.episodes, self.algorithm.reward)
         flops = self.operations.forward(played.completions.prefilled)
         flops += self.operations.forward(played.completions.decoded, cached=True)
