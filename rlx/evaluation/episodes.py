@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlx.data.tokenizers.base import Tokenizer
+from rlx.data.tokenizers.base import Tokenizer, text_of
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.completions import Completions, Reply
 from rlx.decoding.engine import Engine
@@ -51,11 +51,18 @@ class Played:
 
 
 class Player:
-    """Plays an environment's episodes with one model."""
+    """Plays an environment's episodes with one model.
+
+    Raises:
+        UnknownTextError: the tokenizer lacks a token for what the environment says.
+    """
 
     def __init__(self, environment: Environment, tokenizer: Tokenizer, judge: Judge) -> None:
         self.environment, self.tokenizer, self.judge = environment, tokenizer, judge
         self.ends = _ends(environment, tokenizer)
+        with text_of("the environment"):
+            for word in environment.words():
+                tokenizer.encode(word)
 
     def play(
         self,

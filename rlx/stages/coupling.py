@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from rlx.errors import ConfigError
 from rlx.options import option_of
+from rlx.stages.material import reads_environment
 from rlx.types import Split
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def check_coupling(config: "Config") -> None:
     if most is None or config.task is None:
         return
     talks = config.environment is not None and not getattr(config.environment, "unnamed", False)
-    if talks and config.stage is not None and "environment" in config.stage.uses:
+    if talks and reads_environment(config):
         raise ConfigError(
             f"environment={option_of(config.environment).name}: what a model is told has no coupled positions, which "
             "model.position=coupled|predicted needs; take environment=single, or a model of another position"

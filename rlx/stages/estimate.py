@@ -155,11 +155,13 @@ class Outset:
         """Of `problems` problems `samples` completions each.
 
         Args:
-            again: problems are drawn round and round; else there are no more than the split has.
+            again: they are trained on: problems are drawn round and round; else there are no more than the split has.
             greedy: the most likely token is taken.
         """
         assert config.task is not None and config.decode is not None and config.environment is not None
-        task, prompt, solution = self.lengths.problems(config.task, self.tokenizer, split, config.environment)
+        task, prompt, solution = self.lengths.problems(
+            config.task, self.tokenizer, split, config.environment, training=again
+        )
         size, limit = task.size(split), config.decode.max_tokens
         if size is not None and not again:
             problems = min(problems, size)

@@ -99,13 +99,17 @@ class EvalConfig(RunStageConfig):
         run.samples.rewind(0, run.attempt - 1)
         for sample in found.samples:
             run.samples.append(sample)
+        assert config.environment is not None
+        talks = config.environment.build().turns > 1
+        if talks:
+            result["environment"] = option_of(config.environment).name
         metrics = result["metrics"]
         row = {"step": 0, "tokens": sum(found.lengths), **metrics, **run.ledger.row(), "wall": round(run.wall, 3)}
         run.metrics.append(row)
         write_json(run.path / EVAL, result)
         run.save_record(parameters=parameter_counts(start.model), steps=0, tokens=sum(found.lengths), depth=start.depth)
         (run.path / EVAL_PARTIAL).unlink()
-        run.say(f"  {len(examples)} problems: " + summary(metrics, name, task.baseline))
+        run.say(f"  {len(examples)} problems: " + summary(metrics, name, task.baseline, talks=talks))
         if found.failed:
             count = f"{found.failures['verifier/errors']} of {len(examples) * (1 + self.samples)} completions"
             sentence = f"the verifier failed on {count}, which count as malformed: {found.failed}"
@@ -113,14 +117,15 @@ class EvalConfig(RunStageConfig):
             run.save_record(alarms=[sentence])
 
 
-def summary(metrics: Mapping[str, float], task: str, baseline: str) -> str:
-    """The line that ends an evaluation: accuracies, and beside them chance and the task's short cut."""
+def summary(metrics: Mapping[str, float], task: str, baseline: str, *, talks: bool = False) -> str:
+    """The line that ends an evaluation: accuracies, and beside them chance and the task's short cut, which are those of
+    one answer also where a problem is worked on in several turns (`talks`)."""
     own = {key.removeprefix(f"eval/{task}/"): value for key, value in metrics.items()}
     shown = {name: value for name, value in own.items() if name == "greedy" or ("@" in name and "/" not in name)}
     measured = {name.removeprefix("measures/"): own[name] for name in own if name.startswith("measures/")}
     parts = [
         *(f"{name} {value:.1%}" for name, value in shown.items()),
-        f"| chance {_chance(own['chance'])}",
+        f"| chance {'of one answer ' if talks else ''}{_chance(own['chance'])}",
         f"baseline {own['baseline']:.1%} ({baseline})",
         *(f"{'| ' if not place else ''}{name} {value:.3g}" for place, (name, value) in enumerate(measured.items())),
     ]

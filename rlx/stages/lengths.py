@@ -31,19 +31,27 @@ class Lengths:
         self._packed: dict[tuple[Any, ...], Extent] = {}
 
     def problems(
-        self, config: "TaskConfig", tokenizer: "Tokenizer", split: Split, environment: "EnvironmentConfig"
+        self,
+        config: "TaskConfig",
+        tokenizer: "Tokenizer",
+        split: Split,
+        environment: "EnvironmentConfig",
+        *,
+        training: bool,
     ) -> "tuple[Task, np.ndarray, np.ndarray]":
         """The task; and of examples the tokens of prompt and solution, begin and end mark included, each [N] float. In
-        an interaction they are those of the episodes that the environment demonstrates, replies included."""
+        an interaction they are those of the episodes that the environment demonstrates, replies included, as it opens
+        them in training or for a model that is measured."""
         import numpy as np
 
         from rlx.data.corpora.dialogues import demonstrated, dialogue_of
 
         name, task = self._task(config)
-        key = (name, repr(environment), tokenizer, split := _sampled(split))
+        key = (name, repr(environment), training, tokenizer, split := _sampled(split))
         if key not in self._problems:
             size, count, shown = task.size(split), EXAMPLES[split], environment.build()
-            episodes = [demonstrated(shown, task, split, n) for n in range(count if size is None else min(size, count))]
+            numbers = range(count if size is None else min(size, count))
+            episodes = [demonstrated(shown, task, split, n, training=training) for n in numbers]
             found = [dialogue_of(episode, shown, tokenizer, whole=False) for episode in episodes]
             prompts = [float(document.given) for document in found]
             solutions = [float(len(document.ids) - document.given) for document in found]

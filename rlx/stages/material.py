@@ -20,7 +20,8 @@ def material_of(config: "Config") -> Material:
 
     def words() -> Iterable[str]:
         task = config.task.build() if config.task is not None else None
-        return chain(task.words() if task is not None else (), corpus.words(task) if corpus is not None else ())
+        own = task.words() if task is not None else ()
+        return chain(own, corpus.words(task) if corpus is not None else (), environment_words(config))
 
     def texts() -> Iterator[str]:
         task = config.task.build() if config.task is not None else None
@@ -37,6 +38,17 @@ def material_of(config: "Config") -> Material:
         return digest([None if part is None else described(part) for part in (config.task, corpus)])
 
     return Material(words=words, texts=texts, all_texts=all_texts, identity=identity)
+
+
+def environment_words(config: "Config") -> list[str]:
+    """What `environment=` says, where the stage reads it."""
+    return config.environment.build().words() if reads_environment(config) and config.environment is not None else []
+
+
+def reads_environment(config: "Config") -> bool:
+    """True where the run plays episodes, in its steps or in evaluations on the way."""
+    assert config.stage is not None
+    return "environment" in config.stage.uses or bool("environment" in config.stage.measures and config.eval.every)
 
 
 def source_of(config: "Config") -> str:

@@ -313,3 +313,39 @@ def test_a_model_with_coupled_positions_does_not_interact(door) -> None:
     coupled = ("task=arithmetic", "task.trace=reversed", "model.position=coupled", "init_from=random", "scale=smoke")
     done = door("stage=eval", *coupled, "environment=multi_attempt")
     assert done.code == 2 and "has no coupled positions" in done.err and "environment=single" in done.err
+
+
+WORDS = (
+    "task=arithmetic",
+    "task.max_digits=2",
+    "scale=smoke",
+    "trainer.threads=1",
+    "tokenizer=word",
+    "init_from=random",
+)
+PLAY = ("environment=multi_attempt", "decode.max_tokens=40", "stage.problems=2", "stage.samples=1")
+
+
+def test_words_of_the_environment_are_in_a_fresh_vocabulary(door) -> None:
+    done = door("stage=eval", *WORDS, *PLAY)
+    assert done.code == 0, done.err
+    assert "chance of one answer" in done.out
+    assert json.loads((place(done.out) / "eval.json").read_text())["environment"] == "multi_attempt"
+
+
+def test_a_vocabulary_without_them_is_told_before_anything_is_drawn(door) -> None:
+    task = WORDS[:-1]
+    start = place(door(*task, "stage=sft", "stage.steps=1", "stage.val_every=0").out)
+    done = door("stage=eval", *task[:-1], *PLAY, f"init_from={start}")
+    assert done.code == 1 and "which the environment writes" in done.err and len(done.err.splitlines()) == 1
+    short = ("stage.steps=1", "stage.prompts=2", "stage.val_every=0", "stage.preflight_problems=0")
+    more = door(
+        *task[:-1], "stage=rl", "algorithm=grpo", *PLAY[:2], f"init_from={start}", "tokenizer.extend=true", *short
+    )
+    assert more.code == 0, more.err
+
+
+def test_evaluations_on_the_way_do_not_couple_positions_either(door) -> None:
+    coupled = ("task=arithmetic", "task.trace=reversed", "model.position=coupled", "scale=smoke", "stage=sft")
+    done = door(*coupled, "eval.every=1", "environment=multi_attempt", "stage.steps=1")
+    assert done.code == 2 and "has no coupled positions" in done.err

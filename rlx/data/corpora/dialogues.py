@@ -127,8 +127,9 @@ def _given(task: Task | None) -> Task:
     return task
 
 
-def demonstrated(environment: Environment, task: Task, split: Split, index: int) -> Episode:
-    """The episode that an environment shows of a problem: the same arguments, the same episode.
+def demonstrated(environment: Environment, task: Task, split: Split, index: int, *, training: bool = True) -> Episode:
+    """The episode that an environment shows of a problem, opened as in training or for a model that is measured: the
+    same arguments, the same episode.
 
     Raises:
         ConfigError: the environment goes on for more turns than it says.
@@ -139,7 +140,7 @@ def demonstrated(environment: Environment, task: Task, split: Split, index: int)
 
     key = stable_hash("dialogue", split.value, index)
     random = Random(key)
-    episode = environment.open(task.example(split, index), assess, key=key % 2**63, training=True)
+    episode = environment.open(task.example(split, index), assess, key=key % 2**63, training=training)
     for _ in range(environment.turns):
         if episode.take(environment.demonstrate(episode, task, random)) is None:
             return episode
