@@ -39,6 +39,8 @@ HIDDEN = 128
 """Units of the network's hidden layer."""
 KEPT = 2048
 """States that are kept of a rollout, on average at most."""
+MOST_KEPT = 2 * KEPT
+"""States that a rollout keeps at most, by chance more than are meant to be."""
 ROWS = 8192
 """States that are learnt from: the last ones."""
 STEPS = 16
@@ -229,7 +231,13 @@ class Forecast:
         """[N + 1] float32, `left` at the prompt's end."""
         self._belief = torch.full((count + 1, BINS), 1 / BINS, device=requests.device)
         self._share = KEPT / 2 / max(count, 1)
-        self._kept: list[dict[str, Tensor]] = []
+        device = requests.device
+        self._states = torch.zeros(MOST_KEPT + 1, probe.width, device=device)
+        self._of = torch.zeros(2, MOST_KEPT + 1, dtype=torch.int64, device=device)
+        """Places of the states that are kept, and tokens drawn by then; the last column is written to in vain."""
+        self._at = torch.zeros(MOST_KEPT + 1, device=device)
+        """Predictions made of them."""
+        self._count = torch.zeros((), dtype=torch.int64, device=device)
 
     @property
     def knows(self) -> bool:
@@ -257,23 +265,20 @@ class Forecast:
     def _keep(self, place: Tensor, drawn: Tensor, states: Tensor, share: float) -> None:
         requests = self.requests[place]
         chosen = (uniforms(requests, _CHOICE + drawn) < share) & (place < self.idle)
-        place = place[chosen]
-        if len(place):
-            self._kept.append(
-                {"states": states[chosen].float(), "place": place, "drawn": drawn[chosen], "at": self.left[place]}
-            )
+        slot = torch.where(chosen, self._count + chosen.cumsum(0) - 1, MOST_KEPT).clamp(max=MOST_KEPT)
+        self._states[slot], self._at[slot] = states.float(), self.left[place]
+        self._of[0, slot], self._of[1, slot] = place, drawn
+        self._count += chosen.sum()  # nothing is read back, so that a GPU is not waited for
 
     def seen(self, lengths: Tensor) -> Seen:
         """What was kept, once the samples' lengths [N] int64 are known."""
-        if not self._kept:
-            return Seen.none(self.probe.width, self.left.device)
-        found = {name: torch.cat([part[name] for part in self._kept]) for name in self._kept[0]}
-        place, drawn = found["place"], found["drawn"]
+        count = min(int(self._count), MOST_KEPT)
+        place, drawn = self._of[:, :count]
         return Seen(
-            states=found["states"],
+            states=self._states[:count],
             left=lengths[place] - drawn,
             drawn=drawn,
-            predicted=found["at"],
+            predicted=self._at[:count],
             request=self.requests[place],
         )
 
