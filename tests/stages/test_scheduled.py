@@ -35,8 +35,15 @@ def saved(run: Path) -> dict[str, Any]:
     return state["run"]["module"]["lengths"]
 
 
-def test_killed_anywhere_it_ends_with_the_same_bits(server, start, tmp_path_factory):
-    arguments = improve(start, "dapo", *TRAIL, "algorithm.max_draws=5")
+ALONE = ("algorithm=dapo", "algorithm.max_draws=5")
+TALKS = ("algorithm=ppo", "environment=thinker", "environment.fast_tokens=4", "environment.slow_tokens=6",
+         "environment.window=2", "decode.max_tokens=60")  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [ALONE, TALKS], ids=["alone", "in dialogues"])
+def test_killed_anywhere_it_ends_with_the_same_bits(server, start, tmp_path_factory, more):
+    """The network's state is kept, and what an environment counts."""
+    arguments = improve(start, more[0].split("=")[1], *TRAIL, *more[1:])
     elsewhere = tmp_path_factory.mktemp("whole")
     whole = server.run(arguments, folder=elsewhere)
     assert whole.code == 0, whole.err
