@@ -11,8 +11,9 @@ Choices where sources differ:
 1. What the brackets have is an expression (`rlx.environments.calculator`), not a program. A call is from the last `[`
    of its turn to `]`; what stands before it is not looked at. A call that is answered with an error is a call (section
    "void turns": a complete block of code, whatever comes of it).
-2. A turn is void that was cut at its budget, that has another special token, that ends at `]` without a `[`, or whose
-   answer is malformed, the task's word for what has not the form of an answer (the paper: no boxed answer).
+2. A turn is void that was cut at its budget, that has another special token, that ends at `]` without a `[`, whose
+   last `[` is not closed (whatever a verifier may find in it: that is not asked), or whose answer is malformed, the
+   task's word for what has not the form of an answer (the paper: no boxed answer).
 3. The last turn may be a call: it is not answered, the episode has no answer and is malformed, and it is not void. Nor
    is one void whose reply did not fit into decode.max_tokens (the authors leave out all completions that are too long).
 4. There is no reward for calls, and no helper that answers out of the tool (the authors': `final_answer`).
@@ -123,6 +124,11 @@ class Tool(Environment):
         return [*"0123456789", *"+-*/()", " ", ":", OPEN, CLOSE, "error", "form", "zero", "size"]
 
 
+def _marks(text: str) -> str:
+    """The marks of a call that a text has, in their order."""
+    return "".join(each for each in text if each in (OPEN, CLOSE))
+
+
 def _calls(task: Task, example: Example) -> list[str]:
     """Expressions that the task's problem is solved with and the calculator has values for; none where the task does
     not say them."""
@@ -150,8 +156,9 @@ class Calling(Episode):
     def answer(self, turn: Turn) -> Answer | None:
         call = _CALL.search(turn.text) if turn.clean else None
         if call is None:
-            no_call = Verdict(Outcome.malformed, f"{CLOSE}, and no call before it")
-            turn.verdict = no_call if CLOSE in turn.text else self.assess(self.example, turn)
+            broken = turn.ended and bool(_marks(turn.text))
+            no_call = Verdict(Outcome.malformed, f"{OPEN} or {CLOSE}, and no call")
+            turn.verdict = no_call if broken else self.assess(self.example, turn)
             self.void = turn.verdict.outcome in (Outcome.malformed, Outcome.truncated)
             turn.name = "void" if self.void else "answer"
             return None

@@ -22,6 +22,7 @@ from rlx.tasks.arithmetic_problems import Operation
 from rlx.tasks.copy import CopyConfig
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
+from rlx.tasks.math import MathConfig
 from rlx.types import Example, Outcome, Split, Verdict
 from tests.stages.runs import place, rows
 
@@ -76,6 +77,25 @@ def test_a_turn_that_is_neither_call_nor_answer_ends_a_void_episode(turn: Turn, 
         assert episode.take(replace(turn)) is None
         assert episode.void and episode.turns[-1].name == "void" and episode.verdict.outcome is outcome
         assert episode.verdict.measures["void"] == 1 and episode.verdict.measures["calls"] == len(first)
+
+
+def test_an_unfinished_call_is_void_whatever_the_verifier_makes_of_it() -> None:
+    """math takes any text with a number for an answer."""
+    task = MathConfig().build()
+    example, asked = task.example(Split.train, 0), list[str]()
+
+    def verify(example: Example, turn: Turn) -> Verdict:
+        asked.append(turn.text)
+        return task.verify(example, turn.text)
+
+    for text in ("[18", "18 [", "]18"):
+        episode = ToolConfig().build().open(example, verify, key=0, training=True)
+        assert task.verify(example, text).outcome is Outcome.wrong
+        assert episode.take(Turn(text=text)) is None
+        assert episode.void and episode.verdict.outcome is Outcome.malformed and not asked
+    shown = [demonstrated(ToolConfig(flaws=1).build(), task, Split.train, index) for index in range(60)]
+    flawed = [episode for episode in shown if not episode.turns[0].reply]
+    assert len(flawed) > 10 and all(episode.void for episode in flawed)
 
 
 def test_wrong_answers_and_calls_with_errors_are_not_void() -> None:
