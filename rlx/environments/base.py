@@ -1,7 +1,9 @@
 """What an environment is: it opens an episode on a problem, answers the model's turns, and says what they are worth.
 
 1. An episode is text. How it becomes tokens is decided elsewhere (`rlx.evaluation.episodes`): a turn of the model ends
-   with the end mark, and a reply stands between two turn marks, which a model cannot write, so it can forge none.
+   with the end mark, and a reply stands between two turn marks. A model that draws such a mark has written a special
+   token, so it can forge no reply; where the tokenizer has no such mark (those that come with a model from elsewhere),
+   replies are unmarked, and it can.
 2. What a verdict is worth is the algorithm's (`algorithm.rewards`); an environment says which turn earns it, and what
    else is earned.
 3. Demonstrations (`corpus=dialogues`) are episodes whose turns the environment writes itself, so that what a model has
@@ -18,6 +20,8 @@ from rlx.types import Example, Outcome, Split, Verdict
 
 MISTAKES = 4096
 """Problems whose solutions serve as mistakes."""
+TRIES = 8
+"""Of them looked at for one that is a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,20 +169,18 @@ class EnvironmentConfig:
         raise NotImplementedError
 
 
-def mistake(task: Task, example: Example, random: Random) -> str:
+def mistake(task: Task, example: Example, random: Random) -> str | None:
     """A text of the form of the task's solutions that is not correct: the task's own (`mistake(example, random)`),
-    where it has such a method, else another problem's solution."""
+    where it has such a method, else another problem's solution. None where the task has none, or none was found."""
     own: Callable[[Example, Random], str | None] | None = getattr(task, "mistake", None)
-    text = None if own is None else own(example, random)
-    if text is not None:
-        return text
+    if own is not None:
+        return own(example, random)
     size = task.size(Split.train) or MISTAKES
-    text = ""
-    for _ in range(8):
+    for _ in range(TRIES):
         text = task.example(Split.train, int(random.random() * min(size, MISTAKES))).solution
         if not task.verify(example, text).correct:
-            break
-    return text
+            return text
+    return None
 
 
 def brief(task: Task, solution: str) -> str:

@@ -17,7 +17,8 @@ Choices where sources differ, or are silent:
 4. A text is not mended: the authors take chat marks out of what the model wrote. Here a turn in which it drew a special
    token is malformed, and its text, which the verifier and a reader see, has none.
 5. Demonstrations (the authors have none: their model can chat) have from none to all but one of the attempts wrong,
-   drawn evenly, by `Task.mistake` where the task has it. Mistakes and replies do not count in the loss of sft.
+   drawn evenly, by `Task.mistake` where the task has it; where there is no mistake to show
+   (`rlx.environments.base.mistake`), the solution comes at once. Mistakes and replies do not count in the loss of sft.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from rlx.options import option
 from rlx.tasks.base import Task, stable_hash
 from rlx.types import Example
 
+MOST = 64
+"""Attempts of a problem."""
+
 
 @option("environment", "multi_attempt")
 @dataclass(kw_only=True, slots=True)
@@ -36,16 +40,17 @@ class MultiAttemptConfig(EnvironmentConfig):
     """Up to N answers to a problem, each but a correct one answered that it is wrong."""
 
     attempts: int = 5
-    """Most attempts."""
+    """Most attempts; 64 at most."""
     least: int = 1
     """Fewest attempts that a problem has in training."""
     turn_tokens: int | None = None
     """Most tokens of an attempt, the end mark included; null: what is left of decode.max_tokens."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.attempts:
+        if not 1 <= self.least <= self.attempts <= MOST:
             raise ConfigError(
-                f"environment.least={self.least} and attempts={self.attempts}: expected 1 <= least <= attempts"
+                f"environment.least={self.least} and attempts={self.attempts}: expected 1 <= least <= attempts, and at "
+                f"most {MOST}"
             )
         if self.turn_tokens is not None and self.turn_tokens < 1:
             raise ConfigError(f"environment.turn_tokens={self.turn_tokens} must be at least 1; null is no limit")
@@ -71,12 +76,15 @@ class MultiAttempt(Environment):
             episode.turns[-1].reward = max(map(worth, found))
 
     def demonstrate(self, episode: Episode, task: Task, random: Random) -> Turn:
-        """A mistake in as many attempts as a draw says, of all but the last one; then the solution."""
+        """A mistake in as many attempts as a draw says, of all but the last one, where there is one to show; then the
+        solution."""
         assert isinstance(episode, Attempts)
         if not episode.turns:
             episode.mistakes = int(random.random() * episode.allowed)
         if len(episode.turns) < episode.mistakes:
-            return Turn(text=mistake(task, episode.example, random), lesson=False)
+            text = mistake(task, episode.example, random)
+            if text is not None:
+                return Turn(text=text, lesson=False)
         return Turn(text=episode.example.solution)
 
     def words(self) -> list[str]:

@@ -25,9 +25,9 @@ read from descriptions of the paper, not from its text):
    earns nothing, and is no Yes.
 4. The summary's log-probability is that of its text and end mark under the policy that drew it, in nats, not divided
    by its length.
-5. Demonstrations: the fast answer is a mistake for `mistakes` of the problems, and then not to be learnt; the verdict
-   is what is the case, with `verify_work` after the solution; the slow answer is the task's solution, and fast answer
-   and summary are it without its work.
+5. Demonstrations: the fast answer is a mistake for `mistakes` of the problems, where there is one to show, and then not
+   to be learnt; the verdict is what is the case, with `verify_work` after the solution; the slow answer is the task's
+   solution, and fast answer and summary are it without its work.
 """
 
 from collections.abc import Sequence
@@ -142,7 +142,9 @@ class Thinker(Environment):
     def demonstrate(self, episode: Episode, task: Task, random: Random) -> Turn:
         example, number = episode.example, len(episode.turns)
         if number == 0 and random.random() < self.config.mistakes:
-            return Turn(text=brief(task, mistake(task, example, random)), lesson=False)
+            text = mistake(task, example, random)
+            if text is not None:
+                return Turn(text=brief(task, text), lesson=False)
         if number == 1:
             word = "Yes" if _is_right(episode.turns[0]) else "No"
             return Turn(text=f"{example.solution}\n{word}" if self.config.verify_work else word)

@@ -23,13 +23,16 @@ HELD_OUT_SHARE = 64
 class Task(Protocol):
     """A family of problems at one setting.
 
-    A task may have a method `mistake(example, random) -> str | None` besides: a completion of the form of its solutions
-    that verifies as wrong, from draws of `random.random()` alone, such as demonstrations of second attempts begin with;
-    None in a setting that has none. Those of other tasks begin with another problem's solution
-    (`rlx.environments.base.mistake`).
+    A task may have methods besides, which demonstrations of environments are made with:
 
-    It may have a method `brief(solution) -> str` too: the answer of a solution without the work before it, in a form
-    that `verify` takes; else the solution is taken for it (`rlx.environments.base.brief`).
+    1. `mistake(example, random) -> str | None`: a completion of the form of its solutions that verifies as wrong, from
+       draws of `random.random()` alone, such as second attempts come after; None in a setting that has none, whose
+       demonstrations have no mistakes. Of a task without the method another problem's solution is one
+       (`rlx.environments.base.mistake`).
+    2. `brief(solution) -> str`: the answer of a solution without the work before it, in a form that `verify` takes;
+       else the solution is taken for it (`rlx.environments.base.brief`).
+    3. `calls(example) -> list[str]`: expressions that the problem is solved with, in their order, which
+       environment=tool has calculated; else its problems are answered without calls.
     """
 
     baseline: str

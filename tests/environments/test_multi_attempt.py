@@ -19,6 +19,7 @@ from rlx.decoding.engine import Engine
 from rlx.decoding.sample import SampleConfig
 from rlx.environments.base import Turn, mistake
 from rlx.environments.multi_attempt import MultiAttemptConfig
+from rlx.environments.thinker import ThinkerConfig
 from rlx.errors import ConfigError
 from rlx.evaluation.episodes import Played, Player
 from rlx.evaluation.judge import Judge
@@ -251,7 +252,48 @@ def test_what_is_predicted_where_the_environment_speaks_has_no_gradient(name: st
     assert torch.equal(grad.abs().sum(-1) > 0, drawn)
 
 
-@pytest.mark.parametrize("settings", [{"attempts": 0}, {"least": 0}, {"least": 6}, {"turn_tokens": 0}], ids=str)
+class Alike:
+    """A task whose problems all have one answer, so that no other problem's solution is a mistake."""
+
+    def size(self, split: Split) -> int | None:
+        return None
+
+    def example(self, split: Split, index: int) -> Example:
+        return EXAMPLE
+
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(Outcome.correct if completion == "2" else Outcome.wrong)
+
+
+class Unmistaken(Alike):
+    """One that says that it has no mistakes, though other problems' solutions are."""
+
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(Outcome.correct if example.prompt == "1+1=" and completion == "2" else Outcome.wrong)
+
+    def example(self, split: Split, index: int) -> Example:
+        return EXAMPLE if index == 0 else Example(id=str(index), prompt="1+2=", solution="3")
+
+    def mistake(self, example: Example, random: Random) -> str | None:
+        return None
+
+
+@pytest.mark.parametrize("kind", [Alike, Unmistaken])
+def test_no_right_answer_is_shown_as_a_mistake(kind: Any) -> None:
+    task = kind()
+    assert mistake(task, EXAMPLE, Random(0)) is None
+    for environment in (MultiAttemptConfig(least=5).build(), ThinkerConfig(mistakes=1.0).build()):
+        random = Random(1)
+        episode = environment.open(EXAMPLE, lambda example, turn: task.verify(example, turn.text), key=0, training=True)
+        for _ in range(5):
+            episode.turns.clear()
+            first = environment.demonstrate(episode, task, random)
+            assert (first.text, first.lesson) == ("2", True)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"attempts": 0}, {"attempts": 65}, {"least": 0}, {"least": 6}, {"turn_tokens": 0}], ids=str
+)
 def test_wrong_settings_are_one_line(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"environment\.") as error:
         MultiAttemptConfig(**settings)
