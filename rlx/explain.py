@@ -120,7 +120,15 @@ def _unknown_key(error: BaseException, chain: list[BaseException]) -> str | None
         hint = _of_launchers(last) or hint
     if outer in ROOMS and (theirs := [name for name, each in discover(outer).items() if last in _names(each.config)]):
         hint = f"; {' and '.join(f'{outer}={name}' for name in theirs)} {'has' if len(theirs) == 1 else 'have'} it"
+    if outer == "corpus.environment":
+        hint = _beside_a_name(last) or hint
     return f"{place}unknown key {name}{hint}"
+
+
+def _beside_a_name(field: str) -> str:
+    """How a field of an environment is given inside a corpus; empty where none has it."""
+    whose = [name for name, each in discover("environment").items() if field in _names(each.config)]
+    return f"; name the environment with it: 'corpus.environment={{name:{whose[0]},{field}:...}}'" if whose else ""
 
 
 def _names_in(chain: list[BaseException]) -> list[str]:

@@ -84,7 +84,8 @@ class Packer:
             raise ConfigError(
                 f"a document of {len(document.ids)} tokens does not fit stage.row_tokens={self.length}; try "
                 f"stage.row_tokens={room} (others may be longer; stage.batch_tokens is a multiple of it), shorter "
-                f"traces, or corpus.max_tokens={self.length} (a mixture's source has its own), which cuts documents"
+                f"traces, or corpus.max_tokens={self.length} (a mixture's source has its own), which cuts documents; "
+                "corpus=dialogues has none, take fewer turns there"
             )
         if not sheet.place(document):
             self._waiting[position] = document

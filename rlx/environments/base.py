@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from rlx.tasks.base import Task
+from rlx.tasks.base import Task, assessed
 from rlx.types import Example, Outcome, Split, Verdict
 
 MISTAKES = 4096
@@ -178,7 +178,7 @@ def mistake(task: Task, example: Example, random: Random) -> str | None:
     size = task.size(Split.train) or MISTAKES
     for _ in range(TRIES):
         text = task.example(Split.train, int(random.random() * min(size, MISTAKES))).solution
-        if not task.verify(example, text).correct:
+        if not assessed(task, example, text).correct:
             return text
     return None
 

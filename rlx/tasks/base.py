@@ -8,11 +8,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RlxError
 from rlx.options import recorded
-from rlx.types import Example, Outcome, Split, Verdict
+from rlx.types import Example, Failure, Outcome, Split, Verdict
 
 T = TypeVar("T")
 
@@ -109,6 +109,24 @@ def is_bounded(task: Task) -> bool:
         if "verify" in vars(cls):
             return False
     return False
+
+
+def assessed(task: Task, example: Example, text: str) -> Verdict:
+    """`task.verify` of a demonstration: what it raises, or returns that is no verdict, is a malformed text, as
+    `rlx.evaluation.judge` has it of what a model wrote. One that hangs is waited for.
+
+    Raises:
+        RlxError: the verifier asks for something of the user.
+    """
+    try:
+        verdict: Any = task.verify(example, text)
+        if isinstance(verdict, Verdict):
+            return verdict
+    except RlxError:
+        raise
+    except (Exception, SystemExit) as error:
+        return Verdict(Outcome.malformed, f"verifier raised {type(error).__name__}", failure=Failure.error)
+    return Verdict(Outcome.malformed, "verifier returned no verdict", failure=Failure.error)
 
 
 def is_costly(task: Task) -> bool:

@@ -1,5 +1,6 @@
 """corpus=dialogues: documents have the form that episodes are played in, and the right tokens count."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from rlx.data.packing import Packer
 from rlx.data.tokenizers.base import TURN
 from rlx.data.tokenizers.char import CharConfig
 from rlx.data.tokenizers.word import WordConfig
+from rlx.environments.base import mistake
 from rlx.errors import ConfigError
 from rlx.options import option_of
 from rlx.runs.identity import described
 from rlx.stages.material import Material
 from rlx.tasks.arithmetic import ArithmeticConfig
-from rlx.types import Split
+from rlx.tasks.base import assessed
+from rlx.types import Example, Failure, Outcome, Split
 
 TOKENIZER = CharConfig().build()
 TASK = ArithmeticConfig(max_digits=2).build()
@@ -114,8 +117,14 @@ def test_the_hash_sees_the_environment_and_not_how_it_is_written() -> None:
         ({"environment": "name:multi_attempt"}, "a shell took the braces apart; quote them"),
         ({"environment": 3}, "expected a name"),
         ({"environment": {"attempts": 3}}, "expected a name"),
-        ({"environment": {"name": "multi_attempt", "atempts": 3}}, "environment=multi_attempt has no atempts"),
-        ({"environment": {"name": "multi_attempt", "attempts": "x"}}, "environment=multi_attempt: attempts='x'"),
+        ({"environment": {"name": "multi_attempt", "atempts": 3}}, "^corpus.environment=multi_attempt has no atempts"),
+        (
+            {"environment": {"name": "multi_attempt", "attempts": "x"}},
+            "^corpus.environment=multi_attempt: attempts='x'",
+        ),
+        ({"environment": {"name": "tool", "settings": 3}}, "^corpus.environment.settings=3: expected fields"),
+        ({"environment": {"name": "multi_attempt", "least": 6}}, "^corpus.environment.least=6 and attempts=5"),
+        ({"environment": {"name": "tool", "flaws": 2.0}}, r"^corpus.environment.flaws=2 must be in"),
         ({"environment": "single", "share": 0}, r"corpus.share=0 must be in"),
         ({"environment": "single", "share": 1.5}, r"corpus.share=1.5 must be in"),
     ],
@@ -124,6 +133,55 @@ def test_wrong_settings_are_one_line(settings: dict[str, Any], told: str) -> Non
     with pytest.raises(ConfigError, match=told) as error:
         DialoguesConfig(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_a_field_without_its_environment_is_told_where_it_goes(door) -> None:
+    for named in ([], ["corpus.environment=multi_attempt"]):
+        done = door("stage=sft", "task=arithmetic", "corpus=dialogues", *named, "corpus.environment.attempts=3")
+        assert done.code == 2 and "'corpus.environment={name:multi_attempt,attempts:...}'" in done.err
+
+
+def test_a_dialogue_that_does_not_fit_a_row_is_told_what_helps() -> None:
+    with pytest.raises(ConfigError, match="corpus=dialogues has none, take fewer turns there"):
+        Packer(corpus().document, rows=1, length=8, pad_id=0).next()
+
+
+class Broken:
+    """A task whose verifier fails, on solutions as on others."""
+
+    def __init__(self, fail: Any) -> None:
+        self.verify = lambda example, text: fail()
+
+    def size(self, split: Split) -> int | None:
+        return None
+
+    def example(self, split: Split, index: int) -> Example:
+        return Example(id=str(index), prompt=f"{index}=", solution=str(index))
+
+
+def ends() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("fail", [lambda: 1 / 0, lambda: "right", ends], ids=["raises", "junk", "ends"])
+@pytest.mark.parametrize("name", ["multi_attempt", "thinker", "tool"])
+def test_a_verifier_that_fails_is_contained(name: str, fail: Any) -> None:
+    config = DialoguesConfig(environment=name)
+    task: Any = Broken(fail)
+    stream = config.build(task, TOKENIZER, split=Split.train, whole=False, key=("test",))
+    assert all(stream.document(position).ids for position in range(20))
+    assert mistake(task, task.example(Split.train, 0), Random(0))
+    verdict = assessed(task, task.example(Split.train, 0), "0")
+    assert (verdict.outcome, verdict.failure) == (Outcome.malformed, Failure.error)
+
+
+def test_what_a_verifier_asks_of_the_user_is_told() -> None:
+    def asks() -> None:
+        raise ConfigError("install it")
+
+    task: Any = Broken(asks)
+    with pytest.raises(ConfigError, match="install it"):
+        assessed(task, task.example(Split.train, 0), "0")
 
 
 def test_a_run_learns_from_dialogues(door) -> None:

@@ -8,6 +8,7 @@ A document is begin mark, prompt, and turns with what they are answered, in the 
 prompts do, and not in that of sft.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -21,7 +22,7 @@ from rlx.data.tokenizers.base import Tokenizer
 from rlx.environments.base import Environment, EnvironmentConfig, Episode, Turn
 from rlx.errors import ConfigError, nearest
 from rlx.options import discover, option
-from rlx.tasks.base import Task, stable_hash
+from rlx.tasks.base import Task, assessed, stable_hash
 from rlx.types import Example, Split, Verdict
 
 READ = 2048
@@ -46,7 +47,10 @@ class SpokenIn:
         known = discover("environment")
         if self.name not in known:
             raise ConfigError(f"corpus.environment: {self.name} is no environment{nearest(self.name, known)}")
-        return made(known[self.name].config, self.settings, f"environment={self.name}")
+        try:
+            return made(known[self.name].config, self.settings, f"environment={self.name}")
+        except ConfigError as error:
+            raise ConfigError(re.sub(r"^environment\b", "corpus.environment", str(error))) from None
 
     def stands_for(self) -> dict[str, Any]:
         """What a run's hash sees."""
@@ -117,8 +121,13 @@ def _spoken_in(value: Any) -> SpokenIn:
         return SpokenIn(name=value)
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ConfigError(f"corpus.environment={value!r}: expected a name, or {{name: multi_attempt, attempts: 3}}")
+    settings = value.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"corpus.environment.settings={settings!r}: expected fields, as in {{name: multi_attempt, attempts: 3}}"
+        )
     own = {key: each for key, each in value.items() if key not in ("name", "settings")}
-    return SpokenIn(name=value["name"], settings={**(value.get("settings") or {}), **own})
+    return SpokenIn(name=value["name"], settings={**settings, **own})
 
 
 def _given(task: Task | None) -> Task:
@@ -136,7 +145,7 @@ def demonstrated(environment: Environment, task: Task, split: Split, index: int,
     """
 
     def assess(example: Example, turn: Turn) -> Verdict:
-        return task.verify(example, turn.text)
+        return assessed(task, example, turn.text)
 
     key = stable_hash("dialogue", split.value, index)
     random = Random(key)
