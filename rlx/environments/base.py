@@ -149,6 +149,10 @@ class Environment:
         """The next turn, as a demonstration has it."""
         return Turn(text=episode.example.solution)
 
+    def unshown(self, solution: str) -> str:
+        """What a solution has that a demonstration cannot show as it is; empty where it has nothing of the kind."""
+        return ""
+
     def words(self) -> list[str]:
         """Words, digits and marks that prompts, replies and demonstrations have besides the task's."""
         return []

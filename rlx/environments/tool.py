@@ -24,6 +24,9 @@ Choices where sources differ:
    `flaws` of those with calls are flawed, so that a model has void turns to begin with: one half end within their first
    call, the other are answered digits as `noise` has them, and go on all the same. Both count in the loss of sft: that
    is what they are for.
+7. A solution with `[` or `]` in it (two of GSM8K's 7473) is shown without its work (`Task.brief`), or, where there is
+   no such answer, without these marks, and then does not count in the loss of sft. A task most of whose solutions have
+   them is refused by `corpus=dialogues`, before anything is written; rl and eval read no solutions.
 """
 
 import re
@@ -32,7 +35,7 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
-from rlx.environments.base import Answer, Assess, Environment, EnvironmentConfig, Episode, Turn
+from rlx.environments.base import Answer, Assess, Environment, EnvironmentConfig, Episode, Turn, brief
 from rlx.environments.calculator import ERROR, calculated
 from rlx.errors import ConfigError
 from rlx.options import option
@@ -94,15 +97,6 @@ class Tool(Environment):
         self.config, self.turns, self.filters_void = config, config.most_turns, config.filter_void
 
     def open(self, example: Example, assess: Assess, *, key: int, training: bool) -> "Calling":
-        """As in the base.
-
-        Raises:
-            ConfigError: the task's solutions have what ends a call.
-        """
-        if CLOSE in example.solution:
-            raise ConfigError(
-                f"environment=tool: solutions of the task have {CLOSE}, which ends a call; take another task.trace"
-            )
         return Calling(example, assess, self.config, key=key, noise=self.config.noise if training else 0.0)
 
     def demonstrate(self, episode: Episode, task: Task, random: Random) -> Turn:
@@ -114,11 +108,23 @@ class Tool(Environment):
                 episode.flaw = Flaw.unfinished if random.random() < 0.5 else Flaw.reply
         done = len(episode.turns)
         if done == len(episode.planned):
-            return Turn(text=episode.example.solution)
+            return self._answered(episode.example.solution, task)
         text = f"{OPEN}{episode.planned[done]}{CLOSE}"
         if episode.flaw is Flaw.unfinished:
             text = text[: 1 + int(random.random() * (len(text) - 1))]
         return Turn(text=text)
+
+    def _answered(self, solution: str, task: Task) -> Turn:
+        """The answer to a problem: its solution; where that has marks of calls, without its work; where that has them
+        too, without the marks, and not to be learnt."""
+        for text in (solution, brief(task, solution)):
+            if not _marks(text):
+                return Turn(text=text)
+        return Turn(text=solution.replace(OPEN, "").replace(CLOSE, ""), lesson=False)
+
+    def unshown(self, solution: str) -> str:
+        marks = _marks(solution)
+        return f"{marks[0]}, a mark of calls" if marks else ""
 
     def words(self) -> list[str]:
         return [*"0123456789", *"+-*/()", " ", ":", OPEN, CLOSE, "error", "form", "zero", "size"]

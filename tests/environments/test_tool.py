@@ -22,6 +22,7 @@ from rlx.tasks.arithmetic_problems import Operation
 from rlx.tasks.copy import CopyConfig
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
+from rlx.tasks.graph import GraphConfig
 from rlx.tasks.math import MathConfig
 from rlx.types import Example, Outcome, Split, Verdict
 from tests.stages.runs import place, rows
@@ -183,9 +184,75 @@ def test_a_task_that_says_no_calls_is_answered_at_once() -> None:
         assert [turn.text for turn in episode.turns] == [episode.example.solution]
 
 
-def test_a_task_that_does_not_fit_is_told_in_a_line() -> None:
-    with pytest.raises(ConfigError, match="solutions of the task have ], which ends a call"):
-        demonstrated(ToolConfig().build(), CountdownConfig().build(), Split.train, 0)
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (CountdownConfig(), r"take task\.trace=operations\|tinyzero$"),
+        (GraphConfig(), r"no task\.trace that it has is without, so take another task, or another environment$"),
+    ],
+    ids=["countdown", "graph"],
+)
+def test_a_task_that_cannot_be_shown_is_told_in_a_line(config: Any, told: str) -> None:
+    start = r"^corpus\.environment=tool: solutions of the task have \[, a mark of calls; "
+    with pytest.raises(ConfigError, match=start + told) as error:
+        DialoguesConfig(environment="tool").check(config.build())
+    assert "\n" not in str(error.value)
+    for fits in (CountdownConfig(trace=Trace.operations), PRODUCTS, MathConfig()):
+        DialoguesConfig(environment="tool").check(fits.build())
+    DialoguesConfig(environment="multi_attempt").check(config.build())
+
+
+def test_nothing_is_written_where_a_task_cannot_be_shown(door, tmp_path) -> None:
+    done = door("stage=sft", "task=countdown", "scale=smoke", *SHOWN)
+    assert done.code == 2 and "take task.trace=operations|tinyzero" in done.err and not (tmp_path / "runs").exists()
+
+
+def test_solutions_are_not_read_where_the_model_plays(door) -> None:
+    """countdown's have marks of calls in most traces."""
+    done = door(
+        "stage=rl", "task=countdown", *TALK, "algorithm=grpo", "init_from=random", "scale=smoke", "trainer.threads=1",
+        "stage.steps=1", "stage.prompts=2", "algorithm.group_size=2", "stage.val_every=0", "stage.preflight=warn",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    found = door("stage=eval", "task=countdown", *TALK, "init_from=random", "scale=smoke", "stage.problems=4")
+    assert found.code == 0, found.err
+    assert not ToolConfig().build().open(replace(EXAMPLE, solution="[408]"), assess, key=0, training=False).void
+
+
+class Marked:
+    """A task one of whose solutions has marks of calls."""
+
+    def __init__(self, solution: str) -> None:
+        self.solution = solution
+
+    def size(self, split: Split) -> int | None:
+        return 40
+
+    def example(self, split: Split, index: int) -> Example:
+        return Example(id=str(index), prompt="12*34=", solution=self.solution if index == 3 else "408")
+
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(Outcome.correct if completion.endswith("408") else Outcome.wrong)
+
+    def calls(self, example: Example) -> list[str]:
+        return ["12*34"]
+
+    def brief(self, solution: str) -> str:
+        return solution.split("\n")[-1]
+
+
+@pytest.mark.parametrize(
+    ("solution", "text", "lesson"),
+    [("in [0, 9]\n408", "408", True), ("[408]", "408", False), ("[0, 9\n[408", "0, 9\n408", False)],
+)
+def test_a_single_solution_with_marks_is_shown_without_them(solution: str, text: str, lesson: bool) -> None:
+    task: Any = Marked(solution)
+    DialoguesConfig(environment="tool").check(task)
+    episode = demonstrated(ToolConfig(flaws=0).build(), task, Split.train, 3)
+    assert [turn.text for turn in episode.turns] == ["[12*34]", text] and episode.turns[1].lesson is lesson
+    assert episode.verdict.correct and not episode.void
+    other = demonstrated(ToolConfig(flaws=0).build(), task, Split.train, 4)
+    assert [(turn.text, turn.lesson) for turn in other.turns] == [("[12*34]", True), ("408", True)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ prompts do, and not in that of sft.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from itertools import count
 from random import Random
 from typing import Any
@@ -27,6 +29,8 @@ from rlx.types import Example, Split, Verdict
 
 READ = 2048
 """Problems of a split that are read, at most, for what a vocabulary lacks."""
+LOOKED_AT = 16
+"""Problems whose solutions are looked at before anything is written; a single one may not fit."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,6 +81,15 @@ class DialoguesConfig(CorpusConfig):
 
     def needs_task(self) -> bool:
         return True
+
+    def check(self, task: Task | None) -> None:
+        """As in the base: most of the first solutions can be shown."""
+        task, environment = _given(task), self.environment.config().build()
+        if has := _unshown(environment, task):
+            raise ConfigError(
+                f"corpus.environment={self.environment.name}: solutions of the task have {has}; "
+                f"{_shown_by(environment, task)}"
+            )
 
     def build(
         self, task: Task | None, tokenizer: Tokenizer, *, split: Split, whole: bool, key: tuple[object, ...]
@@ -134,6 +147,29 @@ def _given(task: Task | None) -> Task:
     if task is None:
         raise ConfigError("corpus=dialogues needs a task; add task=countdown (or another)")
     return task
+
+
+def _unshown(environment: Environment, task: Task) -> str:
+    """What most of a task's first solutions have that the environment cannot show; empty where they do not."""
+    size = task.size(Split.train)
+    count = LOOKED_AT if size is None else min(LOOKED_AT, size)
+    found = [environment.unshown(task.example(Split.train, index).solution) for index in range(count)]
+    has = [each for each in found if each]
+    return has[0] if 2 * len(has) > count else ""
+
+
+def _shown_by(environment: Environment, task: Task) -> str:
+    """What to do about solutions that cannot be shown: another trace, of a task that has one which can."""
+    config: Any = getattr(task, "config", None)
+    works: list[str] = []
+    trace = getattr(config, "trace", None)
+    for other in type(trace) if isinstance(trace, Enum) else ():
+        with suppress(ConfigError):  # a trace that does not go with the other fields
+            if not _unshown(environment, replace(config, trace=other).build()):
+                works.append(other.name)
+    if not works:
+        return "no task.trace that it has is without, so take another task, or another environment"
+    return f"take task.trace={'|'.join(works)}"
 
 
 def demonstrated(environment: Environment, task: Task, split: Split, index: int, *, training: bool = True) -> Episode:
