@@ -2,8 +2,10 @@
 
 Columns: `source` (of a mixture its name, else empty), `id` of the problem (empty for text), `prompt` and `completion`
 (of a problem whole, even where its document is cut; of text the prompt is empty), `tokens` (of the document, begin and
-end mark included), `difficulty` (the problem's named fields as JSON); with `ids` also `input_ids` and `loss_mask`, one
-number a token.
+end mark included), `difficulty` (the problem's named fields as JSON); of dialogues also `turns`, messages with a `role`
+and a `text` each: what is said to the model, its prompt first, is the user's, the rest the assistant's; empty where a
+document is no dialogue. The completion of a dialogue is its last turn. With `ids` there are `input_ids` and
+`loss_mask` too, one number a token.
 """
 
 import json
@@ -14,6 +16,7 @@ from typing import Any
 
 from rlx.data.corpora.base import Corpus
 from rlx.data.tokenizers.base import Tokenizer
+from rlx.environments.base import Episode
 from rlx.options import plain_value
 
 CHUNK = 1000
@@ -48,10 +51,21 @@ class Rows:
     counted: dict[str, Counted] = field(default_factory=dict)
     """By source, filled while the rows are read."""
 
+    @property
+    def has_turns(self) -> bool:
+        """The corpus is one of dialogues."""
+        return hasattr(self.corpus, "episode")
+
+    def episode(self, position: int) -> Episode | None:
+        """The dialogue at a position, where it is one."""
+        of: Callable[[int], Episode | None] | None = getattr(self.corpus, "episode", None)
+        return None if of is None else of(position)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for position in range(self.count):
             document = self.corpus.document(position)
-            example = self.corpus.example(position)
+            episode = self.episode(position)
+            example = self.corpus.example(position) if episode is None else episode.example
             source = self.names[document.source] if self.names else ""
             row: dict[str, Any] = {
                 "source": source,
@@ -63,6 +77,10 @@ class Rows:
                 "tokens": len(document.ids),
                 "difficulty": "{}" if example is None else json.dumps(plain_value(dict(example.difficulty))),
             }
+            if episode is not None:
+                row |= {"prompt": episode.prompt, "completion": episode.turns[-1].text}
+            if self.has_turns:
+                row["turns"] = [] if episode is None else messages(episode)
             if self.ids:
                 row["input_ids"] = document.ids
                 row["loss_mask"] = [int(counts) for counts in document.counted()]
@@ -73,6 +91,16 @@ class Rows:
             yield row
 
 
+def messages(episode: Episode) -> list[dict[str, str]]:
+    """A dialogue as messages: the prompt, and each turn with what it is answered."""
+    found = [{"role": "user", "text": episode.prompt}]
+    for turn in episode.turns:
+        found.append({"role": "assistant", "text": turn.text})
+        if turn.reply:
+            found.append({"role": "user", "text": turn.reply})
+    return found
+
+
 def write_rows(path: Path, rows: Rows, told: Callable[[int], None]) -> None:
     """Write a parquet file, a chunk at a time; `told` is called with the rows that are written so far."""
     import pyarrow
@@ -80,6 +108,8 @@ def write_rows(path: Path, rows: Rows, told: Callable[[int], None]) -> None:
 
     kinds: dict[str, Any] = dict.fromkeys(("source", "id", "prompt", "completion"), pyarrow.string())
     kinds |= {"tokens": pyarrow.int32(), "difficulty": pyarrow.string()}
+    if rows.has_turns:
+        kinds["turns"] = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("text", pyarrow.string())]))
     if rows.ids:
         kinds |= {"input_ids": pyarrow.list_(pyarrow.int32()), "loss_mask": pyarrow.list_(pyarrow.int8())}
     schema = pyarrow.schema(list(kinds.items()))

@@ -144,7 +144,7 @@ class DataConfig(StageConfig):
             title=self._title(config),
             command=context.command,
             splits=splits,
-            notes=list(self._notes(config, task)),
+            notes=list(self._notes(config, task, dialogues=first.has_turns)),
             sample=show(first.corpus.document(0), first.tokenizer),
         )
         write_text(folder / "README.md", text)
@@ -154,9 +154,10 @@ class DataConfig(StageConfig):
         name = option_of(config.task or config.corpus).name
         return f"{name}: {', '.join(names)}" if names else name
 
-    def _notes(self, config: "Config", task: "Task | None") -> Iterator[str]:
+    def _notes(self, config: "Config", task: "Task | None", *, dialogues: bool) -> Iterator[str]:
         """What else the card says."""
-        loss = "every token after the begin mark" if self.loss is Loss.whole else "the completion"
+        own = "the assistant's turns, but for those that show a mistake" if dialogues else "the completion"
+        loss = "every token after the begin mark" if self.loss is Loss.whole else own
         yield f"Tokens of tokenizer={option_of(config.tokenizer).name}; the loss is on {loss}."
         if task is None:
             return

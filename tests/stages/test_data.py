@@ -14,6 +14,7 @@ from rlx.data.shown import COUNTS, LINES, WIDTH, show
 from rlx.data.tokenizers.char import CharConfig
 from rlx.rows import rows
 from rlx.signals import stop
+from rlx.tasks.arithmetic import ArithmeticConfig
 from rlx.tasks.countdown import CountdownConfig
 from rlx.tasks.countdown_traces import Trace
 from rlx.types import Outcome, Split
@@ -79,6 +80,34 @@ def test_a_written_task_opens_with_datasets(door, tmp_path):
         assert task.verify(example, row["completion"]).outcome is Outcome.correct
     assert len(set(found["train"]["id"])) > 1400 and not set(found["train"]["id"]) & set(found["test"]["id"])
     assert [row["id"] for row in rows(str(tmp_path / "made"), split="val")] == found["validation"]["id"]
+
+
+def test_dialogues_are_written_turn_by_turn(door, tmp_path):
+    told = ("task=arithmetic", "corpus=dialogues", "corpus.environment={name:multi_attempt,attempts:3}")
+    done = door(*told, "corpus.share=0.7", "stage=data", "stage.to=made", "stage.examples=60", "stage.held_out=30",
+                "stage.show=0", "stage.ids=true")  # fmt: skip
+    assert done.code == 0, done.err
+    task, tokenizer, spoken = ArithmeticConfig().build(), CharConfig().build(), Counter()
+    for index, row in enumerate(load_dataset(str(tmp_path / "made"))["validation"]):
+        example = task.example(Split.val, index)
+        assert row["id"] == example.id and json.loads(row["difficulty"]) == dict(example.difficulty)
+        assert row["completion"] == example.solution
+        spoken[len(row["turns"])] += 1
+        counted = [number for number, counts in zip(row["input_ids"], row["loss_mask"], strict=True) if counts]
+        assert counted == [*tokenizer.encode(example.solution), tokenizer.end_id]
+        if not row["turns"]:
+            assert row["prompt"] == example.prompt
+            continue
+        said = [message["text"] for message in row["turns"]]
+        assert row["prompt"] == said[0] and said[0].endswith(f" tries\n{example.prompt}")
+        assert [message["role"] for message in row["turns"]] == ["user", "assistant"] * (len(said) // 2)
+        assert said[-1] == example.solution and "".join(said) == tokenizer.decode(row["input_ids"])
+        tries = int(said[0][0])
+        assert said[2::2] == [f"wrong, {tries - n - 1} left" for n in range(len(said) // 2 - 1)]
+        assert not any(task.verify(example, text).correct for text in said[1:-1:2])
+    assert set(spoken) == {0, 2, 4, 6}
+    text = (tmp_path / "made/README.md").read_text()
+    assert "the loss is on the assistant's turns, but for those that show a mistake." in text
 
 
 def test_the_card_says_what_it_is(door, tmp_path):

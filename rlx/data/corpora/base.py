@@ -15,7 +15,9 @@ from rlx.types import Example, Split
 class Corpus(Protocol):
     """An endless stream of documents.
 
-    One that keeps documents on the disk has `prepare`, as `corpus=task` does (`TaskCorpus.prepare`).
+    One that keeps documents on the disk has `prepare`, as `corpus=task` does (`TaskCorpus.prepare`). One of dialogues
+    has `episode(position) -> Episode | None`, as `corpus=dialogues` does: the episode that the document at
+    `position` is made of, where it is one.
     """
 
     size: int | None

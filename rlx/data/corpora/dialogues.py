@@ -232,11 +232,16 @@ class Dialogues(Corpus):
         index = self._index(position)
         return None if self._spoken(index) else self.task.example(self.split, index)
 
-    def document(self, position: int) -> Document:
+    def episode(self, position: int) -> Episode | None:
+        """The dialogue that the document at `position` is made of; None where it is the problem's own."""
         index = self._index(position)
-        if not self._spoken(index):
-            return document_of(self.task.example(self.split, index), self.tokenizer, whole=self.whole)
-        episode = demonstrated(self.environment, self.task, self.split, index)
+        return demonstrated(self.environment, self.task, self.split, index) if self._spoken(index) else None
+
+    def document(self, position: int) -> Document:
+        episode = self.episode(position)
+        if episode is None:
+            example = self.task.example(self.split, self._index(position))
+            return document_of(example, self.tokenizer, whole=self.whole)
         return dialogue_of(episode, self.environment, self.tokenizer, whole=self.whole)
 
     def _index(self, position: int) -> int:
