@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from rlx.decoding.engine import Engine
+from rlx.environments.base import Turn
 from rlx.models.size import Operations
 from rlx.stages.modules import policy
-from rlx.stages.modules.rollouts import Sampler
+from rlx.stages.modules.rollouts import Sampler, turn_metrics
 from rlx.tasks.countdown import CountdownConfig
 from rlx.types import Outcome, Verdict
 from tests.stages.runs import PRETRAIN, arithmetic_of, place, record, rl, rows
@@ -115,6 +116,28 @@ def test_the_numbers_of_a_rollout_by_hand():
         "completions/mean_length_correct": 5.6, "completions/mean_length_wrong": 4.0,
         "outcomes/correct": 0.625, "outcomes/wrong": 0.125, "outcomes/malformed": 0.25,
         "measures/code": 0.5,
+    })  # fmt: skip
+
+
+def test_the_numbers_of_turns_by_hand():
+    """An episode of two calls and an answer beside one of an answer alone: each call counts."""
+
+    def turn(name: str, reward: float, verdict: Outcome | None = None) -> Turn:
+        return Turn(text="", name=name, reward=reward, verdict=None if verdict is None else Verdict(verdict))
+
+    turns = [[turn("call", 0.5), turn("call", 0.25), turn("answer", 1.0, Outcome.correct)],
+             [turn("answer", 0.0, Outcome.wrong)]]  # fmt: skip
+    episodes = [SimpleNamespace(turns=each, cut=False, void=False) for each in turns]
+    mask = torch.tensor([[0, 1, 1, 1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0, 0, 0, 0]]).float()
+    batch = SimpleNamespace(tokens=mask.long(), loss_mask=mask,
+                            turn=torch.tensor([[0, 0, 0, 0, 0, 1, 1, 2, 2], [0] * 9]))  # fmt: skip
+    rollout: Any = SimpleNamespace(batch=batch, episodes=episodes, talks=True, lengths=torch.tensor([6, 4]),
+                                   prompt_lengths=torch.tensor([1, 1]))  # fmt: skip
+    assert turn_metrics(rollout) == pytest.approx({
+        "turns/mean": 2.0, "turns/max": 3.0, "turns/cut_ratio": 0.0, "turns/void_ratio": 0.0,
+        "turns/reply_ratio": 2 / 12, "turns/call/share": 1.0, "turns/answer/share": 1.0,
+        "turns/call/length": 2.0, "turns/call/reward": 0.375, "turns/answer/length": 3.0, "turns/answer/reward": 0.5,
+        "turns/answer/correct": 0.5,
     })  # fmt: skip
 
 

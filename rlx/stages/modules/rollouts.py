@@ -459,9 +459,9 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 
 
 def turn_metrics(rollout: Rollout) -> dict[str, float]:
-    """Of an interaction: turns an episode, the share of tokens that are replies, and of each kind of turn how often it
-    comes, its length (tokens that the model drew), what it earned and how often it was correct, where that was asked.
-    """
+    """Of an interaction: turns an episode, the share of tokens that are replies, and of each kind of turn how many an
+    episode has, and over all of them the length (tokens that the model drew), what they earned and how often they were
+    correct, where that was asked."""
     episodes, batch = rollout.episodes, rollout.batch
     if not rollout.talks:
         return {}
@@ -470,13 +470,13 @@ def turn_metrics(rollout: Rollout) -> dict[str, float]:
     made = ends - rollout.prompt_lengths.to(ends.device)
     rows = []
     for row, episode in enumerate(episodes):
-        found: dict[str, float] = {}
         for number, turn in enumerate(episode.turns):
+            found: dict[str, float] = {}
             found[f"turns/{turn.name}/length"] = float((batch.loss_mask[row] * (batch.turn[row] == number)).sum())
             found[f"turns/{turn.name}/reward"] = turn.reward
             if turn.verdict is not None:
                 found[f"turns/{turn.name}/correct"] = float(turn.verdict.correct)
-        rows.append(found)
+            rows.append(found)
     names = Counter(turn.name for episode in episodes for turn in episode.turns)
     return {
         "turns/mean": sum(counts) / len(counts),
