@@ -21,7 +21,7 @@ from rlx.environments.base import Environment
 from rlx.environments.single import Single
 from rlx.evaluation.episodes import Player, turns_of
 from rlx.evaluation.judge import Judge
-from rlx.evaluation.verdicts import failure_counts, first_failure, mean_by_name, mean_measures
+from rlx.evaluation.verdicts import failure_counts, first_failure, heard, mean_by_name, mean_measures
 from rlx.nn.decoder import Decoder
 from rlx.statistics import bootstrap, bootstrap_pass_at_k
 from rlx.tasks.base import Task, stable_hash
@@ -45,7 +45,7 @@ class Evaluation:
     samples: list[dict[str, Any]] = field(default_factory=list)
     """First completions, to be read."""
     failures: Counter[str] = field(default_factory=Counter)
-    """Completions that the verifier failed on, greedy ones too, as `failure_counts` names them."""
+    """Turns that the verifier failed on, those of greedy completions too, as `failure_counts` names them."""
     failed: str = ""
     """How it failed first."""
     prefilled: Extent = field(default_factory=Extent)
@@ -174,13 +174,14 @@ class Evaluator:
             for name, episode in (("greedy_turns", greedy.episodes[number]), ("turns", played.episodes[own.start])):
                 if turns := turns_of(episode):
                     read[-1][name] = turns
+        said, of = heard([*greedy.episodes, *played.episodes])
         return {
             "problems": problems,
             "outcomes": dict(Counter(verdict.outcome.value for verdict in verdicts)),
             "lengths": lengths,
             "samples": read,
-            "failures": failure_counts([*best_verdicts, *verdicts]),
-            "failed": first_failure(best_verdicts, examples) or first_failure(verdicts, examples),
+            "failures": failure_counts(said),
+            "failed": first_failure(said, of),
             "prefilled": (best.prefilled + drawn.prefilled).plain(),
             "decoded": (best.decoded + drawn.decoded).plain(),
         }

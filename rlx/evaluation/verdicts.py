@@ -3,11 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from rlx.environments.base import Episode
 from rlx.types import Example, Failure, Verdict
 
 
+def heard(episodes: Sequence[Episode]) -> tuple[list[Verdict], list[Example]]:
+    """What was said of every turn that has a verdict, and what each was a turn on."""
+    found = [(turn.verdict, each.example) for each in episodes for turn in each.turns if turn.verdict is not None]
+    return [verdict for verdict, _ in found], [example for _, example in found]
+
+
 def failure_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Completions that the verifier failed on, as `verifier/errors`, and of these by their kind those that are not its
+    """Answers that the verifier failed on, as `verifier/errors`, and of these by their kind those that are not its
     exceptions and junk: `verifier/timeouts`, `verifier/memory`, `verifier/deaths`, where there are any."""
     counts = Counter(verdict.failure for verdict in verdicts if verdict.failure is not None)
     kinds = {"timeouts": Failure.timeout, "memory": Failure.memory, "deaths": Failure.death}

@@ -125,6 +125,39 @@ def counted(row: dict[str, Any], prefix: str = "") -> Counter[str]:
     return Counter({k.removeprefix(prefix): v for k, v in row.items() if k.startswith(f"{prefix}verifier/")})
 
 
+def test_failures_on_turns_before_the_last_are_counted_and_the_first_is_named(unruly, monkeypatch):
+    rlx, _ = unruly
+    draws: list[list[tuple[str, Any]]] = []
+    play = Player.play
+
+    def heard(*given: Any, **asked: Any) -> Any:
+        found = play(*given, **asked)
+        turns = [(each.example.id, turn.verdict) for each in found.episodes for turn in each.turns]
+        draws.append([(name, verdict) for name, verdict in turns if verdict.failure])
+        assert len(draws[-1]) > sum(verdict.failure is not None for verdict in found.verdicts) > 0
+        return found
+
+    def first(found: list[tuple[str, Any]]) -> str:
+        return f"which count as malformed: {found[0][1].detail}, first on {found[0][0]}"
+
+    monkeypatch.setattr(Player, "play", heard)
+    monkeypatch.setattr(Player, "assess", lambda player, example, turn: player.judge.verify(example, turn.text))
+    talk = ("environment=multi_attempt", "environment.attempts=2", "environment.least=2", "environment.turn_tokens=3",
+            "decode.max_tokens=36")  # fmt: skip
+    done = rlx(*SMALL, *talk, "stage=rl", "algorithm=grpo", "stage.steps=1", "stage.prompts=8",
+               "algorithm.group_size=2", "stage.val_every=0", "stage.preflight_problems=8")  # fmt: skip
+    assert done.code == 0, done.err
+    ahead, step = draws
+    assert f"failed on {len(ahead)} turns of 16 completions, {first(ahead)}" in done.out
+    assert f"failed on {len(step)} turns, {first(step)}" in done.out
+    assert rows(place(done.out))[0]["verifier/errors"] == len(step)
+    done = rlx(*SMALL, *talk, "stage=eval", "stage.problems=8", "stage.samples=2")
+    assert done.code == 0, done.err
+    found = [*draws[2], *draws[3]]
+    assert f"failed on {len(found)} turns of 24 completions, {first(found)}" in done.out
+    assert json.loads((place(done.out) / "eval.json").read_text())["verifier"]["errors"] == len(found)
+
+
 def test_rl_goes_on_counts_and_says_it_once(unruly):
     rlx, seen = unruly
     done = rlx(*SMALL, "stage=rl", "algorithm=grpo", "stage.steps=2", "stage.prompts=4", "algorithm.group_size=2",

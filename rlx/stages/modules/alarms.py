@@ -52,6 +52,8 @@ class Setting:
     """Fields of the algorithm's config, those that a sentence may advise."""
     updates: int = 1
     """Optimizer steps an iteration."""
+    talks: bool = False
+    """Completions are interactions, of several turns each."""
     clip_high: float | None = None
     """How far above 1 a ratio is clipped, where the algorithm clips them."""
     warmup: int = 0
@@ -122,7 +124,7 @@ def is_silent(row: dict[str, Any], setting: Setting) -> bool:
 
 
 def verifier_failed(count: str, how: str) -> str:
-    """What is said of a verifier that failed on so many completions; `how` is `first_failure`."""
+    """What is said of a verifier that failed on so many completions or turns; `how` is `first_failure`."""
     return f"the verifier failed on {count}, which count as malformed: {how or 'see verifier/errors'}"
 
 
@@ -245,7 +247,8 @@ class Alarms:
 
     def _verifier(self, row: dict[str, Any]) -> str:
         count = row.get("verifier/errors", 0)
-        return verifier_failed(f"{count:g} completions", self.failed) if count else ""
+        what = "turns" if self.setting.talks else "completions"
+        return verifier_failed(f"{count:g} {what}", self.failed) if count else ""
 
     def _collapse(self, row: dict[str, Any]) -> str:
         if len(self.rewards) < WINDOW:

@@ -12,7 +12,7 @@ from rlx.algorithms.base import Totals, importance_weights
 from rlx.batches import PolicyOutput, RolloutBatch
 from rlx.errors import CheckpointError, DivergedError, RunError, Stopped
 from rlx.evaluation.leaks import unearned
-from rlx.evaluation.verdicts import first_failure
+from rlx.evaluation.verdicts import first_failure, heard
 from rlx.nn.aux import Aux
 from rlx.nn.decoder import Decoder
 from rlx.runs.files import METRICS
@@ -74,6 +74,7 @@ class PolicyModule(StepModule):
             compares=self.algorithm.compares,
             knobs=frozenset(each.name for each in fields(config.algorithm)),
             updates=self.settings.epochs * self.settings.minibatches,
+            talks=sampler.environment.turns > 1,
             clip_high=getattr(self.settings, "clip_high", None),
             warmup=config.schedule.warmup_steps if gathering is not None and gathering.start_trains else 0,
             normalization=_name(getattr(self.settings, "normalization", None)),
@@ -176,8 +177,9 @@ class PolicyModule(StepModule):
         right = rollout.batch.correct.view(len(examples), -1)
         row = {**rollout_metrics(rollout), **outlook(rewards.tolist(), right.tolist())}
         said, hopeless = preflight(row, self.setting, self._probe(examples))
-        if failed := first_failure(rollout.verdicts, examples):
-            said.append(verifier_failed(f"{row['verifier/errors']:g} of {len(rollout.verdicts)} completions", failed))
+        if failed := first_failure(*heard(rollout.episodes)):
+            what = f"{'turns ' if rollout.talks else ''}of {len(rollout.verdicts)} completions"
+            said.append(verifier_failed(f"{row['verifier/errors']:g} {what}", failed))
         said += leaks
         if hopeless:
             said.append(f"this run cannot learn: {hopeless}")
@@ -218,7 +220,7 @@ class PolicyModule(StepModule):
         batch = rollout.trained()
         figures = self._improve(self.algorithm.select(batch)) if self._gathered is None else self._gather(batch)
         self.tokens = int(rollout.lengths.sum())
-        self.watch.failed = first_failure(rollout.verdicts, rollout.examples) or self.watch.failed
+        self.watch.failed = first_failure(*heard(rollout.episodes)) or self.watch.failed
         self.row = {**rollout_metrics(rollout), **figures, **self.sampler.learn_lengths(rollout)}
         if self._gathered is None and "train/grad_norm" in figures:  # else the critic alone was trained
             self.row["train/lr"] = self.learning_rate()

@@ -22,7 +22,7 @@ from rlx.environments.base import Episode
 from rlx.errors import Stopped
 from rlx.evaluation.episodes import Played, Player
 from rlx.evaluation.judge import Judge
-from rlx.evaluation.verdicts import failure_counts, mean_by_name, mean_measures
+from rlx.evaluation.verdicts import failure_counts, heard, mean_by_name, mean_measures
 from rlx.models.size import Operations
 from rlx.nn.decoder import Decoder
 from rlx.runs.run import Run
@@ -452,7 +452,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     if rollout.rows is not None:
         row["sampling/draws"] = float(rollout.draws)
         row["sampling/kept_ratio"] = len(rollout.rows) / len(rewards)
-    row.update(failure_counts(rollout.verdicts))
+    row.update(failure_counts(heard(rollout.episodes)[0]))
     row.update(turn_metrics(rollout))
     row.update({f"measures/{name}": value for name, value in mean_measures(rollout.verdicts).items()})
     return row
