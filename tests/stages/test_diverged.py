@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from rlx.errors import RunError
+from rlx.errors import DivergedError, RunError
+from rlx.evaluation.episodes import turns_of
 from rlx.runs.metrics import MetricsLog
 from rlx.stages.modules import supervised
 from rlx.stages.modules.policy import PolicyModule
+from rlx.stages.modules.rollouts import Sampler
 from rlx.stages.modules.supervised import SupervisedModule
 from tests.stages.runs import PRETRAIN, digest, place, rl, rows, status
 
@@ -114,6 +116,32 @@ def test_rl_keeps_what_was_sampled(door, seen):
     assert [line["prompt"] for line in lines] == [example.prompt for example in rollout.examples for _ in range(4)]
     assert [line["reward"] for line in lines] == rollout.batch.rewards.sum(-1).tolist()
     ends_equal(door, command, run)
+
+
+def test_it_keeps_the_dialogues_that_were_played(door, seen):
+    talk = ("environment=multi_attempt", "environment.attempts=3", "environment.turn_tokens=3", "decode.max_tokens=60",
+            "algorithm.entropy_coefficient=0.1")  # fmt: skip
+    lines = left(diverged(door(*rl("random", *LEARN, *talk)), 3, "the loss is nan"))[2]
+    assert [line["prompt"] for line in lines] == [episode.prompt for episode in seen[2].episodes]
+    assert len({line["prompt"][0] for line in lines}) > 1 and all(" tries\n" in line["prompt"] for line in lines)
+    assert [line.get("turns", []) for line in lines] == [turns_of(episode) for episode in seen[2].episodes]
+    assert any("turns" in line for line in lines)
+
+
+def test_a_rollout_that_failed_leaves_the_prompts_it_would_have_played(door, monkeypatch):
+    whole, opened = Sampler.sample, []
+
+    def broken(sampler: Any, examples: Any, *key: Any, **more: Any) -> Any:
+        found = whole(sampler, examples, *key, **more)
+        opened.append([episode.prompt for episode in found.episodes[:: found.group_size]])
+        if len(opened) == 2:
+            raise DivergedError("the model's probabilities are NaN", part="probabilities")
+        return found
+
+    monkeypatch.setattr(Sampler, "sample", broken)
+    talk = ("environment=multi_attempt", "environment.attempts=9", "environment.turn_tokens=3", "decode.max_tokens=90")
+    lines = left(diverged(door(*rl("random", *LEARN, *talk)), 2, "the model's probabilities"))[2]
+    assert [line["prompt"] for line in lines] == opened[1]
 
 
 @pytest.mark.parametrize("phase", ["rollout", "measurement"])

@@ -2,7 +2,8 @@
 
 1. `step.json` says which step and which part of it, with the loss, the gradient's norm and what else is known.
 2. `batch.pt` has the tensors of the step by name, micro-batches joined: `torch.load(..., weights_only=True)`.
-3. `rollouts.jsonl`, in rl, has prompts, completions and verdicts, a row each; only the prompts where it was the
+3. `rollouts.jsonl`, in rl, has prompts, completions and verdicts, a row each, and the turns of those that have
+   several; only the prompts where it was the
    sampling that failed.
 
 The weights from before the step are not among them: the same command goes on from the last checkpoint and comes to the
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor
 
 from rlx.batches import Batch
+from rlx.environments.base import Episode
 from rlx.errors import DivergedError
+from rlx.evaluation.episodes import turns_of
 from rlx.runs.files import (
     DIVERGED_BATCH,
     DIVERGED_ROLLOUTS,
@@ -30,18 +33,17 @@ from rlx.runs.files import (
 from rlx.runs.metrics import MetricsLog
 from rlx.runs.run import Run
 from rlx.stages.modules.rollouts import Rollout
-from rlx.types import Example
 
 
 def save_evidence(
-    run: Run, error: DivergedError, *, step: int, phase: str, item: Any, problems: Sequence[Example]
+    run: Run, error: DivergedError, *, step: int, phase: str, item: Any, problems: Sequence[Episode]
 ) -> Path:
     """Write the folder, whole or not at all, and return its place.
 
     Args:
         phase: what was under way: rollout, update, or the measurement after it.
         item: of the source: a list of batches, a rollout, or None where it could not be made.
-        problems: what a rollout was to be made of.
+        problems: what a rollout was to be made of, an episode each that has not begun.
 
     Raises:
         RunError: the disk is full or cannot be written.
@@ -72,24 +74,25 @@ def tensors_of(item: Any) -> dict[str, Tensor]:
     return {}
 
 
-def rows_of(item: Any, problems: Sequence[Example]) -> Iterator[dict[str, Any]]:
+def rows_of(item: Any, problems: Sequence[Episode]) -> Iterator[dict[str, Any]]:
     """A rollout's rows to be read, or the problems that there was no rollout of."""
     if not isinstance(item, Rollout):
-        yield from ({"id": example.id, "prompt": example.prompt} for example in problems)
+        yield from ({"id": episode.example.id, "prompt": episode.prompt} for episode in problems)
         return
-    samples = len(item.texts) // len(item.examples)
     for row, (text, verdict, worth) in enumerate(
         zip(item.texts, item.verdicts, item.batch.returns().tolist(), strict=True)
     ):
-        example = item.examples[row // samples]
+        episode = item.episodes[row]
+        turns = turns_of(episode)
         yield {
             "row": row,
-            "id": example.id,
-            "prompt": example.prompt,
+            "id": episode.example.id,
+            "prompt": episode.prompt,
             "completion": text,
             "verdict": verdict.outcome.value,
             "detail": verdict.detail,
             "reward": worth,
+            **({"turns": turns} if turns else {}),
         }
 
 

@@ -232,8 +232,7 @@ class Sampler:
             Stopped: the process was asked to stop; the run's state is untouched.
         """
         began = time.perf_counter()
-        base = seed_for(self.config.seed, "rollout", *key)
-        keys = [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(len(examples))]
+        base, keys = self._keys(len(examples), *key)
         coupled, places = self.start.model.places, None
         if coupled is not None:
             moved = (base,) if purpose == "rollout" else None
@@ -280,6 +279,17 @@ class Sampler:
             seen=played.completions.seen,
             preempted=played.completions.preempted,
         )
+
+    def opened(self, examples: Sequence[Example], *key: object) -> list[Episode]:
+        """An episode of each problem as `sample` would open it for training."""
+        keys = self._keys(len(examples), *key)[1]
+        pairs = zip(examples, keys, strict=True)
+        return [self.environment.open(each, self.player.assess, key=key, training=True) for each, key in pairs]
+
+    def _keys(self, count: int, *key: object) -> tuple[int, list[int]]:
+        """Of a draw, and of its problems."""
+        base = seed_for(self.config.seed, "rollout", *key)
+        return base, [(base ^ stable_hash("prompt", n)) % 2**63 for n in range(count)]
 
     def _batch(self, played: Played, guided: Sequence[Sequence[int]] | None) -> RolloutBatch:
         """Prompts and completions in rows of equal length; what a turn earned stands on its last sampled token."""
@@ -364,9 +374,9 @@ class RolloutSource:
             self.drawn += len(rollout.examples)
             yield rollout
 
-    def problems(self) -> list[Example]:
+    def problems(self) -> list[Episode]:
         """That the next rollout begins with."""
-        return self.sampler.training_examples(self.drawn, self.prompts)
+        return self.sampler.opened(self.sampler.training_examples(self.drawn, self.prompts), "train", self.made)
 
     def _rollout(self) -> Rollout:
         found: list[Rollout] = []
