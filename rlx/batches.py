@@ -133,6 +133,16 @@ class RolloutBatch:
     """[B, T, L, K] int16, experts that the L routed layers chose while sampling; -1 where nothing was passed."""
     places: Tensor | None = None
     """[B, T] int64, ids of coupled positions as they were while sampling, for models that embed them."""
+    sampled: Tensor | None = None
+    """[B, T] float32, the loss mask as it was before rows lost theirs; None: none has."""
+
+    def masked(self, heard: Tensor) -> Self:
+        """The batch with a loss mask on the rows of `heard` [B] bool alone; the others count in their group."""
+        return replace(self, loss_mask=self.loss_mask * heard[:, None], sampled=self.drawn())
+
+    def drawn(self) -> Tensor:
+        """[B, T] float32, 1 on sampled tokens, those of rows without a loss mask included."""
+        return self.loss_mask if self.sampled is None else self.sampled
 
     def returns(self) -> Tensor:
         """[B] float32: the sum of each row's rewards."""

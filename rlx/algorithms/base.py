@@ -111,6 +111,9 @@ class Algorithm:
     """How iterations are gathered into rounds; None: every iteration is trained on as it is sampled."""
     demonstrations: Demonstrations | None = None
     """Solutions that are trained on besides."""
+    charges: bool = False
+    """What a row is compared by has the reference's log-probabilities in it, so that those of rows without a loss mask
+    are needed too."""
     undivided: str = ""
     """What it does with rows as wholes ("makes pairs of whole completions"), where a batch's `credit` is of no use to
     it; empty: it honours credit."""

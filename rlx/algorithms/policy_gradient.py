@@ -148,6 +148,7 @@ class PolicyGradient(Algorithm, Generic[C]):
         self.needs = frozenset(name for name, asked in needs.items() if asked)
         in_loss = config.kl_coefficient and config.kl_in is KlIn.loss
         self.silent_at_zero = not (in_loss or config.entropy_coefficient)
+        self.charges = self.compares and bool(config.kl_coefficient) and config.kl_in is KlIn.reward
 
     def shape(self, batch: RolloutBatch, max_tokens: int) -> dict[str, Tensor]:
         config = self.config
@@ -159,7 +160,7 @@ class PolicyGradient(Algorithm, Generic[C]):
         """All rows; those that were cut lose their mask where the config asks for it, and keep their rewards."""
         if not self.config.mask_truncated:
             return batch
-        return replace(batch, loss_mask=batch.loss_mask * batch.finished[:, None])
+        return batch.masked(batch.finished)
 
     def advantages(self, batch: RolloutBatch) -> Tensor:
         found = by_credit(batch, self.estimate)
@@ -178,7 +179,7 @@ class PolicyGradient(Algorithm, Generic[C]):
             return rewards
         assert batch.reference_logprobs is not None, "the stage supplies what an algorithm needs"
         cost = divergence(batch.reference_logprobs - batch.logprobs, self.config.kl_estimator)
-        sampled = batch.loss_mask > 0
+        sampled = batch.drawn() > 0  # a row that is masked has its cost too, as those that it is compared with
         return rewards - self.config.kl_coefficient * torch.where(sampled, cost, 0.0).double()
 
     def old(self, batch: RolloutBatch) -> Tensor:
@@ -234,7 +235,8 @@ def by_credit(batch: RolloutBatch, estimate: Callable[[RolloutBatch], Tensor]) -
         rows = own.any(-1).nonzero().squeeze(1)
         part = batch.rows(rows)
         here = own[rows]
-        part = replace(part, loss_mask=part.loss_mask * here, rewards=part.rewards * here)
+        sampled = part.drawn() * here
+        part = replace(part, loss_mask=part.loss_mask * here, rewards=part.rewards * here, sampled=sampled)
         part.credit = torch.where(here, number, -1)
         found[rows] += estimate(part) * here
     return found

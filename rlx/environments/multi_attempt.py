@@ -107,8 +107,9 @@ class Attempts(Episode):
         return Answer(f"wrong, {self.allowed - number} left", self.budget)
 
     def measures(self) -> dict[str, float]:
-        """`correct@k`: one of the first k attempts was correct; `repeated@k`, where there was a k-th attempt: its text
-        is that of one before it; `attempts` made."""
+        """`correct@k`, of each k that there are attempts for: one of the first k was correct. In training, where N is
+        drawn, its mean is over the problems with N >= k alone, which are others for each k. `repeated@k`, where there
+        was a k-th attempt: its text is that of one before it; `attempts` made."""
         right = [float(turn.verdict is not None and turn.verdict.correct) for turn in self.turns]
         texts = [turn.text for turn in self.turns]
         return {

@@ -159,13 +159,14 @@ class _Table:
             self.episodes.append(self.player.environment.open(example, assess, key=key, training=training))
 
     def _assessor(self, place: int) -> Assess:
-        """What the episode at a place asks."""
-        self.heard.append([])
+        """What the episode at a place asks; it does not hold the table, which holds the episode."""
+        player, heard = self.player, []
+        self.heard.append(heard)
         left = None if self.known is None else iter(self.known[place])
 
         def assess(example: Example, turn: Turn) -> Verdict:
-            verdict = self.player.assess(example, turn) if left is None else next(left)
-            self.heard[place].append(verdict)
+            verdict = player.assess(example, turn) if left is None else next(left)
+            heard.append(verdict)
             return verdict
 
         return assess

@@ -391,3 +391,33 @@ def test_wrong_settings_are_one_line(values: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as error:
         ReinforceConfig(**values)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("config", [
+    GrpoConfig(kl_coefficient=0.5, kl_in=KlIn.reward, kl_estimator=KlEstimator.k1,
+               std_normalization=StdNormalization.none),
+    RlooConfig(kl_coefficient=0.5),
+], ids=["grpo", "rloo"])  # fmt: skip
+@pytest.mark.parametrize("credit", [False, True])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_masked_row_is_charged_for_its_divergence_too(config: Any, credit: bool, truncated: bool) -> None:
+    """Of two rows with the same rewards and divergences neither is better, whichever of them is trained on; of two
+    that differ in the masked one's divergence alone, that is the difference."""
+
+    def advantages(gap: float) -> Tensor:
+        blank: Any = dict(now=[], reference=[0.0] * 2, trainer=[0.0] * 2, entropy=[0.0] * 2)
+        ends = (True, not truncated)
+        batch = batch_of([Completion(group=0, reward=1.0, sampled=[-1.0] * 2, finished=end, **blank) for end in ends])
+        batch.reference_logprobs = torch.where(batch.loss_mask > 0, batch.logprobs - 0.5, 7.0)
+        batch.reference_logprobs[1] = torch.where(batch.loss_mask[1] > 0, batch.logprobs[1] - gap, 7.0)
+        batch.credit = torch.where(batch.loss_mask > 0, batch.loss_mask.cumsum(-1).long() - 1, -1) if credit else None
+        settings = replace(config, mask_truncated=truncated)
+        algorithm = settings.build()
+        assert algorithm.charges
+        batch = algorithm.select(batch) if truncated else batch.masked(torch.tensor([True, False]))
+        return algorithm.advantages(batch)
+
+    assert (advantages(0.5) == 0).all()
+    found = advantages(1.5)  # the masked row costs 0.5 * 1 nat more for each of the 2 tokens: of a row, or of a turn
+    worth = (0.5 if credit else 1.0) * (0.5 if isinstance(config, GrpoConfig) else 1.0)
+    assert (found[1] == 0).all() and found[0][found[0] != 0].tolist() == pytest.approx([worth, worth])

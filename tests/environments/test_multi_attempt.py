@@ -97,6 +97,15 @@ def test_what_is_measured() -> None:
     assert not [name for name in episode.verdict.measures if name.startswith("repeated")]
 
 
+def test_what_is_measured_in_training_is_of_the_attempts_that_a_problem_has() -> None:
+    environment = MultiAttemptConfig(attempts=3).build()
+    for key in range(20):
+        episode = environment.open(EXAMPLE, assess, key=key, training=True)
+        episode.take(Turn(text="2"))
+        named = {name for name in episode.verdict.measures if name.startswith("correct")}
+        assert named == {f"correct@{k + 1}" for k in range(int(episode.prompt[0]))}
+
+
 def test_never_more_attempts_than_there_are_and_none_after_a_right_one() -> None:
     for key, texts in enumerate(product("23x", repeat=4)):
         environment = MultiAttemptConfig(attempts=4, least=2).build()

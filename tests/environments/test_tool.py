@@ -14,6 +14,7 @@ from rlx.data.tokenizers.word import WordConfig
 from rlx.environments.base import Answer, Turn
 from rlx.environments.tool import ToolConfig
 from rlx.errors import ConfigError
+from rlx.models.size import Operations
 from rlx.stages.material import Material
 from rlx.stages.modules.policy import PolicyModule
 from rlx.stages.modules.rollouts import Rollout
@@ -373,6 +374,39 @@ def test_a_void_row_changes_others_through_the_baseline_alone(door, start, monke
     assert found.keys() == told.keys() and any((grad != 0).any() for grad in found.values())
     for name, grad in found.items():
         torch.testing.assert_close(grad, told[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("algorithm", "whole"), [("rloo", True), ("grpo", False)])
+def test_the_reference_is_asked_of_void_rows_where_their_divergence_is_charged(
+    door, start, monkeypatch, algorithm: str, whole: bool
+) -> None:
+    """At the first step the reference is the policy that sampled: both have the same log-probabilities."""
+    batches, extents = [], []
+    advantages, forward = PolicyModule._advantages, Operations.forward
+
+    def seen(module: Any, batch: Any, updates: int) -> Any:
+        batches.append((batch, extents[-1]))
+        return advantages(module, batch, updates)
+
+    def passed(operations: Any, extent: Any, **more: Any) -> float:
+        extents.append(extent)
+        return forward(operations, extent, **more)
+
+    def void(rollout: Rollout) -> None:
+        for number, episode in enumerate(rollout.episodes):
+            episode.void = number % 2 == 1
+
+    Watched(monkeypatch, void)
+    monkeypatch.setattr(PolicyModule, "_advantages", seen)
+    monkeypatch.setattr(Operations, "forward", passed)
+    done = door(*training(start, algorithm, "algorithm.kl_coefficient=0.1"))
+    assert done.code == 0, done.err
+    ((batch, extent),) = batches
+    assert not batch.loss_mask[1::2].any() and batch.drawn()[1::2].any(-1).all()
+    mask = batch.drawn() if whole else batch.loss_mask
+    assert extent == replace(batch, loss_mask=mask).extent()
+    assert batch.logprobs[1].abs().max() > 1e-3
+    torch.testing.assert_close(batch.reference_logprobs * mask, batch.logprobs * mask, rtol=0, atol=1e-5)
 
 
 def test_a_run_plays_and_is_measured(door, start) -> None:

@@ -14,7 +14,7 @@ from rlx import options, tasks
 from rlx.evaluation.episodes import Player
 from rlx.evaluation.judge import Judge
 from rlx.tasks.base import stable_hash
-from rlx.types import Failure, Outcome, Split
+from rlx.types import Failure, Outcome, Split, Verdict
 from tests.stages.runs import place, record, rows
 
 SOURCE = '''
@@ -125,15 +125,16 @@ def counted(row: dict[str, Any], prefix: str = "") -> Counter[str]:
     return Counter({k.removeprefix(prefix): v for k, v in row.items() if k.startswith(f"{prefix}verifier/")})
 
 
-def test_failures_on_turns_before_the_last_are_counted_and_the_first_is_named(unruly, monkeypatch):
-    rlx, _ = unruly
+def test_failures_on_turns_before_the_last_are_counted_and_the_first_is_named(door, monkeypatch):
     draws: list[list[tuple[str, Any]]] = []
-    judges: set[Judge] = set()
     play = Player.play
+
+    def assess(player: Any, example: Any, turn: Any) -> Verdict:
+        fails = stable_hash(example.id, turn.text) % 3 == 0
+        return Verdict(Outcome.malformed, f"no {turn.text!r}", failure=Failure.error if fails else None)
 
     def heard(*given: Any, **asked: Any) -> Any:
         found = play(*given, **asked)
-        judges.add(given[0].judge)
         turns = [(each.example.id, turn.verdict) for each in found.episodes for turn in each.turns]
         draws.append([(name, verdict) for name, verdict in turns if verdict.failure])
         assert len(draws[-1]) > sum(verdict.failure is not None for verdict in found.verdicts)
@@ -143,23 +144,22 @@ def test_failures_on_turns_before_the_last_are_counted_and_the_first_is_named(un
         return f"which count as malformed: {found[0][1].detail}, first on {found[0][0]}"
 
     monkeypatch.setattr(Player, "play", heard)
-    monkeypatch.setattr(Player, "assess", lambda player, example, turn: player.judge.verify(example, turn.text))
-    talk = ("environment=multi_attempt", "environment.attempts=2", "environment.least=2", "environment.turn_tokens=3",
+    monkeypatch.setattr(Player, "assess", assess)
+    talk = ("task=countdown", "task.numbers=3", "scale=smoke", "trainer.threads=1", "init_from=random",
+            "environment=multi_attempt", "environment.attempts=2", "environment.least=2", "environment.turn_tokens=3",
             "decode.max_tokens=36")  # fmt: skip
-    done = rlx(*SMALL, *talk, "stage=rl", "algorithm=grpo", "stage.steps=1", "stage.prompts=8",
-               "algorithm.group_size=2", "stage.val_every=0", "stage.preflight_problems=8")  # fmt: skip
+    done = door(*talk, "stage=rl", "algorithm=grpo", "stage.steps=1", "stage.prompts=8", "algorithm.group_size=2",
+                "stage.val_every=0", "stage.preflight_problems=8")  # fmt: skip
     assert done.code == 0, done.err
     ahead, step = draws
     assert f"failed on {len(ahead)} turns of 16 completions, {first(ahead)}" in done.out
     assert f"failed on {len(step)} turns, {first(step)}" in done.out
     assert rows(place(done.out))[0]["verifier/errors"] == len(step)
-    done = rlx(*SMALL, *talk, "stage=eval", "stage.problems=8", "stage.samples=2")
+    done = door(*talk, "stage=eval", "stage.problems=8", "stage.samples=2")
     assert done.code == 0, done.err
     found = [*draws[2], *draws[3]]
     assert f"failed on {len(found)} turns of 24 completions, {first(found)}" in done.out
     assert json.loads((place(done.out) / "eval.json").read_text())["verifier"]["errors"] == len(found)
-    for judge in judges:
-        judge._apart.end(kill=True)
 
 
 def test_rl_goes_on_counts_and_says_it_once(unruly):

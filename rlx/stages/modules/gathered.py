@@ -1,5 +1,6 @@
 """Completions kept over several iterations until a round of training is due."""
 
+from dataclasses import replace
 from typing import Any
 
 from rlx.algorithms.base import Algorithm, Gathering
@@ -20,7 +21,7 @@ class Gathered:
 
     def add(self, batch: RolloutBatch) -> dict[str, float]:
         """Keep what the algorithm selects of an iteration's completions; metrics of the buffer."""
-        kept = self.algorithm.select(batch)
+        kept = replace(self.algorithm.select(batch), sampled=None)
         self.seen += len(batch.tokens)
         if len(kept.tokens):
             self.now.append(kept)

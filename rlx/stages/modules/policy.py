@@ -266,8 +266,10 @@ class PolicyModule(StepModule):
         own = replace(batch.rows(sampled), routing=None)  # another model's choices are its own
         if self._reference:
             batch.reference_logprobs = torch.zeros_like(batch.logprobs)
-            batch.reference_logprobs[sampled] = self.looker.logprobs(self._reference[0], own)
-            self.run.ledger.train += self.operations.forward(own.extent())
+            asked = batch.drawn().any(-1).nonzero().squeeze(1) if self.algorithm.charges else sampled
+            whole = replace(batch.rows(asked), routing=None, loss_mask=batch.drawn()[asked])
+            batch.reference_logprobs[asked] = self.looker.logprobs(self._reference[0], whole)
+            self.run.ledger.train += self.operations.forward(whole.extent())
         if self.critic is not None:
             batch.values = torch.zeros_like(batch.logprobs)
             batch.values[sampled] = self.looker.all_values(self.critic.model, own)

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ class Rollout:
         batch = self.batch
         if self.filters_void:
             heard = torch.tensor([not episode.void for episode in self.episodes], device=batch.loss_mask.device)
-            batch = replace(batch, loss_mask=batch.loss_mask * heard[:, None])
+            batch = batch.masked(heard)
         return batch if self.rows is None else batch.rows(self.rows)
 
     def mixed(self) -> Tensor:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rlx.config import Config
+from rlx.environments.base import Episode
 from rlx.errors import DivergedError
 from rlx.models.size import Operations
 from rlx.runs.run import Run
 from rlx.stages.modules.routing import RoutingLog
 from rlx.stages.start import Start
-from rlx.types import Example
 
 
 class Source(Protocol):
@@ -24,8 +24,8 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def problems(self) -> Sequence[Example]:
-        """That the next item is made of, where it is made by the model."""
+    def problems(self) -> Sequence[Episode]:
+        """That the next item is made of, as they begin, where it is made by the model."""
         ...
 
 
