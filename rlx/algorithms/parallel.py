@@ -9,7 +9,7 @@ mean of gradients, nor a mean of models trained apart. Decay and clipping are in
 
 Choices where the source is silent:
 1. Every minibatch of a rollout goes with `sft_rows` solutions as the task writes them, of problems in an order of their
-   own from the same training split.
+   own from the same training split; in an interaction, with the environment's demonstrations of them.
 2. `combine=sum` adds `sft_coefficient` times the solutions' loss to GRPO's under one optimizer: the control.
 3. The RL side is GRPO with all of its fields. Solutions are trained on as in `stage=sft`, at temperature 1, whatever
    decode.temperature completions are drawn at.

@@ -111,7 +111,7 @@ class EvalConfig(RunStageConfig):
         (run.path / EVAL_PARTIAL).unlink()
         run.say(f"  {len(examples)} problems: " + summary(metrics, name, task.baseline, talks=talks))
         if found.failed:
-            what = "turns of" if config.environment is not None and config.environment.build().turns > 1 else "of"
+            what = "turns of" if talks else "of"
             count = f"{found.failures['verifier/errors']} {what} {len(examples) * (1 + self.samples)} completions"
             sentence = f"the verifier failed on {count}, which count as malformed: {found.failed}"
             run.say(f"  alarm: {sentence}")

@@ -13,6 +13,7 @@ from rlx.algorithms.grpo import GrpoConfig
 from rlx.algorithms.policy_gradient import KlEstimator, KlIn
 from rlx.algorithms.ppo import PpoConfig
 from rlx.batches import RolloutBatch
+from rlx.data.corpora.dialogues import demonstrated, dialogue_of
 from rlx.data.tokenizers.char import CharConfig
 from rlx.decoding.completions import Completions
 from rlx.decoding.engine import Engine
@@ -25,7 +26,7 @@ from rlx.evaluation.episodes import Played, Player
 from rlx.evaluation.judge import Judge
 from rlx.models.dense import DenseConfig
 from rlx.stages.modules.looking import Looker
-from rlx.stages.modules.rollouts import earned
+from rlx.stages.modules.rollouts import Sampler, earned
 from rlx.tasks.arithmetic import ArithmeticConfig
 from rlx.types import Example, Outcome, Split, Verdict
 from tests.stages.runs import place, rows
@@ -400,3 +401,53 @@ def test_evaluations_on_the_way_do_not_couple_positions_either(door) -> None:
     coupled = ("task=arithmetic", "task.trace=reversed", "model.position=coupled", "scale=smoke", "stage=sft")
     done = door(*coupled, "eval.every=1", "environment=multi_attempt", "stage.steps=1")
     assert done.code == 2 and "has no coupled positions" in done.err
+
+
+SUMS = ("task=arithmetic", "task.max_digits=2", "scale=smoke", "trainer.threads=1")
+TALK = ("environment=multi_attempt", "environment.attempts=3", "decode.max_tokens=64")
+SHORT = ("stage=rl", "stage.steps=1", "stage.prompts=4", "algorithm.group_size=2", "stage.val_every=0")
+
+
+def test_the_preflight_names_the_limit_of_turns_and_the_dialogues_to_train_on(door) -> None:
+    bare = place(door(*SUMS, "stage=sft", "stage.steps=1").out)
+    dialogues = ("corpus=dialogues", "corpus.environment={name:multi_attempt,attempts:3}")
+    spoken = place(door(*SUMS, "stage=sft", *dialogues, "stage.steps=1").out)
+    asked = "task=arithmetic task.trace=plain corpus=dialogues corpus.environment=multi_attempt"
+
+    def said(start: Any, *more: str) -> str:
+        done = door(*SUMS, *TALK, *SHORT, "algorithm=grpo", f"init_from={start}", *more)
+        assert done.code == 0, done.err
+        return done.out
+
+    limits = "environment.turn_tokens=1 or decode.max_tokens=64 is too low"
+    assert f"every completion is cut: {limits}" in said(spoken, "environment.turn_tokens=1")
+    found = said(bare, "environment.turn_tokens=1")
+    assert f"it was trained on task=arithmetic task.trace=plain, this run asks for {asked}; use the same" in found
+    assert f"fine-tune it on {asked} first" in said("random", "environment.turn_tokens=1")
+    found = said(spoken, "decode.max_tokens=3")  # a right answer has up to four tokens, and mistakes may come before
+    assert f"solutions of {asked} have up to" in found
+    most = int(found.split(f"solutions of {asked} have up to ")[1].split()[0])
+    assert most > 4 + len("wrong, 2 left")
+
+
+def test_parallel_learns_from_dialogues_where_it_plays_them(door, monkeypatch) -> None:
+    made, whole = [], Sampler.demonstrations
+
+    def kept(sampler: Any, first: int, count: int) -> Any:
+        tokenizer, task, environment = sampler.start.tokenizer, sampler.task, sampler.environment
+        indices = [sampler.demonstrated[first + n] for n in range(count)]
+        episodes = [demonstrated(environment, task, Split.train, index) for index in indices]
+        documents = [dialogue_of(episode, environment, tokenizer, whole=False) for episode in episodes]
+        made.append((documents, whole(sampler, first, count)))
+        return made[-1][1]
+
+    monkeypatch.setattr(Sampler, "demonstrations", kept)
+    more = ("environment.turn_tokens=5", "algorithm=parallel", "algorithm.sft_rows=8", "init_from=random")
+    done = door(*SUMS, *TALK, *SHORT, *more, "stage.preflight_problems=0")
+    assert done.code == 0, done.err
+    ((documents, batch),) = made
+    assert any(document.told for document in documents), "some have mistakes and replies"
+    for document, tokens, mask in zip(documents, batch.tokens.tolist(), batch.loss_mask.tolist(), strict=True):
+        assert tokens[: len(document.ids)] == document.ids
+        assert [bool(each) for each in mask[: len(document.ids)]] == document.counted()
+        assert not any(mask[len(document.ids) :])

@@ -54,6 +54,8 @@ class Setting:
     """Optimizer steps an iteration."""
     talks: bool = False
     """Completions are interactions, of several turns each."""
+    budgets: tuple[str, ...] = ()
+    """What else cuts them than decode.max_tokens, as typed: `environment.turn_tokens=8`."""
     clip_high: float | None = None
     """How far above 1 a ratio is clipped, where the algorithm clips them."""
     warmup: int = 0
@@ -69,7 +71,8 @@ class Probe:
     problems: int
     """Problems sampled, `group_size` times each."""
     longest: int
-    """Tokens of the longest of their solutions as the task writes them, the end mark included."""
+    """Tokens of the longest of their solutions as the task writes them, the end mark included; in an interaction, of
+    the environment's demonstrations."""
     asked: str
     """Task and format of this run, as typed: `task=countdown task.trace=direct`."""
     trained: str | None
@@ -165,7 +168,13 @@ def _too_short(setting: Setting, probe: Probe) -> str:
 
 
 def _never_ends(setting: Setting) -> str:
-    return f"decode.max_tokens={setting.max_tokens} is too low, or the start does not end its answers"
+    return f"{_limits(setting)} is too low, or the start does not end its answers"
+
+
+def _limits(setting: Setting) -> str:
+    """What cuts completions."""
+    limit = f"decode.max_tokens={setting.max_tokens}"
+    return f"{', '.join(setting.budgets)} or {limit}" if setting.budgets else limit
 
 
 class Alarms:
@@ -298,7 +307,7 @@ class Alarms:
         if row["completions/clipped_ratio"] < 1:
             return ""
         setting, cut = self.setting, self.cut or 0.0
-        what = f"every completion is cut at decode.max_tokens={setting.max_tokens} and none can be right"
+        what = f"every completion is cut at {_limits(setting)} and none can be right"
         if cut > 0.5:
             return f"{what}; raise it, or train the start until it ends its answers"
         return f"{what}, {cut:.0%} were at first: the policy ends its answers no more; lower optim.lr={setting.lr:g}"

@@ -15,6 +15,7 @@ from rlx.evaluation.leaks import unearned
 from rlx.evaluation.verdicts import first_failure, heard
 from rlx.nn.aux import Aux
 from rlx.nn.decoder import Decoder
+from rlx.options import option_of
 from rlx.runs.files import METRICS
 from rlx.runs.identity import RunName
 from rlx.runs.metrics import MetricsLog
@@ -75,6 +76,7 @@ class PolicyModule(StepModule):
             knobs=frozenset(each.name for each in fields(config.algorithm)),
             updates=self.settings.epochs * self.settings.minibatches,
             talks=sampler.environment.turns > 1,
+            budgets=_budgets(config.environment),
             clip_high=getattr(self.settings, "clip_high", None),
             warmup=config.schedule.warmup_steps if gathering is not None and gathering.start_trains else 0,
             normalization=_name(getattr(self.settings, "normalization", None)),
@@ -194,23 +196,30 @@ class PolicyModule(StepModule):
             raise RunError(f"{said[-1]} (stage.preflight=warn goes on all the same)")
 
     def _probe(self, examples: list[Example]) -> Probe:
-        encode = self.start.tokenizer.encode
-        name = RunName.of(self.run.path)
+        name, sampler = RunName.of(self.run.path), self.sampler
+        environment = self.config.environment
+        shown = [sampler.shown(sampler.order[place]) for place in range(len(examples))]
+        spoken = None if getattr(environment, "unnamed", False) else option_of(environment).name
         return Probe(
             problems=len(examples),
-            longest=max(len(encode(example.solution)) + 1 for example in examples),
-            asked=_format(name.task if name else "?", getattr(self.config.task, "trace", None)),
-            trained=self._trained_on(),
+            longest=max(len(document.ids) - document.given for document in shown),
+            asked=_format(name.task if name else "?", getattr(self.config.task, "trace", None), spoken),
+            trained=self._trained_on(spoken),
         )
 
-    def _trained_on(self) -> str | None:
-        """Task and format of the run that made the start; empty for random weights, None where they are not known."""
+    def _trained_on(self, asked: str | None) -> str | None:
+        """Task and format of the run that made the start; empty for random weights, None where they are not known, as
+        an environment is of a run that read no corpus. `asked`: this run's environment."""
         parents = self.run.record["parents"]
         if not parents:
             return ""
         place = parents[0].get("run")
         name, config = RunName.of(place) if place else None, read_config(place) if place else {}
-        return _format(name.task, (config.get("task") or {}).get("trace")) if name else None
+        if name is None or (asked is not None and not config.get("corpus")):
+            return None
+        known = _environments(config.get("corpus"))
+        spoken = asked if asked in known else next(iter(known), None)
+        return _format(name.task, (config.get("task") or {}).get("trace"), spoken if asked is not None else None)
 
     def training_step(self, rollout: Rollout | None, index: int) -> None:
         assert rollout is not None, "Lightning makes no step of None"
@@ -551,9 +560,26 @@ class PolicyModule(StepModule):
         self.run.save_record(conclusion=sentence)
 
 
-def _format(task: str, trace: Any) -> str:
-    """A task and the format of its texts, as typed."""
-    return f"task={task}" + (f" task.trace={getattr(trace, 'value', trace)}" if trace is not None else "")
+def _format(task: str, trace: Any, spoken: str | None) -> str:
+    """A task and the format of its texts, as typed; `spoken` is the environment that they are dialogues of."""
+    form = f"task={task}" + (f" task.trace={getattr(trace, 'value', trace)}" if trace is not None else "")
+    return form if spoken is None else f"{form} corpus=dialogues corpus.environment={spoken}"
+
+
+def _environments(corpus: Any) -> list[str]:
+    """Names of the environments in a corpus' config as it was written, a mixture's sources included."""
+    if not isinstance(corpus, dict):
+        return []
+    found = corpus.get("environment")
+    name = found.get("name") if isinstance(found, dict) else found
+    rest = [each for key, value in corpus.items() if key != "environment" for each in _environments(value)]
+    return [*([name] if isinstance(name, str) else []), *rest]
+
+
+def _budgets(environment: Any) -> tuple[str, ...]:
+    """An environment's limits of turns, as typed."""
+    found = {each.name: getattr(environment, each.name) for each in fields(environment)}
+    return tuple(f"environment.{name}={n}" for name, n in found.items() if name.endswith("_tokens") and n is not None)
 
 
 def _name(value: Any) -> str | None:

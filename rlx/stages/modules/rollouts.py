@@ -13,12 +13,14 @@ from torch import Tensor
 from rlx.algorithms.base import Algorithm
 from rlx.batches import RolloutBatch
 from rlx.config import Config
+from rlx.data.corpora.dialogues import demonstrated, dialogue_of
 from rlx.data.documents import Document, coupled_stream, document_of, guides
 from rlx.data.order import Order
 from rlx.decoding.base import Scheduling
 from rlx.decoding.engine import Engine
 from rlx.decoding.lengths import BATCH, LengthProbe, Seen
 from rlx.environments.base import Episode
+from rlx.environments.single import Single
 from rlx.errors import Stopped
 from rlx.evaluation.episodes import Played, Player
 from rlx.evaluation.judge import Judge
@@ -176,14 +178,20 @@ class Sampler:
         """`count` problems from the `first` (0, 1, 2, ...) on."""
         return [self.task.example(Split.train, self.order[first + n]) for n in range(count)]
 
+    def shown(self, index: int) -> Document:
+        """A training problem with its solution as the task writes it, or as the environment's demonstration."""
+        if isinstance(self.environment, Single):
+            return document_of(self.task.example(Split.train, index), self.start.tokenizer, whole=False)
+        episode = demonstrated(self.environment, self.task, Split.train, index)
+        return dialogue_of(episode, self.environment, self.start.tokenizer, whole=False)
+
     def demonstrations(self, first: int, count: int) -> RolloutBatch:
-        """Prompts with their solutions as the task writes them, from the `first` of an order of their own on; nothing
-        in the batch but tokens, mask and coupled positions is meant to be read."""
+        """Problems as `shown`, from the `first` of an order of their own on; nothing in the batch but tokens, mask and
+        coupled positions is meant to be read."""
         model, tokenizer = self.start.model, self.start.tokenizer
 
         def written(position: int) -> Document:
-            example = self.task.example(Split.train, self.demonstrated[position])
-            return document_of(example, tokenizer, whole=False)
+            return self.shown(self.demonstrated[position])
 
         stream = written
         if model.places is not None:
@@ -196,7 +204,7 @@ class Sampler:
             return torch.tensor(found, device=model.embed.weight.device)
 
         tokens = rows(lambda document: document.ids, tokenizer.pad_id)
-        mask = rows(lambda document: [int(n >= document.given) for n in range(len(document.ids))], 0).float()
+        mask = rows(lambda document: document.counted(), 0).float()
         nothing, row = torch.zeros_like(mask), torch.zeros_like(tokens[:, 0])
         return RolloutBatch(
             tokens=tokens,
