@@ -67,6 +67,9 @@ SLOT_UNIT = 32
 """Slots that a compiled or recorded step attends are a multiple: as many numbers of bf16 as a vector register of 512
 bits holds."""
 
+SLOT_PARTS = 8
+"""Parts of the cache's length that a recorded step, and an uncompiled one in bf16 on a CPU, attends so many of."""
+
 
 def never() -> bool:
     """The stop flag of who cannot be stopped."""
@@ -176,7 +179,8 @@ class Engine:
         Raises:
             ConfigError: it has not; says what would fit.
         """
-        dtype = autocast_dtype(self.model.embed.weight.device)
+        device = self.model.embed.weight.device
+        dtype = autocast_dtype(device)
         copied = (dtype is not None or is_adapted(self.model)) and dtype not in self._copies
         call = Decoding(
             prompts=prompts,
@@ -189,6 +193,7 @@ class Engine:
             copied=copied,
             rows_of=self._enough,
             length_of=self._length,
+            kept_sizes=SLOT_PARTS if device.type == "cpu" and dtype is not None and not self._compile else 0,
         )
         if (needed := call.bytes(self.model)) > self.needed:
             check_room(self.model, call)
@@ -391,7 +396,7 @@ class Engine:
         """Pass the last token of every row, none at a position beyond `reach`, and draw the next one."""
         slots = reach + 1
         if self._in_sizes:
-            parts, unit = (4, SLOT_UNIT) if self._compile else (8, SLOT_UNIT // 2)
+            parts, unit = (4, SLOT_UNIT) if self._compile else (SLOT_PARTS, SLOT_UNIT // 2)
             slots = min(rounded(slots, rounded(state.cache.length // parts, unit)), state.cache.length)
 
         def step() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.scheduling import shelf_rows
 from rlx.errors import ConfigError
+from rlx.nn.cache import KeyValueCache
 from rlx.nn.decoder import Decoder
 from rlx.nn.experts import routed_layers
 
@@ -52,6 +53,8 @@ class Decoding:
         copied: the weights are copied first, as they are or in `dtype`.
         rows_of: how many rows there are of at most so many, for so many samples.
         length_of: how many slots a row has of so many that are needed.
+        kept_sizes: numbers of slots, evenly up to all, for each of which a library keeps work space as large as a
+            layer's keys.
     """
 
     prompts: int
@@ -64,6 +67,7 @@ class Decoding:
     copied: bool = False
     rows_of: Callable[[int, int], int] = min
     length_of: Callable[[int], int] = int
+    kept_sizes: int = 0
 
     def rows(self, most: int) -> int:
         """Rows side by side, at most `most`."""
@@ -78,6 +82,8 @@ class Decoding:
         aside = shelf_rows(rows, self.decode) if self.ranks and count > rows else 0
         state = (rows + aside) * state_bytes(model, length, self.dtype)
         state += chunk * state_bytes(model, self.longest, self.dtype)
+        if self.kept_sizes:  # sizes of 1, 2, ... of so many parts are so many halves, and a half, of the largest
+            state += rows * _keys_bytes(model, self.longest + tokens, self.dtype) * (self.kept_sizes + 1) // 2
         output = _OUTPUT * (count + 1) * tokens
         if self.routing:
             layers = routed_layers(model)
@@ -106,6 +112,14 @@ def state_bytes(model: Decoder, length: int, dtype: torch.dtype | None) -> int:
     caches = [block.mixer.new_cache(1, length, dtype=kind, device=place) for block in model.blocks]
     kept = [value for cache in caches for value in vars(cache).values() if isinstance(value, Tensor)]
     return sum(value.numel() * value.element_size() for value in kept)
+
+
+def _keys_bytes(model: Decoder, length: int, dtype: torch.dtype | None) -> int:
+    """Bytes of one row's keys of `length` slots, of the layer that has most."""
+    kind, place = dtype or model.embed.weight.dtype, torch.device("meta")
+    caches = [block.mixer.new_cache(1, length, dtype=kind, device=place) for block in model.blocks]
+    keys = [cache.keys for cache in caches if isinstance(cache, KeyValueCache)]
+    return max((each.numel() * each.element_size() for each in keys), default=0)
 
 
 def _activations(model: Decoder) -> int:

@@ -134,12 +134,21 @@ def test_the_engine_says_what_it_does_with_sizes(model: Decoder) -> None:
         engine.check_room(257, 1, 24, decode)
     by_hand = call(
         prompts=257, samples=1, decode=decode, dtype=torch.bfloat16, copied=True, rows_of=lambda *_: 512,
-        length_of=lambda _: 1536,
+        length_of=lambda _: 1536, kept_sizes=8,
     )  # fmt: skip
     assert engine.needed == by_hand.bytes(model)
     assert [roomy(size, 32) for size in (1, 32, 33, 65, 97, 129, 193, 1024, 1025)] == [
         32, 32, 64, 96, 128, 192, 256, 1024, 1536
     ]  # fmt: skip
+
+
+def test_work_space_of_each_size_is_counted(model: Decoder) -> None:
+    """Of 2 sizes, half and all of 1,024 slots: one and a half times a layer's keys, 32 numbers a slot and row."""
+    more = call(kept_sizes=2).bytes(model) - call().bytes(model)
+    assert more == 1.5 * 256 * 1024 * 32 * 4
+    assert call(kept_sizes=8).bytes(GssmConfig(d_model=32, n_layers=2).build(20)) == call().bytes(
+        GssmConfig(d_model=32, n_layers=2).build(20)
+    )
 
 
 def test_where_nothing_fits_another_model_is_named(model: Decoder) -> None:
