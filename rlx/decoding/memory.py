@@ -125,7 +125,7 @@ def _keys_bytes(model: Decoder, length: int, dtype: torch.dtype | None) -> int:
 def _activations(model: Decoder) -> int:
     """Bytes a token of what a layer holds at once; scans hold more of them than attention."""
     scans = any(not hasattr(block.mixer, "n_heads") for block in model.blocks)
-    return 4 * (48 if scans else 16) * model.embed.weight.shape[1]
+    return 4 * (64 if scans else 16) * model.embed.weight.shape[1]
 
 
 def _scores(model: Decoder, tokens: int, length: int) -> int:

@@ -31,9 +31,12 @@ prompts, samples, longest, rows, most = map(int, sys.argv[3:])
 model = discover("model")[kind].config(d_model=64, n_layers=4).build(112)
 engine, decode = Engine(model, end_id=-1, pad_id=0), SampleConfig(max_tokens=most, rows=rows)
 
-def peak():
-    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+def now(name):
+    (line,) = (line for line in open("/proc/self/status") if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024
+
+def peak():  # without pages of libraries, which come as code is met, more or fewer at a time
+    return now("VmHWM") - now("RssFile")
 
 with torch.autocast("cpu", torch.bfloat16, enabled=half):
     engine.complete([[5] * 8] * 2, keys=[0, 1], samples=2, decode=SampleConfig(max_tokens=4, rows=4))
