@@ -19,7 +19,7 @@ from torch import Tensor
 from rlx.decoding.base import DecodeConfig
 from rlx.decoding.scheduling import shelf_rows
 from rlx.errors import ConfigError
-from rlx.nn.cache import KeyValueCache
+from rlx.nn.cache import KeyValueCache, StateCache
 from rlx.nn.decoder import Decoder
 from rlx.nn.experts import routed_layers
 
@@ -90,9 +90,11 @@ class Decoding:
             output += 2 * (count + 1) * length * len(layers) * layers[0].top_k
         vocabulary, width = model.vocab_size, model.embed.weight.shape[1]
         drawing = _VOCABULARY + (_RESTRICTED if self.decode.truncates else 0)
-        step = rows * (drawing * vocabulary + _scores(model, 1, length) + 16 * width)
+        step = rows * (
+            drawing * vocabulary + _scores(model, 1, length) + 16 * width + 3 * _fixed_bytes(model, self.dtype)
+        )
         prefill = chunk * (_scores(model, self.longest, self.longest) + _activations(model) * self.longest)
-        return self._copy_bytes(model) + state + 2 * output + max(step, prefill)
+        return self._copy_bytes(model) + state + 2 * output + step + prefill
 
     def _copy_bytes(self, model: Decoder) -> int:
         """Of the copy of the weights."""
@@ -122,10 +124,18 @@ def _keys_bytes(model: Decoder, length: int, dtype: torch.dtype | None) -> int:
     return max((each.numel() * each.element_size() for each in keys), default=0)
 
 
+def _fixed_bytes(model: Decoder, dtype: torch.dtype | None) -> int:
+    """Bytes of one row's state of fixed size, of the layer that has most: a step makes the new one beside the old."""
+    kind, place = dtype or model.embed.weight.dtype, torch.device("meta")
+    caches = [block.mixer.new_cache(1, 1, dtype=kind, device=place) for block in model.blocks]
+    found = [vars(cache).values() for cache in caches if isinstance(cache, StateCache)]
+    return max((sum(each.numel() * each.element_size() for each in layer) for layer in found), default=0)
+
+
 def _activations(model: Decoder) -> int:
     """Bytes a token of what a layer holds at once; scans hold more of them than attention."""
     scans = any(not hasattr(block.mixer, "n_heads") for block in model.blocks)
-    return 4 * (64 if scans else 16) * model.embed.weight.shape[1]
+    return 4 * (32 if scans else 16) * model.embed.weight.shape[1]
 
 
 def _scores(model: Decoder, tokens: int, length: int) -> int:
