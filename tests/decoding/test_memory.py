@@ -20,7 +20,7 @@ from rlx.nn.decoder import Decoder
 from tests.conftest import environment
 
 TAKEN = """
-import sys, torch
+import sys, threading, time, torch
 from rlx.decoding.engine import Engine
 from rlx.decoding.sample import SampleConfig
 from rlx.options import discover
@@ -31,20 +31,27 @@ prompts, samples, longest, rows, most = map(int, sys.argv[3:])
 model = discover("model")[kind].config(d_model=64, n_layers=4).build(112)
 engine, decode = Engine(model, end_id=-1, pad_id=0), SampleConfig(max_tokens=most, rows=rows)
 
-def now(name):
-    (line,) = (line for line in open("/proc/self/status") if line.startswith(name + ":"))
+def taken():  # its own: pages of libraries come as code is met, and go
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024
 
-def peak():  # without pages of libraries, which come as code is met, more or fewer at a time
-    return now("VmHWM") - now("RssFile")
+class Watch(threading.Thread):
+    most, over = 0, False
+
+    def run(self):
+        while not self.over:
+            self.most = max(self.most, taken())
+            time.sleep(5e-4)
 
 with torch.autocast("cpu", torch.bfloat16, enabled=half):
     engine.complete([[5] * 8] * 2, keys=[0, 1], samples=2, decode=SampleConfig(max_tokens=4, rows=4))
-    before = peak()
     engine.check_room(prompts, samples, longest, decode)
-    told = engine.needed
+    before, watch = taken(), Watch()
+    watch.start()
     engine.complete([[5] * longest] * prompts, keys=range(prompts), samples=samples, decode=decode)
-print(told, peak() - before)
+    watch.over = True
+    watch.join()
+print(engine.needed, watch.most - before)
 """
 CASES = {
     "many rows": ("dense", "fp32", 64, 4, 64, 256, 48),
