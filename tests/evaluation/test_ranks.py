@@ -82,6 +82,7 @@ def work(rank: int, size: int, folder: str, problems: int, talks: bool) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     played, asked = play(problems, talks)
     torch.save({**plain(played), "asked": asked}, f"{folder}/{rank}.pt")
+    dist.barrier()  # nobody leaves while another still reads from it
     dist.destroy_process_group()
 
 
