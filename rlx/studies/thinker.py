@@ -42,6 +42,8 @@ WEIGHTS = 0.05
 """What the weights of verdicts are worth, where p is outside `EVEN`."""
 EVEN = (0.35, 0.65)
 """Shares of right fast answers with which weights of 1 - p and p say little."""
+UNTOLD = "runs are missing, or have fast answers of one kind alone"
+"""Why nothing is told of balanced accuracy."""
 KINDS = ("fast", "yes_to_right", "no_to_wrong")
 """Measures that balanced accuracy is of."""
 
@@ -83,9 +85,13 @@ def balanced_accuracy(fast: Floats, accepted: Floats, refused: Floats) -> float:
 
 
 def verdicts(results: Results, *names: str) -> list[Floats] | None:
-    """[3, S, N] of each run: what `balanced_accuracy` is of, on the same seeds and problems."""
+    """[3, S, N] of each run: what `balanced_accuracy` is of, on the same seeds and problems; None where runs are
+    missing, or a seed of one has fast answers of one kind alone."""
     tables = results.tables(*((f"eval_{name}", of(kind)) for name in names for kind in KINDS))
-    return None if tables is None else [np.stack(tables[3 * n : 3 * n + 3]) for n in range(len(names))]
+    if tables is None:
+        return None
+    arms = [np.stack(tables[3 * n : 3 * n + 3]) for n in range(len(names))]
+    return arms if all(np.isfinite(by_seed(arm)).all() for arm in arms) else None
 
 
 def by_seed(arm: Floats) -> list[float]:
@@ -114,8 +120,8 @@ def balanced(results: Results) -> Claim:
     quantity = "balanced accuracy of the verdicts of thinker"
     told = "≥ 70 %, and > 50 % by 3 standard errors"
     arms = verdicts(results, "thinker", "base")
-    if arms is None or not np.isfinite([*by_seed(arms[0]), *by_seed(arms[1])]).all():
-        return undecided(sentence, quantity, told, "runs are missing, or have fast answers of one kind alone")
+    if arms is None:
+        return undecided(sentence, quantity, told, UNTOLD)
     found = resampled(arms[:1])
     apart = found.value - 3 * (found.high - found.low) / 3.92 > 0.5
     verdict = at_least(found, BALANCED) if apart else "fails"
@@ -132,8 +138,8 @@ def weights(results: Results) -> Claim:
     quantity = "balanced accuracy of thinker minus flat"
     told = "≥ 5 points, where p is outside 35 to 65 %"
     arms = verdicts(results, "thinker", "flat")
-    if arms is None or not np.isfinite([*by_seed(arms[0]), *by_seed(arms[1])]).all():
-        return undecided(sentence, quantity, told, "runs are missing, or have fast answers of one kind alone")
+    if arms is None:
+        return undecided(sentence, quantity, told, UNTOLD)
     shares = [_mean(series) for series in results.series("thinker", "turns/fast/correct")]
     parts = [one - other for one, other in zip(by_seed(arms[0]), by_seed(arms[1]), strict=True)]
     claim = points_claim(sentence, quantity, resampled(arms), parts, threshold=WEIGHTS)

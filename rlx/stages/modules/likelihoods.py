@@ -1,12 +1,12 @@
 """What an environment asks of the policy itself: how likely turns are as answers to other prompts."""
 
-import torch
-
-from rlx.batches import Extent, RolloutBatch
+from rlx.batches import Extent
+from rlx.data.documents import Document
 from rlx.data.tokenizers.base import Tokenizer
 from rlx.environments.base import Episode, Turn
 from rlx.nn.decoder import Decoder
 from rlx.stages.modules.looking import Looker
+from rlx.stages.modules.texts import as_rows
 
 
 def add_likelihoods(
@@ -18,7 +18,8 @@ def add_likelihoods(
     added = [0.0] * len(episodes)
     if not asked:
         return added, Extent()
-    batch = _batch([turn for _, turn in asked], tokenizer, model.embed.weight.device)
+    documents = [_document(turn, tokenizer) for _, turn in asked]
+    batch = as_rows(documents, pad_id=tokenizer.pad_id, device=model.embed.weight.device)
     found = (looker.logprobs(model, batch) * batch.loss_mask).sum(-1).tolist()
     for (row, turn), logprob in zip(asked, found, strict=True):
         assert turn.likelihood is not None
@@ -27,31 +28,8 @@ def add_likelihoods(
     return added, batch.extent()
 
 
-def _batch(turns: list[Turn], tokenizer: Tokenizer, device: torch.device) -> RolloutBatch:
-    """Prompts with the turns' texts and end marks as their completions, in rows of equal length."""
-    prompts = [_prompt(turn, tokenizer) for turn in turns]
-    whole = [
-        [*prompt, *tokenizer.encode(turn.text), tokenizer.end_id] for prompt, turn in zip(prompts, turns, strict=True)
-    ]
-    width = max(map(len, whole))
-    tokens = torch.tensor([[*row, *[tokenizer.pad_id] * (width - len(row))] for row in whole], device=device)
-    given = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    lengths = torch.tensor([len(row) for row in whole], device=device)
-    place = torch.arange(width, device=device)
-    mask = ((place >= given[:, None]) & (place < lengths[:, None])).float()
-    nothing, row = torch.zeros_like(mask), torch.zeros_like(given)
-    return RolloutBatch(
-        tokens=tokens,
-        loss_mask=mask,
-        logprobs=nothing,
-        rewards=nothing,
-        group=row,
-        turn=torch.zeros_like(tokens),
-        finished=row == 0,
-        correct=row == 0,
-    )
-
-
-def _prompt(turn: Turn, tokenizer: Tokenizer) -> list[int]:
+def _document(turn: Turn, tokenizer: Tokenizer) -> Document:
+    """The prompt that is asked about, with the turn's text and end mark as its completion."""
     assert turn.likelihood is not None
-    return [tokenizer.begin_id, *tokenizer.encode(turn.likelihood.prompt)]
+    prompt = [tokenizer.begin_id, *tokenizer.encode(turn.likelihood.prompt)]
+    return Document([*prompt, *tokenizer.encode(turn.text), tokenizer.end_id], len(prompt))

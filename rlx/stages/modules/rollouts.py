@@ -29,6 +29,7 @@ from rlx.models.size import Operations
 from rlx.nn.decoder import Decoder
 from rlx.runs.run import Run
 from rlx.stages.arithmetic import arithmetic, compiles
+from rlx.stages.modules.texts import as_rows
 from rlx.stages.start import Start, seed_for
 from rlx.tasks.base import stable_hash
 from rlx.types import Example, Outcome, Split, Verdict
@@ -197,26 +198,8 @@ class Sampler:
         if model.places is not None:
             stream = coupled_stream(written, model.places.most, key=(self.config.seed, "demonstrations"))
         documents = [stream(first + n) for n in range(count)]
-        width = max(len(document.ids) for document in documents)
-
-        def rows(of: Callable[[Document], Sequence[int]], empty: int) -> Tensor:
-            found = [[*of(document), *[empty] * (width - len(document.ids))] for document in documents]
-            return torch.tensor(found, device=model.embed.weight.device)
-
-        tokens = rows(lambda document: document.ids, tokenizer.pad_id)
-        mask = rows(lambda document: document.counted(), 0).float()
-        nothing, row = torch.zeros_like(mask), torch.zeros_like(tokens[:, 0])
-        return RolloutBatch(
-            tokens=tokens,
-            loss_mask=mask,
-            logprobs=nothing,
-            rewards=nothing,
-            group=row,
-            turn=torch.zeros_like(tokens),
-            finished=row == 0,
-            correct=row == 0,
-            places=None if model.places is None else rows(lambda document: document.places or (), 0),
-        )
+        device = model.embed.weight.device
+        return as_rows(documents, pad_id=tokenizer.pad_id, device=device, coupled=model.places is not None)
 
     def held_out_examples(self, count: int) -> list[Example]:
         """The first problems of the validation split."""
