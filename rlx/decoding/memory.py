@@ -2,7 +2,7 @@
 
 1. The cache, the prompts' states and the output are counted exactly; what a pass computes in between is estimated from
    its largest tensors: scores of attention, activations, and probabilities over the vocabulary. What is told is within
-   a quarter of what a process was seen to take (`tests/decoding/test_memory.py`).
+   30 % of what a process was seen to take, or 32 MB (`tests/decoding/test_memory.py`).
 2. With decode.scheduler=trail as many prompts are passed as there are rows, to tell which of their samples are short,
    and samples that are set aside have rows of their own.
 3. Prompts are passed `chunk` at a time, so that the square of their lengths stays bounded, however many there are.
